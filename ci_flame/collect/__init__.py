@@ -1,0 +1,89 @@
+"""Stage 1, edge: a benchmark runs under a collector, a recording comes back.
+
+A collector is started once per measured process tree. Its `Session` gives the measured
+process a phase word (a store switches the window) and hands over what was sampled.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ci_flame.profile import Frame, Mode, Place, Stack
+
+if TYPE_CHECKING:
+    from ci_flame.collect.machine import Machine
+
+PHASE_NONE: Final = 0
+"""The phase word outside every window; samples there are not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a collector cannot run here, and the cure."""
+
+    reason: str
+    cure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be sampled."""
+
+    pid: int
+    """Process whose whole tree is sampled, in the caller's PID namespace."""
+    python: bool
+    """True: Python frames are wanted; a collector that cannot see them must refuse."""
+    frequency_hz: int = 1999
+    module_files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """File of code -> dotted module, where the target knows better than its path tells."""
+    roots: Sequence[str] = ()
+    """Folders (project, sys.path) that file names are made relative to, most specific first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What was sampled since the last read, by phase; names resolved, nothing trimmed yet."""
+
+    samples: Mapping[int, Mapping[Stack, int]]
+    """Phase -> stack -> number of samples; phase 0 is left out."""
+    period_ns: int
+    """What one sample stands for."""
+    places: Mapping[Frame, Place]
+    mode: Mode = Mode.ON_CPU
+    lost: int = 0
+    truncated: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Phase -> samples whose outermost frames did not fit."""
+    no_python: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Phase -> samples of a Python process that carry no Python frame."""
+    metrics: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """The collector's own cost: `collector.bpf_ns`, `collector.cpu_ns`, `collector.events`."""
+
+
+class Session(Protocol):
+    """A running collector."""
+
+    def set_phase(self, phase: int) -> None:
+        """Switch the window: one store, no system call. Phases count up from 1."""
+
+    def read(self, module_files: Mapping[str, str] | None = None) -> Recording:
+        """Return what was sampled since the last read; call it with the phase at 0."""
+
+    def close(self) -> None:
+        """End the collector; never raises, never waits longer than 10 s."""
+
+
+class Collector(Protocol):
+    """One way to sample a process tree."""
+
+    name: str
+    event: str
+
+    def obstacle(self, machine: "Machine", *, python: bool) -> Obstacle | None:
+        """Return what stops this collector here for such a target, or None."""
+
+    def start(self, target: Target) -> Session:
+        """Attach to a running process; raises CollectError within 20 s if it cannot."""
+
+
+# COLLECTORS (a literal registry) and choose(machine, …) follow below.

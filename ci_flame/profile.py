@@ -1,0 +1,339 @@
+"""The model: what every format is read into and every stage takes and returns.
+
+    main;shop.api:checkout;shop.parser:tokenize 12
+    └─ Frame ─┘             Stack, outermost first; 12 samples of it
+
+A `Profile` is a multiset of stacks. A `Round` is one window of a benchmark with its
+profile and its clocks; rounds belong to a `Process`, processes to a `Measurement`
+(one benchmark), measurements to a `Run` (what a baseline holds).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from ci_flame.errors import FormatError
+
+
+class Kind(StrEnum):
+    """Where a frame's code comes from."""
+
+    PYTHON = "python"
+    NATIVE = "native"
+    KERNEL = "kernel"
+    JIT = "jit"
+    MARK = "mark"
+    """Not code: `[gc]`, `[total]`, `[truncated]`, `[unknown]`."""
+
+
+class Mode(StrEnum):
+    """What a profile's weights count."""
+
+    ON_CPU = "on-cpu"
+    OFF_CPU = "off-cpu"
+
+
+class Unit(StrEnum):
+    """What one unit of weight is."""
+
+    SAMPLES = "samples"
+    NANOSECONDS = "nanoseconds"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Frame:
+    """One function; its identity has no line and no address, so that it survives edits."""
+
+    function: str
+    """Qualified name (`Grammar.compile`), symbol, or the mark with its brackets."""
+    module: str = ""
+    """Dotted module for Python, library name for native, else empty."""
+    kind: Kind = Kind.PYTHON
+
+    def __post_init__(self) -> None:
+        if not self.function:
+            raise ValueError("a frame needs a function name")
+
+    def __str__(self) -> str:
+        """Return the name used in globs, messages and files (`shop.parser:tokenize`)."""
+        match self.kind:
+            case Kind.PYTHON:
+                return f"{self.module}:{self.function}"
+            case Kind.NATIVE:
+                return f"native:{self.module}:{self.function}"
+            case Kind.KERNEL:
+                return f"kernel:{self.function}"
+            case Kind.JIT:
+                return f"jit:{self.function}"
+            case Kind.MARK:
+                return self.function
+
+    @classmethod
+    def parse(cls, text: str) -> "Frame":
+        """Return the frame whose `str` is `text`; the inverse of `str(frame)`."""
+        if text.startswith("[") and text.endswith("]"):
+            return cls(text, "", Kind.MARK)
+        if text.startswith("kernel:") and len(text) > len("kernel:"):
+            return cls(text.removeprefix("kernel:"), "", Kind.KERNEL)
+        if text.startswith("jit:") and len(text) > len("jit:"):
+            return cls(text.removeprefix("jit:"), "", Kind.JIT)
+        if text.startswith("native:"):
+            library, colon, symbol = text.removeprefix("native:").partition(":")
+            if colon and symbol:
+                return cls(symbol, library, Kind.NATIVE)
+        module, colon, function = text.partition(":")
+        if colon and function:
+            return cls(function, module, Kind.PYTHON)
+        return cls(text, "", Kind.NATIVE)
+
+
+Stack = tuple[Frame, ...]
+"""Frames, outermost first; never empty."""
+
+GC: Final = Frame("[gc]", "", Kind.MARK)
+TOTAL: Final = Frame("[total]", "", Kind.MARK)
+TRUNCATED: Final = Frame("[truncated]", "", Kind.MARK)
+"""Root of a stack whose outermost frames did not fit."""
+UNKNOWN: Final = Frame("[unknown]", "", Kind.MARK)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a function starts, for annotations; travels beside a frame, never in it."""
+
+    file: str
+    """Relative to the project, or `site-packages/…`, `lib/…`; never absolute."""
+    line: int
+    """First line, from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """How often a stack was seen, and how much that stands for."""
+
+    samples: int
+    value: int
+    """In the profile's unit."""
+
+    def __add__(self, other: "Weight") -> "Weight":
+        return Weight(self.samples + other.samples, self.value + other.value)
+
+
+def _no_stacks() -> Mapping[Stack, Weight]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A multiset of stacks, and the iterations of the benchmark that made it."""
+
+    stacks: Mapping[Stack, Weight] = field(default_factory=_no_stacks)
+    unit: Unit = Unit.NANOSECONDS
+    iterations: int = 1
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in all stacks."""
+        return sum(weight.samples for weight in self.stacks.values())
+
+    @property
+    def value(self) -> int:
+        """Weight of all stacks, in the profile's unit."""
+        return sum(weight.value for weight in self.stacks.values())
+
+    def check(self, source: str = "profile") -> "Profile":
+        """Return self; raise FormatError where a rule of the model is broken."""
+        if self.iterations < 1:
+            raise FormatError(source, f"{self.iterations} iterations; at least 1 is needed")
+        for stack, weight in self.stacks.items():
+            if not stack:
+                raise FormatError(source, "an empty stack")
+            if weight.samples < 0 or weight.value < 0:
+                raise FormatError(
+                    source,
+                    f"negative weight {weight.samples} samples, {weight.value} {self.unit}"
+                    f" on {fold(stack)}",
+                )
+        return self
+
+
+def fold(stack: Stack) -> str:
+    """Return the folded form: frames joined by `;`, outermost first."""
+    return ";".join(map(str, stack))
+
+
+def merge(profiles: Iterable[Profile]) -> Profile:
+    """Add profiles up: weights by stack, and their iterations; units must agree."""
+    stacks: dict[Stack, Weight] = {}
+    units: set[Unit] = set()
+    iterations = 0
+    for profile in profiles:
+        units.add(profile.unit)
+        iterations += profile.iterations
+        for stack, weight in profile.stacks.items():
+            have = stacks.get(stack)
+            stacks[stack] = weight if have is None else have + weight
+    if len(units) > 1:
+        raise ValueError(f"profiles of different units: {', '.join(sorted(units))}")
+    return Profile(stacks, units.pop() if units else Unit.NANOSECONDS, max(iterations, 1))
+
+
+def _no_references() -> Mapping[str, tuple[int, ...]]:
+    return MappingProxyType({})
+
+
+def _no_profiles() -> "Mapping[Mode, Profile]":
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One window of a benchmark: some iterations, the clocks around them, the samples in them."""
+
+    iterations: int
+    cpu_ns: int
+    """CPU time of the window, all iterations (process time: all threads and waited-for children)."""
+    wall_ns: int
+    run_delay_ns: int = 0
+    """Time spent runnable but waiting for a CPU."""
+    references: Mapping[str, tuple[int, ...]] = field(default_factory=_no_references)
+    """CPU ns of each repetition of each kind of reference work run right after the window."""
+    profiles: Mapping[Mode, Profile] = field(default_factory=_no_profiles)
+    dropped: str = ""
+    """Why the judge must leave this round out (run-queue delay, lost samples); empty: it counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Exact counts of one function in one untimed iteration."""
+
+    calls: int
+    bytecodes: int | None = None
+
+
+def _no_counts() -> Mapping[Frame, Count]:
+    return MappingProxyType({})
+
+
+def _no_metrics() -> Mapping[str, float]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process's rounds of one benchmark, and the collector's account of itself."""
+
+    rounds: tuple[Round, ...]
+    kept: int = 0
+    """Samples in the benchmark's windows that reached the recording."""
+    lost: int = 0
+    """Samples the collector knows it lost in the windows."""
+    expected: int = 0
+    """CPU time of the windows x frequency."""
+    truncated: int = 0
+    """Samples whose outermost frames did not fit."""
+    unrooted: int = 0
+    """Samples without the benchmark's function in their stack."""
+    counts: Mapping[Frame, Count] = field(default_factory=_no_counts)
+    metrics: Mapping[str, float] = field(default_factory=_no_metrics)
+    """Figures a rule can limit (`run_queue.p99_ms`), and the collector's own cost (`collector.*`)."""
+    warm_up_ns: int = 0
+    """CPU time spent warming up before the first round."""
+    settled: bool = True
+    """False: the warm-up's trend had not ended when its limit was reached."""
+
+
+def _no_places() -> Mapping[Frame, Place]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One benchmark of one run: its rounds by process, and where its functions are."""
+
+    benchmark: str
+    """The id: pytest's node id, or the `--name` of a command."""
+    processes: tuple[Process, ...]
+    root: Frame | None = None
+    """The benchmark's function; stacks are trimmed so that they begin with it."""
+    places: Mapping[Frame, Place] = field(default_factory=_no_places)
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """Modes that any round was recorded in, sorted."""
+        return tuple(sorted({m for p in self.processes for r in p.rounds for m in r.profiles}))
+
+    def profile(self, mode: Mode = Mode.ON_CPU) -> Profile:
+        """Merge the profiles of all rounds of one mode."""
+        rounds = (r for process in self.processes for r in process.rounds)
+        return merge(r.profiles[mode] for r in rounds if mode in r.profiles)
+
+    def check(self, source: str = "measurement") -> "Measurement":
+        """Return self; raise FormatError where a rule of the model is broken."""
+        if not self.benchmark:
+            raise FormatError(source, "a benchmark without an id")
+        units: dict[Mode, Unit] = {}
+        for process in self.processes:
+            for each in process.rounds:
+                if each.iterations < 1:
+                    raise FormatError(source, f"{each.iterations} iterations in a round")
+                if min(each.cpu_ns, each.wall_ns, each.run_delay_ns) < 0:
+                    raise FormatError(source, f"{self.benchmark}: a negative time in a round")
+                for mode, profile in each.profiles.items():
+                    profile.check(source)
+                    if units.setdefault(mode, profile.unit) != profile.unit:
+                        raise FormatError(source, f"{self.benchmark}: rounds of different units")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What decides whether two runs may be compared, and nothing else of the machine."""
+
+    architecture: str
+    cpu_model: str
+    cores: int
+    kernel: str
+    python: str
+    """Full version of the measured interpreter (`3.11.7`); empty for commands that are not Python."""
+    collector: str
+    event: str
+    frequency_hz: int
+    ci_flame: str
+
+    @property
+    def python_minor(self) -> str:
+        """`3.11` of `3.11.7`."""
+        return ".".join(self.python.split(".")[:2])
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one recording session made, and what a baseline holds."""
+
+    environment: Environment
+    measurements: tuple[Measurement, ...]
+    commit: str = ""
+    """Full hash of the measured commit; empty outside git."""
+    dirty: bool = False
+    """True: the work tree differed from the commit."""
+    time: str = ""
+    """UTC, ISO 8601, seconds."""
+    complete: bool = True
+    """False: interrupted; refused as a baseline."""
+
+    def measurement(self, benchmark: str) -> Measurement | None:
+        """Return the measurement of one benchmark, or None."""
+        return next((m for m in self.measurements if m.benchmark == benchmark), None)
+
+    def check(self, source: str = "run") -> "Run":
+        """Return self; raise FormatError where a rule of the model is broken."""
+        seen: set[str] = set()
+        for measurement in self.measurements:
+            if measurement.benchmark in seen:
+                raise FormatError(source, f"two benchmarks with the id {measurement.benchmark}")
+            seen.add(measurement.benchmark)
+            measurement.check(source)
+        return self
