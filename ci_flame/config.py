@@ -1,14 +1,43 @@
 """Edge: `ci-flame.yml`, flags, markers and the environment -> frozen Config and Policy.
 
-pytest, click and YAML objects stop here.
+pytest, click and YAML objects stop here. `build` is the one door: it finds and reads the
+policy file, then lets flags replace what it says.
 """
 
-from dataclasses import dataclass, field
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
+from ci_flame.errors import PolicyError, UsageError
 from ci_flame.policy import Policy
+from ci_flame.policy_file import (
+    MARKER_RULE_FIELDS,
+    RECORDED_MODES,
+    flag_of,
+    read_rules,
+    read_waivers,
+    replace_rules,
+    section_of,
+    text_of,
+    words_of,
+)
 from ci_flame.profile import Mode
+from ci_flame.yaml_tree import MAX_BYTES, Node, Scalar, Section, nearest, parse, quote
+
+POLICY_NAME: Final = "ci-flame.yml"
+DEFAULT_BASELINE: Final = Path(".ci-flame/baseline")
+"""What `auto` looks for, below the folder of the policy file or where ci_flame was started."""
+COLLECTOR_NAMES: Final = ("auto", "ebpf", "perf", "replay")
+"""`auto` and the keys of `collect.COLLECTORS`; kept here because that import is heavy."""
+POLICY_KEYS: Final = ("version", "record", "baseline", "rules", "waivers", "inconclusive")
+BASELINE_KEYS: Final = ("from", "required")
+MARKER_RECORD_FIELDS: Final = ("processes", "seconds", "gc")
+"""Marker keywords that change the recording of one test, not its policy."""
 
 
 class BaselineKind(StrEnum):
@@ -28,10 +57,14 @@ class BaselineKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BaselineSpec:
-    """`folder:DIR`, `git:REV`, `rerun:REV`, `none` or `auto`, parsed."""
+    """`folder:DIR`, `git:REV[:PATH]`, `rerun:REV`, `tree:DIR`, `none` or `auto`, parsed."""
 
     kind: BaselineKind = BaselineKind.AUTO
     value: str = ""
+
+    def __str__(self) -> str:
+        """Return the words that `parse_baseline` reads back."""
+        return f"{self.kind.value}:{self.value}" if self.value else self.kind.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +93,348 @@ class Config:
     """Where the run is written (`-o` of record, `--flame-out`)."""
     report: Path = Path(".ci-flame/report")
     policy_file: Path | None = None
+    quick: bool = False
+    """True: one short process per benchmark, for laptops."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """The bounds of a figure, both inclusive."""
+
+    low: float
+    high: float
+    whole: bool
+    unit: str
+
+
+_RANGES: Final[Mapping[str, _Range]] = {
+    "frequency_hz": _Range(10, 20_000, whole=True, unit="Hz"),
+    "processes": _Range(1, 100, whole=True, unit="processes"),
+    "seconds": _Range(0.05, 600, whole=False, unit="s"),
+    "round_ms": _Range(0.5, 10_000, whole=False, unit="ms"),
+}
+_NUMBER: Final = re.compile(r"\d{1,12}(?:\.\d{1,9})?", re.ASCII)
+RECORD_KEYS: Final = tuple(each.name for each in fields(RecordConfig))
+
+
+# -- the policy file ------------------------------------------------------------------
+
+
+def find_policy(start: Path) -> Path | None:
+    """Return the `ci-flame.yml` of `start` or of a folder above it, up to the git root.
+
+    Outside a repository only `start` itself is looked at: a file of somebody's home
+    folder must not judge a project.
+    """
+    folder = start.resolve()
+    candidates = [folder, *folder.parents]
+    root = next((i for i, each in enumerate(candidates) if (each / ".git").exists()), 0)
+    for each in candidates[: root + 1]:
+        if (each / POLICY_NAME).exists():
+            return each / POLICY_NAME
+        misnamed = each / "ci-flame.yaml"
+        if misnamed.exists():
+            raise UsageError(
+                f"{_shown(misnamed)} is not read: the name is {POLICY_NAME}",
+                f"mv {_shown(misnamed)} {_shown(each / POLICY_NAME)}",
+            )
+    return None
+
+
+def load(policy_file: Path | None, *, start: Path, today: date | None = None) -> Config:
+    """Return what the policy file says, or the defaults where there is none.
+
+    Without `policy_file`, `ci-flame.yml` is looked for from `start` upwards. Raises
+    PolicyError with file and line, UsageError where the file cannot be read.
+    """
+    day = today or datetime.now(UTC).date()
+    path = policy_file or find_policy(start)
+    if path is None:
+        return Config(policy=Policy(today=day))
+    config = parse_policy(_read(path), _shown(path), today=day)
+    base = path.resolve().parent
+    baseline, record = config.baseline, config.record
+    if baseline.kind in (BaselineKind.FOLDER, BaselineKind.TREE):
+        baseline = replace(baseline, value=str(base / baseline.value))
+    if record.replay is not None:
+        record = replace(record, replay=base / record.replay)
+    return replace(config, baseline=baseline, record=record, policy_file=path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{_shown(path)} is not a file")
+        with path.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(
+            f"policy {_shown(path)} cannot be read: {reason}", "give --policy the path of the file"
+        ) from None
+
+
+def _shown(path: Path) -> str:
+    """Return the path as the user would write it from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+def parse_policy(data: bytes, source: str, *, today: date | None = None) -> Config:
+    """Return the Config of a policy's bytes; paths in it are left as they are written."""
+    root = parse(data, source)
+    if root is None:
+        raise PolicyError(source, 1, "the policy is empty", "begin it with version: 1")
+    section = section_of(root, "the policy", POLICY_KEYS)
+    version = section.entries.get("version")
+    if version is None:
+        section.fail("version is missing", "begin the policy with version: 1")
+    if not isinstance(version, Scalar) or version.text != "1":
+        told = quote(text_of(version, "version"))
+        version.fail(f"version {told} is not known; this ci_flame reads version 1")
+    config = Config(policy=Policy(today=today))
+    for key, node in section.entries.items():
+        config = _with_key(config, key, node)
+    return config
+
+
+def _with_key(config: Config, key: str, node: Node) -> Config:
+    policy = config.policy
+    match key:
+        case "record":
+            return replace(config, record=_record(section_of(node, key, RECORD_KEYS)))
+        case "baseline":
+            section = section_of(node, key, BASELINE_KEYS)
+            required = section.entries.get("required")
+            if required is not None:
+                policy = replace(policy, baseline_required=flag_of(required, "required"))
+            return replace(config, baseline=_baseline(section), policy=policy)
+        case "rules":
+            return replace(config, policy=replace(policy, rules=read_rules(node)))
+        case "waivers":
+            return replace(config, policy=replace(policy, waivers=read_waivers(node)))
+        case "inconclusive":
+            word = text_of(node, key)
+            if word not in ("pass", "fail"):
+                node.fail(f"inconclusive is pass or fail, not {quote(word)}")
+            return replace(config, policy=replace(policy, inconclusive_fails=word == "fail"))
+        case _:
+            return config
+
+
+def _baseline(section: Section) -> BaselineSpec:
+    node = section.entries.get("from")
+    if node is None:
+        return BaselineSpec()
+    try:
+        return parse_baseline(text_of(node, "from"))
+    except UsageError as error:
+        node.fail(f"from: {error.message}", error.hint)
+
+
+def _record(section: Section) -> RecordConfig:
+    record = RecordConfig()
+    for key, node in section.entries.items():
+        try:
+            record = replace(record, **{key: _record_value(key, node)})  # type: ignore[arg-type]
+        except UsageError as error:
+            node.fail(error.message, error.hint)
+    if record.replay is None and record.collector == "replay":
+        section.fail("collector replay needs a run folder", "add replay: DIR")
+    return record
+
+
+def _record_value(key: str, node: Node) -> object:
+    match key:
+        case "collector":
+            return _collector(text_of(node, key))
+        case "replay":
+            return _path(text_of(node, key), key)
+        case "modes":
+            return _modes(words_of(node, key))
+        case _:
+            return _figure(key, text_of(node, key), key)
+
+
+def _collector(name: str) -> str:
+    if name not in COLLECTOR_NAMES:
+        raise UsageError(
+            f"unknown collector {quote(name)}{nearest(name, COLLECTOR_NAMES)}",
+            f"one of: {', '.join(COLLECTOR_NAMES)}",
+        )
+    return name
+
+
+def _modes(words: tuple[str, ...]) -> tuple[Mode, ...]:
+    known = [mode.value for mode in RECORDED_MODES]
+    for word in words:
+        if word in known:
+            continue
+        if word in {mode.value for mode in Mode}:
+            raise UsageError(f"modes: {word} is not recorded by this version", "modes: [on-cpu]")
+        raise UsageError(f"unknown mode {quote(word)}{nearest(word, known)}", "modes: [on-cpu]")
+    if not words:
+        raise UsageError("modes is empty", "modes: [on-cpu]")
+    return tuple(dict.fromkeys(Mode(word) for word in words))
+
+
+def _figure(key: str, value: object, shown: str) -> int | float:
+    """Return a figure within its bounds, from a number or the words of one."""
+    bounds = _RANGES[key]
+    word = str(value).strip()
+    if isinstance(value, bool) or not _NUMBER.fullmatch(word):
+        raise UsageError(f"{shown} is a plain number ({bounds.unit}), not {quote(word)}")
+    number = float(word)
+    if bounds.whole and not number.is_integer():
+        raise UsageError(f"{shown} is a whole number, not {word}")
+    if not (math.isfinite(number) and bounds.low <= number <= bounds.high):
+        raise UsageError(
+            f"{shown} {word} is outside {bounds.low:g} to {bounds.high:g}"
+            + (f" {bounds.unit}" if bounds.unit != key else "")
+        )
+    return int(number) if bounds.whole else number
+
+
+def _path(word: str, shown: str) -> Path:
+    if not word.strip() or "\0" in word:
+        raise UsageError(f"{shown} needs a path, not {quote(word)}")
+    return Path(word).expanduser() if word.startswith("~/") else Path(word)
+
+
+# -- baseline -------------------------------------------------------------------------
+
+
+def parse_baseline(text: str) -> BaselineSpec:
+    """Return the spec of `folder:DIR`, a bare DIR, `git:REV[:PATH]`, `rerun:REV`, `none`, `auto`.
+
+    A word without a colon is a folder; so is one whose part before the colon holds a `/`.
+    Raises UsageError that names the nearest kind.
+    """
+    word = text.strip()
+    kinds = [kind.value for kind in BaselineKind]
+    prefix, colon, value = word.partition(":")
+    if not word or "\0" in word or "\n" in word:
+        raise UsageError("an empty baseline", f"one of: {_BASELINE_FORMS}")
+    if not colon or "/" in prefix or prefix.startswith("."):
+        if word in (BaselineKind.AUTO, BaselineKind.NONE):
+            return BaselineSpec(BaselineKind(word))
+        if word in kinds:
+            raise UsageError(f"baseline {word} names nothing", f"write {_FORMS[word]}")
+        return BaselineSpec(BaselineKind.FOLDER, word)
+    if prefix not in kinds:
+        raise UsageError(
+            f"unknown baseline {quote(word)}{nearest(prefix, kinds)}", f"one of: {_BASELINE_FORMS}"
+        )
+    kind = BaselineKind(prefix)
+    if kind in (BaselineKind.AUTO, BaselineKind.NONE):
+        raise UsageError(f"baseline {quote(word)}: {prefix} takes nothing after it")
+    if not value:
+        raise UsageError(f"baseline {word} names nothing", f"write {_FORMS[prefix]}")
+    if kind in (BaselineKind.GIT, BaselineKind.RERUN) and value.startswith("-"):
+        raise UsageError(f"baseline {quote(word)}: {quote(value)} is not a revision")
+    return BaselineSpec(kind, value)
+
+
+_FORMS: Final = {
+    "folder": "folder:DIR",
+    "git": "git:REV, for example git:origin/main",
+    "rerun": "rerun:REV, for example rerun:origin/main",
+    "tree": "tree:DIR",
+}
+_BASELINE_FORMS: Final = "auto, folder:DIR, git:REV[:PATH], rerun:REV, tree:DIR, none"
+
+
+# -- flags ----------------------------------------------------------------------------
+
+FLAGS: Final = (
+    "out", "report", "baseline", "collector", "frequency", "processes", "seconds", "quick",
+    "replay",
+)  # fmt: skip
+"""Keys of `flags` in `build`; None or a missing key leaves what the file says."""
+_FLAG_FIELDS: Final = {"frequency": "frequency_hz", "processes": "processes", "seconds": "seconds"}
+
+
+def build(
+    *,
+    policy_file: str | Path | None,
+    start: Path,
+    flags: Mapping[str, object],
+    prefix: str = "--",
+    today: date | None = None,
+) -> Config:
+    """Return the Config of one session: the policy file, then the flags on top of it.
+
+    `flags` has plain values (text, numbers, booleans, paths) under the names in `FLAGS`;
+    `prefix` is how the user wrote them (`--flame-` under pytest), for messages.
+    """
+    unknown = set(flags) - set(FLAGS)
+    if unknown:
+        raise ValueError(f"no such flags: {', '.join(sorted(unknown))}")
+    given = {name: value for name, value in flags.items() if value is not None}
+    file = None if policy_file is None else _path(str(policy_file), f"{prefix}policy")
+    config = load(file, start=start, today=today)
+    record = _record_flags(config.record, given, prefix)
+    config = replace(config, record=record, quick=bool(given.get("quick")))
+    if "baseline" in given:
+        config = replace(config, baseline=parse_baseline(str(given["baseline"])))
+    for name in ("out", "report"):
+        if name in given:
+            folder = _path(str(given[name]), f"{prefix}{name}")
+            config = replace(config, **{name: folder})  # type: ignore[arg-type]
+    return config
+
+
+def _record_flags(record: RecordConfig, given: Mapping[str, object], prefix: str) -> RecordConfig:
+    if given.get("quick"):
+        record = replace(record, processes=1, seconds=1.0)
+    for name, key in _FLAG_FIELDS.items():
+        if name in given:
+            figure = _figure(key, given[name], f"{prefix}{name}")
+            record = replace(record, **{key: figure})  # type: ignore[arg-type]
+    if "collector" in given:
+        record = replace(record, collector=_collector(str(given["collector"])))
+    if "replay" in given:
+        folder = _path(str(given["replay"]), f"{prefix}replay")
+        record = replace(record, replay=folder, collector="replay")
+    if record.collector == "replay" and record.replay is None:
+        raise UsageError("collector replay needs a run folder", f"add {prefix}replay DIR")
+    return record
+
+
+# -- markers --------------------------------------------------------------------------
+
+
+def marker_rules(policy: Policy, keywords: Mapping[str, object], benchmark: str) -> Policy:
+    """Return the policy of one test: its marker's fields replace those of the file's rules.
+
+    `keywords` are those of `@pytest.mark.flame(...)`; the ones that concern the recording
+    are passed over. Raises UsageError that names the test.
+    """
+    _allow_marker(keywords, benchmark)
+    chosen = {name: keywords[name] for name in MARKER_RULE_FIELDS if name in keywords}
+    return replace_rules(policy, chosen, benchmark)
+
+
+def marker_record(
+    record: RecordConfig, keywords: Mapping[str, object], benchmark: str
+) -> RecordConfig:
+    """Return how one test is recorded, from its marker's `processes` and `seconds`."""
+    _allow_marker(keywords, benchmark)
+    for name in ("processes", "seconds"):
+        if name in keywords:
+            shown = f"marker of {benchmark}: {name}"
+            figure = _figure(name, keywords[name], shown)
+            record = replace(record, **{name: figure})  # type: ignore[arg-type]
+    return record
+
+
+def _allow_marker(keywords: Mapping[str, object], benchmark: str) -> None:
+    known = (*MARKER_RULE_FIELDS, *MARKER_RECORD_FIELDS)
+    for name in keywords:
+        if name not in known:
+            raise UsageError(
+                f"marker of {benchmark}: unknown field {quote(name)}{nearest(name, known)}",
+                f"the marker knows: {', '.join(known)}",
+            )
