@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ci_flame.errors import CollectError, UsageError
 from ci_flame.profile import Frame, Mode, Place, Stack
 
 if TYPE_CHECKING:
@@ -86,4 +87,33 @@ class Collector(Protocol):
         """Attach to a running process; raises CollectError within 20 s if it cannot."""
 
 
-# COLLECTORS (a literal registry) and choose(machine, …) follow below.
+from ci_flame.collect.ebpf import EbpfCollector  # noqa: E402 - collectors import the types above
+
+COLLECTORS: Final[Mapping[str, Collector]] = MappingProxyType(
+    {
+        "ebpf": EbpfCollector(),
+    }
+)
+"""In the order of preference; `replay` is only taken when asked for by name."""
+
+_AUTOMATIC: Final = ("ebpf", "perf")
+
+
+def choose(machine: "Machine", *, python: bool, wanted: str = "auto") -> Collector:
+    """Return the collector to use here; raise CollectError with each one's obstacle and cure."""
+    names = _AUTOMATIC if wanted == "auto" else (wanted,)
+    if wanted != "auto" and wanted not in COLLECTORS:
+        known = ", ".join(("auto", *COLLECTORS))
+        raise UsageError(f"no collector is called {wanted!r}", f"known are: {known}")
+    obstacles: list[tuple[str, Obstacle]] = []
+    for name in names:
+        if name not in COLLECTORS:
+            continue
+        obstacle = COLLECTORS[name].obstacle(machine, python=python)
+        if obstacle is None:
+            return COLLECTORS[name]
+        obstacles.append((name, obstacle))
+    reasons = "; ".join(f"{name}: {obstacle.reason}" for name, obstacle in obstacles)
+    cures = "; or ".join(dict.fromkeys(obstacle.cure for _, obstacle in obstacles))
+    what = "a Python benchmark" if python else "a command"
+    raise CollectError(f"no collector can record {what} here: {reasons}", cures)

@@ -1,0 +1,1 @@
+"""Stage 1: addresses and file names -> names."""
