@@ -1,0 +1,442 @@
+"""Stage 1, edge: calibration, warm-up and rounds of one benchmark in this process.
+
+    calibrate │ warm up … │ round 1 │ reference │ round 2 │ reference │ …
+    phase 0   │ phase 0   │ phase 7 │ phase 0   │ phase 8 │ phase 0   │
+
+A round is about 10 ms of iterations (one iteration longer than that is a round). The
+collector sees which round it is in by the phase, a word that `Window` stores.
+"""
+
+import gc
+import math
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import repeat as times
+from typing import Final, Protocol, Self
+
+from ci_flame import reference
+from ci_flame.collect import PHASE_NONE
+from ci_flame.config import RecordConfig
+from ci_flame.errors import UsageError
+from ci_flame.profile import Round
+
+MIN_ROUNDS: Final = 3
+"""Even where few fill the time: the judge takes medians over rounds."""
+WALL_FACTOR: Final = 3
+"""Rounds also end when their wall time is this many times the CPU time that was asked for:
+a benchmark that sleeps, or a machine that gives it no CPU, must end."""
+WARM_UP_BLOCK: Final = 5
+"""Rounds on each side of the warm-up's trend test."""
+WARM_UP_TOLERANCE: Final = 0.02
+"""A block this much faster than the one before it is still warming up: between the noise of
+a median of five rounds against the reference (about 1 %) and what a cache or an adaptive
+interpreter still gains (5 % and more)."""
+DELAY_LIMIT: Final = 0.25
+"""Share of a round's wall time spent waiting for a CPU from which the round is left out:
+whoever had the CPU has also emptied its caches."""
+_LEAD_IN_FROM: Final = 10
+"""Iterations in a round from which one more runs before the window, to refill the caches
+after the reference work; with fewer it would cost more than it corrects."""
+
+
+class Phased(Protocol):
+    """The part of a collector's session that is needed here."""
+
+    def set_phase(self, phase: int) -> None:
+        """Switch the window: one store."""
+
+
+def children_cpu_ns() -> int:
+    """Return the CPU time of all waited-for child processes."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return round((usage.ru_utime + usage.ru_stime) * 1e9)
+
+
+def cpu_ns() -> int:
+    """Return the CPU time of this process, all its threads and its waited-for children."""
+    return time.process_time_ns() + children_cpu_ns()
+
+
+def run_delay_ns() -> int:
+    """Return how long all threads of this process were runnable but waited for a CPU.
+
+    0 where the kernel does not tell (`CONFIG_SCHED_INFO` off).
+    """
+    total = 0
+    try:
+        # One file per thread: /proc/self/schedstat tells of the main thread only.
+        for task in os.listdir("/proc/self/task"):  # noqa: PTH208 - twice per round
+            with open(f"/proc/self/task/{task}/schedstat", "rb") as file:  # noqa: PTH123
+                total += int(file.read().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Where the time comes from; tests bring their own."""
+
+    cpu_ns: Callable[[], int] = cpu_ns
+    wall_ns: Callable[[], int] = time.perf_counter_ns
+    run_delay_ns: Callable[[], int] = run_delay_ns
+    references: Callable[[], Mapping[str, tuple[int, ...]]] = reference.measure
+
+
+class Window:
+    """What is measured: open from the first measured instruction to the last.
+
+    It may open several times in a round (once per iteration where a setup runs in
+    between); the round's clocks add up.
+    """
+
+    def __init__(self, session: Phased, clocks: Clocks) -> None:
+        self.phase = PHASE_NONE
+        self._session = session
+        self._clocks = clocks
+        self._opened_cpu = self._opened_wall = -1
+        self.cpu_ns = 0
+        self.wall_ns = 0
+        self.openings = 0
+
+    def open(self) -> None:
+        """Start the clocks, then switch the phase: the clocks' own cost is not sampled."""
+        if self._opened_wall >= 0:
+            raise UsageError(
+                "`with flame:` was entered while it was open",
+                "a benchmark has one window; put what belongs together into one block",
+            )
+        self._opened_wall = self._clocks.wall_ns()
+        self._opened_cpu = self._clocks.cpu_ns()
+        self._session.set_phase(self.phase)
+
+    def close(self) -> None:
+        """Switch the phase back, then stop the clocks."""
+        self._session.set_phase(PHASE_NONE)
+        self.cpu_ns += self._clocks.cpu_ns() - self._opened_cpu
+        self.wall_ns += self._clocks.wall_ns() - self._opened_wall
+        self._opened_cpu = self._opened_wall = -1
+        self.openings += 1
+
+    def reset(self, phase: int) -> None:
+        """Forget the last round."""
+        self.phase = phase
+        self.cpu_ns = self.wall_ns = self.openings = 0
+
+    def shut(self) -> None:
+        """Switch the phase back, whatever happened inside: an exception must not go on sampling."""
+        self._session.set_phase(PHASE_NONE)
+        self._opened_cpu = self._opened_wall = -1
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+Iterate = Callable[[int, Window], object]
+"""Run so many iterations of the benchmark inside the window."""
+IterateAsync = Callable[[int, Window], Awaitable[object]]
+
+
+def repeat(call: Callable[[], object]) -> Iterate:
+    """Return the benchmark that calls `call` again and again in one window."""
+
+    def iterate(iterations: int, window: Window) -> None:
+        if iterations >= _LEAD_IN_FROM:
+            call()
+        window.open()
+        for _ in times(None, iterations):
+            call()
+        window.close()
+
+    return iterate
+
+
+def repeat_async(call: Callable[[], Awaitable[object]]) -> IterateAsync:
+    """Return the benchmark that awaits `call()` again and again in one window."""
+
+    async def iterate(iterations: int, window: Window) -> None:
+        if iterations >= _LEAD_IN_FROM:
+            await call()
+        window.open()
+        for _ in times(None, iterations):
+            await call()
+        window.close()
+
+    return iterate
+
+
+def with_setup(
+    prepare: Callable[[], tuple[Sequence[object], Mapping[str, object]]],
+    call: Callable[..., object],
+    finish: Callable[..., object] | None,
+    inner: int = 1,
+) -> Iterate:
+    """Return the benchmark that makes fresh arguments for each iteration, outside the window.
+
+    `inner` calls share one set of arguments (pytest-benchmark's `iterations`).
+    """
+
+    def iterate(iterations: int, window: Window) -> None:
+        for _ in times(None, iterations):
+            args, kwargs = prepare()
+            window.open()
+            for _ in times(None, inner):
+                call(*args, **kwargs)
+            window.close()
+            if finish is not None:
+                finish(*args, **kwargs)
+
+    return iterate
+
+
+def opens_itself(call: Callable[[], object]) -> Iterate:
+    """Return the benchmark whose `call` opens and closes the window (`with flame:`)."""
+
+    def iterate(iterations: int, window: Window) -> None:
+        for _ in times(None, iterations):
+            call()
+            _must_have_opened(window)
+
+    return iterate
+
+
+def opens_itself_async(call: Callable[[], Awaitable[object]]) -> IterateAsync:
+    """Return the asynchronous benchmark whose `call` opens and closes the window."""
+
+    async def iterate(iterations: int, window: Window) -> None:
+        for _ in times(None, iterations):
+            await call()
+            _must_have_opened(window)
+
+    return iterate
+
+
+def _must_have_opened(window: Window) -> None:
+    if not window.openings:
+        raise UsageError(
+            "the test ran again without entering `with flame:`",
+            "the block must be reached in every run of the test: no state that a run uses up",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """One process's rounds of one benchmark, before the samples are joined to them."""
+
+    rounds: tuple[Round, ...]
+    """Without profiles; round i ran at phase `first_phase + i`."""
+    first_phase: int
+    warm_up_ns: int
+    """CPU time of calibration and warm-up."""
+    settled: bool
+
+    @property
+    def next_phase(self) -> int:
+        """The first phase that the next benchmark of this process may use."""
+        return self.first_phase + len(self.rounds)
+
+    @property
+    def cpu_ns(self) -> int:
+        """CPU time of all windows."""
+        return sum(each.cpu_ns for each in self.rounds)
+
+    @property
+    def wall_ns(self) -> int:
+        """Wall time of all windows."""
+        return sum(each.wall_ns for each in self.rounds)
+
+
+def drive(
+    iterate: Iterate,
+    window: Window,
+    plan: RecordConfig,
+    first_phase: int,
+    *,
+    clocks: Clocks | None = None,
+    gc_on: bool = False,
+) -> Driven:
+    """Run one benchmark in rounds; whatever the benchmark raises passes through.
+
+    `plan` gives the seconds of window CPU time and the length of a round. The garbage
+    collector is off inside rounds and catches up between them, unless `gc_on`.
+    """
+    steps = _steps(window, plan, first_phase, clocks or Clocks())
+    iterations = next(steps)
+    while True:
+        with _undisturbed(window, gc_on=gc_on):
+            iterate(iterations, window)
+        try:
+            iterations = next(steps)
+        except StopIteration as stop:
+            return _finished(stop.value)
+
+
+async def drive_async(
+    iterate: IterateAsync,
+    window: Window,
+    plan: RecordConfig,
+    first_phase: int,
+    *,
+    clocks: Clocks | None = None,
+    gc_on: bool = False,
+) -> Driven:
+    """Run one asynchronous benchmark in rounds on the running loop; else as `drive`."""
+    steps = _steps(window, plan, first_phase, clocks or Clocks())
+    iterations = next(steps)
+    while True:
+        with _undisturbed(window, gc_on=gc_on):
+            await iterate(iterations, window)
+        try:
+            iterations = next(steps)
+        except StopIteration as stop:
+            return _finished(stop.value)
+
+
+def _finished(value: object) -> Driven:
+    assert isinstance(value, Driven)  # noqa: S101 - what `_steps` returns, for the type checker
+    return value
+
+
+@contextmanager
+def _undisturbed(window: Window, *, gc_on: bool) -> Generator[None, None, None]:
+    """Hold garbage collection, tracers and profilers off while a round runs."""
+    collecting = gc.isenabled()
+    tracer, profiler = sys.gettrace(), sys.getprofile()
+    if tracer is not None:
+        sys.settrace(None)
+    if profiler is not None:
+        sys.setprofile(None)
+    if collecting and not gc_on:
+        gc.disable()
+    try:
+        yield
+    finally:
+        window.shut()
+        if collecting and not gc_on:
+            gc.enable()
+            _catch_up_on_garbage()
+        if profiler is not None:
+            sys.setprofile(profiler)
+        if tracer is not None:
+            sys.settrace(tracer)
+
+
+def _catch_up_on_garbage() -> None:
+    """Collect the generations that would have been collected inside the round."""
+    for generation in (2, 1, 0):
+        threshold = gc.get_threshold()[generation]
+        if threshold and gc.get_count()[generation] > threshold:
+            gc.collect(generation)
+            return
+
+
+def _steps(
+    window: Window, plan: RecordConfig, first_phase: int, clocks: Clocks
+) -> Generator[int, None, Driven]:
+    """Yield how many iterations to run next, in the window's phase; return what was driven."""
+    target_ns = plan.round_ms * 1e6
+    warm_up_cap_ns = max(0.3, plan.seconds / 4) * 1e9
+    warm_up_cpu_ns = warm_up_wall_ns = 0
+
+    iterations = 1
+    while True:  # calibrate
+        window.reset(PHASE_NONE)
+        yield iterations
+        warm_up_cpu_ns += window.cpu_ns
+        warm_up_wall_ns += window.wall_ns
+        if window.wall_ns >= target_ns / 2:
+            break
+        wanted = math.ceil(iterations * target_ns / max(window.wall_ns, 1))
+        iterations = max(iterations + 1, min(iterations * 10, wanted))
+    iterations = _per_round(target_ns, window.wall_ns / iterations)
+
+    costs: list[float] = []
+    walls: list[float] = []
+    while warm_up_wall_ns < warm_up_cap_ns and not has_settled(costs):
+        window.reset(PHASE_NONE)
+        yield iterations
+        warm_up_cpu_ns += window.cpu_ns
+        warm_up_wall_ns += window.wall_ns
+        core = statistics.median(clocks.references()[reference.KINDS[0]])
+        costs.append(math.log(max(window.cpu_ns, 1) / iterations / max(core, 1)))
+        walls.append(window.wall_ns / iterations)
+    settled = has_settled(costs) or not _still_falling(costs)
+    if walls:  # the first calls are slow: caches, imports, the adaptive interpreter
+        iterations = _per_round(target_ns, statistics.median(walls[-WARM_UP_BLOCK:]))
+
+    rounds: list[Round] = []
+    cpu_total = wall_total = 0
+    while not _enough(len(rounds), cpu_total, wall_total, plan.seconds):
+        window.reset(first_phase + len(rounds))
+        delay = clocks.run_delay_ns()
+        yield iterations
+        delay = max(0, clocks.run_delay_ns() - delay)
+        cpu_total += window.cpu_ns
+        wall_total += window.wall_ns
+        rounds.append(Round(iterations, window.cpu_ns, window.wall_ns, delay, clocks.references()))
+    window.reset(PHASE_NONE)
+    return Driven(drop_delayed(rounds), first_phase, warm_up_cpu_ns, settled)
+
+
+def _per_round(target_ns: float, iteration_ns: float) -> int:
+    return max(1, round(target_ns / max(iteration_ns, 1e-3)))
+
+
+def _enough(rounds: int, cpu_total: int, wall_total: int, seconds: float) -> bool:
+    asked = seconds * 1e9
+    if rounds < MIN_ROUNDS:
+        # One iteration may be minutes long; three of those are not worth waiting for.
+        return rounds > 0 and wall_total >= 10 * asked
+    return cpu_total >= asked or wall_total >= WALL_FACTOR * asked
+
+
+def has_settled(costs: Sequence[float]) -> bool:
+    """Tell whether the last block of rounds is no longer faster than the one before it.
+
+    `costs` are ln(CPU time per iteration / reference time), in order. Fewer than two
+    blocks have not settled.
+    """
+    if len(costs) < 2 * WARM_UP_BLOCK:
+        return False
+    last = statistics.median(costs[-WARM_UP_BLOCK:])
+    previous = statistics.median(costs[-2 * WARM_UP_BLOCK : -WARM_UP_BLOCK])
+    return last > previous - WARM_UP_TOLERANCE
+
+
+def _still_falling(costs: Sequence[float]) -> bool:
+    """Tell whether a warm-up that hit its limit shows a trend; under 4 rounds nothing does."""
+    if len(costs) < 4:  # noqa: PLR2004 - two on each side
+        return False
+    half = len(costs) // 2
+    fall = statistics.median(costs[:half]) - statistics.median(costs[half:])
+    return fall >= WARM_UP_TOLERANCE
+
+
+def drop_delayed(rounds: Sequence[Round]) -> tuple[Round, ...]:
+    """Mark the rounds that waited long for a CPU, never by their cost.
+
+    Where more than half of them did, the machine is like that and all of them count.
+    """
+
+    def share(each: Round) -> float:
+        return each.run_delay_ns / each.wall_ns if each.wall_ns else 0.0
+
+    delayed = [share(each) > DELAY_LIMIT for each in rounds]
+    if sum(delayed) * 2 > len(rounds):
+        return tuple(rounds)
+    return tuple(
+        replace(each, dropped=f"waited {100 * share(each):.0f} % of its time for a CPU")
+        if late
+        else each
+        for each, late in zip(rounds, delayed, strict=True)
+    )
