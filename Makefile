@@ -1,0 +1,49 @@
+# One word per job; each sets up what it needs first, and that is instant when nothing changed.
+REPEAT ?= 1
+ARGS ?=
+PYTHON_FILES = ci_flame tests tools bench examples actions
+ACTIONS = action.yml tests/stubs/upload-artifact/action.yml
+WORKFLOWS = $(wildcard .github/workflows/*.yml examples/*/.github/workflows/*.yml)
+
+.PHONY: help setup setup-run demo test lint format bpf bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: ## system packages and .venv with everything that lint and tests need
+	@tools/setup.sh test
+
+setup-run:
+	@tools/setup.sh run
+
+demo: setup-run ## a real library, a small real slowdown: PASS, then FAIL (REPEAT=10 for ten of each)
+	@.venv/bin/python tools/demo.py --repeat $(REPEAT) $(ARGS)
+
+test: setup ## all tests; ARGS="-k name" narrows
+	@.venv/bin/pytest $(ARGS)
+
+lint: setup ## ruff, mypy, and the checks of action.yml and the workflows
+	.venv/bin/ruff check $(PYTHON_FILES)
+	.venv/bin/ruff format --check $(PYTHON_FILES)
+	.venv/bin/mypy
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-actions $(ACTIONS)
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
+	PATH="$(CURDIR)/.venv/bin:$$PATH" jactionlint
+	PATH="$(CURDIR)/.venv/bin:$$PATH" jactionlint $(WORKFLOWS)
+	.venv/bin/shellcheck tools/*.sh actions/*.sh .ci/run
+	.venv/bin/zizmor --offline --no-progress --strict-collection --persona=pedantic \
+		action.yml .github examples tests/stubs
+
+format: setup ## let ruff write the files
+	.venv/bin/ruff format $(PYTHON_FILES)
+	.venv/bin/ruff check --fix $(PYTHON_FILES)
+
+bpf: setup ## rebuild the BPF objects from their C sources
+	tools/build_bpf.sh
+
+bench: setup ## speed and overhead tables
+	@for script in bench/*.py; do echo "== $$script"; .venv/bin/python "$$script" || exit 1; done
+
+clean: ## remove what the other targets made
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .ci-flame *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
