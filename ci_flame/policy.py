@@ -1,11 +1,30 @@
 """Values of the judge: rules, limits and waivers, as `config.py` reads them from `ci-flame.yml`.
 
 Pure: what a rule matches is decided here, on names; no file is read.
+
+A *frame glob* is matched against the whole of `str(frame)`, case and all: `*` is any text,
+`?` any one character, `[ab]` one of these. `shop.parser:*` matches `shop.parser:Grammar.compile`.
+Kernel frames are matched only by globs that begin with `kernel:`, marks (`[gc]`, `[total]`) by
+globs that begin with `[` or by a bare `*`; so `*` is every Python, native and jit frame and the
+garbage collector, and `[total]` must be named. `[unknown]` and `[truncated]` never match `*`.
+
+A *path glob* has frame globs joined by `;`, outermost first; `**` is any number of frames, none
+included. It need not begin at the benchmark's function: `shop.api:*;**;shop.parser:*` matches
+every path that ends in the parser with the API somewhere above it.
+
+`!glob` excludes; a list of exclusions alone means "everything but these".
 """
 
+import fnmatch
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
+from functools import lru_cache
+from typing import Final
+
+from ci_flame.profile import GC, TOTAL, Frame, Kind
 
 
 class Severity(StrEnum):
@@ -13,6 +32,15 @@ class Severity(StrEnum):
 
     FAIL = "fail"
     WARN = "warn"
+
+
+_UNITS: Final = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0))
+"""As the policy writes them; `config.py` reads `µs` too."""
+
+
+def _number(value: float) -> str:
+    """Write a number that was typed by a person: as short as it was, never in exponents."""
+    return f"{value:.9f}".rstrip("0").rstrip(".") or "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +54,15 @@ class Limit:
 
     def __str__(self) -> str:
         """Return the limit as the policy writes it: `10%`, `2ms`, `5% | 2ms`."""
-        raise NotImplementedError
+        parts = []
+        if self.share is not None:
+            parts.append(f"{_number(self.share * 100)}%")
+        if self.ns is not None:
+            for unit, size in _UNITS:
+                if abs(self.ns) >= size or unit == "ns":
+                    parts.append(f"{_number(self.ns / size)}{unit}")
+                    break
+        return " | ".join(parts) or "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +84,23 @@ class Rule:
     place: str = ""
     """`ci-flame.yml:7`, `marker of tests/bench.py::test_x` or `default`; for messages."""
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The globs that are about call paths, exclusions included."""
+        return tuple(glob for glob in self.frames if ";" in glob)
+
+    def applies_to(self, benchmark: str, mode: str) -> bool:
+        """Tell whether the rule is about this benchmark and mode at all."""
+        return self.mode == mode and not self.metric and matches_name(self.benchmarks, benchmark)
+
+    def matches_frame(self, frame: Frame) -> bool:
+        """Tell whether a frame glob of the rule names this frame and no `!glob` excludes it."""
+        return matches_frame(self.frames, frame)
+
+    def matches_path(self, names: Sequence[Frame]) -> bool:
+        """Tell whether a path glob of the rule names this path and no `!glob` excludes it."""
+        return matches_path(self.frames, names)
+
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
@@ -58,6 +111,16 @@ class Waiver:
     reason: str
     benchmarks: tuple[str, ...] = ("*",)
     place: str = ""
+
+    def covers(self, benchmark: str, path: Sequence[Frame]) -> bool:
+        """Tell whether the waiver is about this benchmark and a path that ends in its frame."""
+        return matches_name(self.benchmarks, benchmark) and (
+            matches_frame(self.frames, path[-1]) or matches_path(self.frames, path)
+        )
+
+    def expired(self, today: date | None) -> bool:
+        """Tell whether the last day of the waiver lies before `today` (None: no)."""
+        return today is not None and today > self.until
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +134,92 @@ class Policy:
     false_failures_per_build: float = 0.005
     today: date | None = None
     """The date waivers are judged at; the edge sets it, so that the judge reads no clock."""
+
+
+@lru_cache(maxsize=4096)
+def _pattern(glob: str) -> re.Pattern[str]:
+    """Compile one glob; unlike `fnmatch.fnmatch`, the case counts everywhere."""
+    return re.compile(fnmatch.translate(f"[[]{glob[1:]}" if _is_mark(glob) else glob))
+
+
+def _is_mark(glob: str) -> bool:
+    return glob.startswith("[") and glob.endswith("]") and glob.count("[") == 1
+
+
+def _one(glob: str, frame: Frame) -> bool:
+    """Match one frame glob without `!` against one frame."""
+    if frame.kind is Kind.KERNEL and not glob.startswith("kernel:"):
+        return False
+    if frame.kind is Kind.MARK and not (glob.startswith("[") or (glob == "*" and frame == GC)):
+        return False
+    return _pattern(glob).fullmatch(str(frame)) is not None
+
+
+def _split(globs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the globs that choose and those that exclude, `!` taken off."""
+    chosen = [glob for glob in globs if not glob.startswith("!")]
+    return chosen, [glob[1:] for glob in globs if glob.startswith("!")]
+
+
+def matches_name(globs: Sequence[str], name: str) -> bool:
+    """Tell whether the globs choose this benchmark id; `[` is plain text unless it is a class.
+
+    Ids of parametrised tests end in brackets, so a glob that is the id itself always matches.
+    """
+    chosen, excluded = _split(globs)
+    if any(name == glob or _pattern(glob).fullmatch(name) for glob in excluded):
+        return False
+    return not chosen or any(name == glob or _pattern(glob).fullmatch(name) for glob in chosen)
+
+
+def matches_frame(globs: Sequence[str], frame: Frame) -> bool:
+    """Tell whether the frame globs of a list choose this frame; path globs are left aside.
+
+    `("shop.*", "!shop.legacy:*")` chooses `shop.api:get`, not `shop.legacy:get`.
+    """
+    chosen, excluded = _split(globs)
+    if any(_one(glob, frame) for glob in excluded if ";" not in glob):
+        return False
+    if not chosen:
+        return _one("*", frame)
+    return any(_one(glob, frame) for glob in chosen if ";" not in glob)
+
+
+def matches_path(globs: Sequence[str], path: Sequence[Frame]) -> bool:
+    """Tell whether the path globs of a list choose the path that ends in its last frame.
+
+    Exclusions may be path globs, or frame globs that then exclude by the last frame.
+    """
+    chosen, excluded = _split(globs)
+    for glob in excluded:
+        if _path(glob, path) if ";" in glob else _one(glob, path[-1]):
+            return False
+    return any(_path(glob, path) for glob in chosen if ";" in glob)
+
+
+def _path(glob: str, path: Sequence[Frame]) -> bool:
+    """Match one path glob: the set of positions reached after each part, outermost first.
+
+    `a;**;b` against `x;a;y;b`: the start may lie anywhere, the end must be the last frame.
+    """
+    reached = set(range(len(path) + 1))
+    for part in glob.split(";"):
+        if part == "**":
+            reached = set(range(min(reached), len(path) + 1))
+        else:
+            reached = {at + 1 for at in reached if at < len(path) and _one(part, path[at])}
+        if not reached:
+            return False
+    return len(path) in reached
+
+
+def gates_total(rule: Rule) -> bool:
+    """Tell whether the rule judges the benchmark itself.
+
+    `[total]` names it, and so does a bare `*`: growth that is spread evenly over all functions
+    is growth of every one of them.
+    """
+    chosen, excluded = _split(rule.frames)
+    if any(_one(glob, TOTAL) for glob in excluded if ";" not in glob):
+        return False
+    return not chosen or "*" in chosen or any(_one(g, TOTAL) for g in chosen if ";" not in g)
