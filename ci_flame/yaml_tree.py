@@ -117,7 +117,8 @@ def _syntax_error(error: yaml.MarkedYAMLError, source: str) -> PolicyError:
     mark = error.problem_mark or error.context_mark
     problem = " ".join(str(error.problem or error.context or "it cannot be parsed").split())
     hint = ""
-    if "alias" in problem or "anchor" in problem or "cannot start any token" in problem:
+    words = f"{error.context} {problem}"
+    if any(word in words for word in ("alias", "anchor", "tag", "cannot start any token")):
         hint = _QUOTE_HINT
     return PolicyError(source, mark.line + 1 if mark else 1, f"not YAML: {problem}", hint)
 

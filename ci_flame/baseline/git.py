@@ -1,0 +1,203 @@
+"""Edge: git, read only by plumbing: revisions, the state of a tree, a baseline in a commit."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from ci_flame.baseline import folder
+from ci_flame.errors import BaselineError, CiFlameError
+from ci_flame.profile import Run
+
+DEFAULT_PATH: Final = ".ci-flame/baseline"
+"""Where `git:REV` looks, from the root of the repository."""
+MAX_FILES: Final = 5_000
+MAX_BYTES: Final = 512 * 1024 * 1024
+TIMEOUT_S: Final = 60
+
+_SET_BY_HOOKS: Final = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR",
+)  # fmt: skip
+"""git sets these for hooks; there they would point every call below at the wrong tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a work tree holds."""
+
+    commit: str
+    """Full hash; empty outside git or before the first commit."""
+    dirty: bool
+    """True: a tracked file differs from the commit."""
+
+
+def call(
+    arguments: tuple[str, ...],
+    repository: Path,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    data: bytes | None = None,
+    detached: bool = False,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run git in `repository`; the exit code is the caller's to judge.
+
+    `detached` puts git into a session of its own, where Ctrl-C does not reach it. Raises
+    BaselineError where git is not installed or does not answer in time.
+    """
+    try:
+        return subprocess.run(
+            ["git", "-c", "core.hooksPath=/dev/null", *arguments],
+            cwd=repository,
+            env=environment(),
+            input=data,
+            stdin=subprocess.DEVNULL if data is None else None,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            start_new_session=detached,
+        )
+    except FileNotFoundError:
+        if not repository.is_dir():
+            raise BaselineError(f"{repository} is not a folder") from None
+        raise BaselineError("git is not installed", "sudo apt-get install git") from None
+    except subprocess.TimeoutExpired:
+        words = " ".join(arguments[:2])
+        raise BaselineError(f"git {words} did not end within {timeout_s:g} s") from None
+
+
+def environment() -> Mapping[str, str]:
+    """Return the environment for git: no prompts, plain English, no variables of hooks."""
+    kept = {key: value for key, value in os.environ.items() if key not in _SET_BY_HOOKS}
+    return kept | {"LC_ALL": "C.UTF-8", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
+
+
+def complaint(answer: subprocess.CompletedProcess[bytes]) -> str:
+    """Return what git said went wrong, on one line."""
+    lines = answer.stderr.decode(errors="replace").strip().splitlines()
+    fatal = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines[-1:]
+    return fatal[0].partition(": ")[2] or fatal[0] if fatal else f"exit code {answer.returncode}"
+
+
+def top_level(start: Path) -> Path:
+    """Return the root of the work tree that `start` is in; BaselineError outside git."""
+    answer = call(("rev-parse", "--show-toplevel"), start)
+    if answer.returncode == 0:
+        return Path(os.fsdecode(answer.stdout.rstrip(b"\n")))
+    told = complaint(answer)
+    if "dubious ownership" in told:
+        raise BaselineError(
+            f"git refuses {start}: {told}",
+            f"git config --global --add safe.directory {start}",
+        )
+    raise BaselineError(f"{start} is not in a git work tree", "git init, or another --baseline")
+
+
+def resolve(revision: str, repository: Path) -> str:
+    """Return the full hash of the commit that `revision` names; BaselineError if none."""
+    answer = call(
+        ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"),
+        repository,
+    )
+    if answer.returncode == 0:
+        return answer.stdout.decode().strip()
+    top_level(repository)
+    shallow = call(("rev-parse", "--is-shallow-repository"), repository)
+    if shallow.stdout.strip() == b"true":
+        raise BaselineError(
+            f"revision {revision} is not in this shallow clone",
+            f"git fetch --depth=1 origin {_fetchable(revision)}",
+        )
+    raise BaselineError(
+        f"revision {revision} does not exist in {repository}", "git log --oneline names some"
+    )
+
+
+def _fetchable(revision: str) -> str:
+    """Return what a remote knows of a revision: `main` for `origin/main`."""
+    return revision.removeprefix("origin/").split("~")[0].split("^")[0] or "HEAD"
+
+
+def state(start: Path) -> State:
+    """Return the commit and whether tracked files differ; empty outside git, never raises."""
+    try:
+        head = call(("rev-parse", "--verify", "--quiet", "HEAD"), start)
+        if head.returncode != 0:
+            return State("", dirty=False)
+        status = call(("status", "--porcelain", "--untracked-files=no"), start)
+    except BaselineError:
+        return State("", dirty=False)
+    return State(head.stdout.decode().strip(), dirty=bool(status.stdout.strip()))
+
+
+# -- a run folder in a commit ---------------------------------------------------------
+
+
+def split(value: str) -> tuple[str, str]:
+    """Return revision and path of `REV[:PATH]`."""
+    revision, _, path = value.partition(":")
+    return revision, path.strip("/") or DEFAULT_PATH
+
+
+def load(value: str, start: Path) -> Run:
+    """Return the run that is committed at `REV[:PATH]`, without touching the work tree.
+
+    Raises BaselineError and FormatError that name `git:REV:PATH`.
+    """
+    revision, path = split(value)
+    top = top_level(start)
+    commit = resolve(revision, top)
+    name = f"git:{revision}:{path}"
+    blobs = _blobs(commit, path, top, name)
+    with tempfile.TemporaryDirectory(prefix="ci-flame-") as scratch:
+        copy = Path(scratch, "baseline")
+        _write(blobs, copy, top)
+        try:
+            return folder.load(copy)
+        except CiFlameError as error:
+            error.message = error.message.replace(str(copy), name)
+            error.args = (error.message,)
+            raise
+
+
+def _blobs(commit: str, path: str, top: Path, name: str) -> dict[PurePosixPath, str]:
+    """Return relative path -> object of the plain files below `path`, within the caps."""
+    listing = call(("ls-tree", "-r", "-z", "-l", "--full-tree", commit, "--", f"{path}/"), top)
+    if listing.returncode != 0:
+        raise BaselineError(f"{name}: {complaint(listing)}")
+    blobs: dict[PurePosixPath, str] = {}
+    total = 0
+    for entry in listing.stdout.split(b"\0")[:-1]:
+        meta, _, raw = entry.partition(b"\t")
+        mode, kind, digest, size = meta.decode().split()
+        inner = PurePosixPath(os.fsdecode(raw)).relative_to(path)
+        if kind != "blob" or mode not in ("100644", "100755"):
+            raise BaselineError(f"{name}: {inner} is no plain file (mode {mode})")
+        blobs[inner] = digest
+        total += int(size)
+        if len(blobs) > MAX_FILES:
+            raise BaselineError(f"{name}: more than {MAX_FILES} files")
+        if total > MAX_BYTES:
+            raise BaselineError(f"{name}: {total} bytes; at most {MAX_BYTES}")
+    if not blobs:
+        raise BaselineError(
+            f"{name}: no such folder in that commit",
+            f"commit a run there: ci-flame record -o {path} …; git add -f {path}",
+        )
+    return blobs
+
+
+def _write(blobs: Mapping[PurePosixPath, str], copy: Path, top: Path) -> None:
+    """Write the objects below `copy`, by one `cat-file --batch`."""
+    wanted = "".join(f"{digest}\n" for digest in blobs.values()).encode()
+    answer = call(("cat-file", "--batch"), top, data=wanted)
+    data, at = answer.stdout, 0
+    for inner in blobs:
+        end = data.index(b"\n", at)
+        size = int(data[at:end].rsplit(b" ", 1)[1])
+        target = copy / inner
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data[end + 1 : end + 1 + size])
+        at = end + size + 2
