@@ -1,0 +1,1 @@
+"""Stage 2, pure: bytes or text <-> Profile, one file per format."""
