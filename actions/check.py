@@ -1,4 +1,4 @@
-"""Step 2 of action.yml: the inputs in the environment -> one `ci-flame check`, never through a shell.
+"""Step 2 of action.yml: the inputs in the environment -> one `ci-flame check`, without a shell.
 
 Ends with 0 unless an input is wrong, so that the report is published before the last step ends
 the job with the check's own exit code. Standard library only: it runs on any Python 3.11.

@@ -19,7 +19,7 @@ def main() -> None:
         if file.is_file() and not any(p.startswith(".") for p in file.relative_to(source).parts)
     )
     if not files and os.environ["STUB_NO_FILES"] == "error":
-        print(f"::error::No files were found with the provided path: {source}")
+        print(f"::error::No files were found with the provided path: {source}")  # noqa: T201 - to the job log
         raise SystemExit(1)
     for file in files:
         target = destination / file.relative_to(source)
