@@ -12,15 +12,21 @@ from typing import Final
 
 from ci_flame.profile import GC, UNKNOWN, Frame, Kind, Profile, Stack, Weight
 
-_INTERPRETER: Final = re.compile(r"(?:lib)?python\d?(?:\.\d+)?[a-z]*(?:\.so[.\d]*)?")
+_INTERPRETER: Final = re.compile(r"(?:lib)?python\d?(?:\.\d+)?[dmtu]*(?:\.so[.\d]*)?")
 """`python3.11`, `python3.13t`, `libpython3.12.so.1.0`."""
-_C_LIBRARY: Final = re.compile(r"(?:libc|ld|ld-linux[\w-]*|libpthread|libm?imalloc)(?:[.-].*)?")
+_C_LIBRARY: Final = re.compile(
+    r"(?:libc|ld|libpthread|libmimalloc|libjemalloc|libtcmalloc)(?:[.-].*)?"
+)
 _ALLOCATOR: Final = re.compile(
-    r"(?:_*(?:libc_|int_|mid_)*(?:malloc|free|calloc|realloc|memalign)\w*"
+    r"(?:_*(?:GI_+|libc_|int_|mid_)*c?(?:malloc|free|calloc|realloc|memalign)\w*"
     r"|posix_memalign|unlink_chunk|sysmalloc|systrim|tcache_\w+|arena_get\w*|_mi_\w+|mi_\w+)"
 )
-_BYTES: Final = re.compile(r"_*(?:mem|str|wcs|wmem)(?:p?cpy|move|set|n?cmp|r?chr|n?len)\w*")
-_LOCKS: Final = re.compile(r"_*(?:pthread|lll)_(?:mutex|cond|lock|sigmask|getspecific|self)\w*")
+_BYTES: Final = re.compile(
+    r"_*(?:GI_+)?(?:mem|str|wcs|wmem)(?:p?cpy|move|set|n?cmp|r?chr|n?len)\w*"
+)
+_LOCKS: Final = re.compile(
+    r"_*(?:GI_+)?(?:pthread|lll)_(?:mutex|cond|lock|sigmask|getspecific|self)\w*"
+)
 
 _CLONE: Final = re.compile(
     r"(?: \[clone [^\]]*\]"
