@@ -39,7 +39,7 @@ class Noise:
     drift: float = 0.10
     """Speed, between the rounds of one process."""
     misfit: float = 0.01
-    """What the core reference does not see of the benchmark's speed, between processes."""
+    """What the core reference does not see of the benchmark's speed, by process and by round."""
     reference: float = 0.02
     """Each repetition of a reference."""
     memory_misfit: float = 0.12
@@ -103,8 +103,8 @@ def synthetic_measurement(
         machine = np.log(speed) + rng.normal(0, noise.machine)
         local = true * np.exp(rng.normal(0, noise.function, len(true)))
         misfit = {
-            "core": rng.normal(0, noise.misfit) if noise.misfit else 0.0,
-            "memory": rng.normal(0, noise.memory_misfit) if noise.memory_misfit else 0.0,
+            kind: rng.normal(0, spread) + rng.normal(0, spread, rounds)
+            for kind, spread in (("core", noise.misfit), ("memory", noise.memory_misfit))
         }
         per_round = seconds * 1e9 / rounds
         nominal = local.sum() * np.exp(machine)
@@ -135,7 +135,7 @@ def synthetic_measurement(
                                 * np.exp(
                                     machine
                                     + drift[index]
-                                    + misfit.get(kind, 0.0)
+                                    + (misfit[kind][index] if kind in misfit else 0.0)
                                     + rng.normal(0, noise.reference, 2)
                                 )
                             )
