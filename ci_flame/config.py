@@ -187,6 +187,11 @@ def parse_policy(data: bytes, source: str, *, today: date | None = None) -> Conf
     root = parse(data, source)
     if root is None:
         raise PolicyError(source, 1, "the policy is empty", "begin it with version: 1")
+    return from_tree(root, today=today)
+
+
+def from_tree(root: Node, *, today: date | None = None) -> Config:
+    """Return the Config of a policy's tree; PolicyError with file and line."""
     section = section_of(root, "the policy", POLICY_KEYS)
     version = section.entries.get("version")
     if version is None:

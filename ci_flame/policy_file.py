@@ -34,7 +34,7 @@ MAX_GLOB: Final = 500
 
 _NS_OF: Final = {"ns": 1, "us": 1_000, "µs": 1_000, "μs": 1_000, "ms": 1_000_000, "s": 10**9}
 _SHARE: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*%", re.ASCII)
-_TIME: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ns|us|µs|μs|ms|s)", re.ASCII)
+_TIME: Final = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*(ns|us|µs|μs|ms|s)", re.ASCII)
 _PLAIN: Final = re.compile(r"\d+(?:\.\d*)?", re.ASCII)
 T = TypeVar("T")
 

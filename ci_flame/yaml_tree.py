@@ -113,6 +113,22 @@ def parse(data: bytes, source: str) -> Node | None:
     return None if root is None else _convert(root, source)
 
 
+def from_value(value: object, source: str) -> Node:
+    """Return the tree of values that `json.loads` made; every line is 1."""
+    match value:
+        case dict():
+            entries = {str(key): from_value(each, source) for key, each in value.items()}
+            return Section(entries, dict.fromkeys(entries, 1), source, 1)
+        case list():
+            return Listing(tuple(from_value(each, source) for each in value), source, 1)
+        case bool():
+            return Scalar(str(value).lower(), "bool", source, 1)
+        case None:
+            return Scalar("", "null", source, 1)
+        case _:
+            return Scalar(str(value), "str", source, 1)
+
+
 def _syntax_error(error: yaml.MarkedYAMLError, source: str) -> PolicyError:
     mark = error.problem_mark or error.context_mark
     problem = " ".join(str(error.problem or error.context or "it cannot be parsed").split())

@@ -1,0 +1,249 @@
+"""Edge: the flow from a command to a verdict; each step is one call of the stage that does it.
+
+Stages are imported where they are called, so that `ci-flame --help` costs nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from ci_flame import report_folder
+from ci_flame.config import DEFAULT_BASELINE, BaselineKind, BaselineSpec, Config
+from ci_flame.errors import BaselineError, UsageError
+from ci_flame.policy import Policy
+from ci_flame.profile import Mode, Run
+from ci_flame.report_folder import Report
+from ci_flame.terms import Terms
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict
+
+PASS, USAGE, FAIL, NOT_RECORDED, NO_BASELINE, INCONCLUSIVE, INTERRUPTED = 0, 2, 1, 3, 4, 5, 130
+_CURE_NO_BASELINE: Final = "ci-flame record -o .ci-flame/baseline …, or --baseline rerun:REV"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The stored before side, or why there is none."""
+
+    run: Run | None
+    told: str
+    """For headers: `baseline .ci-flame/baseline (commit 1a2b3c4)`, `no baseline: …`."""
+
+
+def exit_code(outcome: Outcome, policy: Policy) -> int:
+    """Return what the command line ends with."""
+    if outcome is Outcome.FAIL:
+        return FAIL
+    if outcome is Outcome.NO_BASELINE and policy.baseline_required:
+        return NO_BASELINE
+    if outcome is Outcome.INCONCLUSIVE and policy.inconclusive_fails:
+        return INCONCLUSIVE
+    return PASS
+
+
+# -- the before side ------------------------------------------------------------------
+
+
+def load_baseline(spec: BaselineSpec, start: Path) -> Found:
+    """Return the stored run that `spec` names; `rerun` and `tree` are recorded, not loaded.
+
+    Raises BaselineError or FormatError where a baseline is named and cannot be used; only
+    `auto` and `none` may find nothing.
+    """
+    from ci_flame.baseline import folder, git  # noqa: PLC0415
+
+    match spec.kind:
+        case BaselineKind.NONE:
+            return Found(None, "no baseline: none was asked for")
+        case BaselineKind.AUTO:
+            place = start / DEFAULT_BASELINE
+            if not place.exists():
+                return Found(None, f"no baseline: {DEFAULT_BASELINE} does not exist")
+            return _found(folder.load(place), str(DEFAULT_BASELINE))
+        case BaselineKind.FOLDER:
+            return _found(folder.load(start / spec.value), spec.value)
+        case BaselineKind.GIT:
+            return _found(git.load(spec.value, start), str(spec))
+        case BaselineKind.RERUN | BaselineKind.TREE:
+            raise UsageError(f"baseline {spec} is recorded, not loaded", "ci-flame check does that")
+
+
+def _found(run: Run, name: str) -> Found:
+    usable(run, name)
+    commit = f" (commit {run.commit[:10]})" if run.commit else ""
+    return Found(run, f"baseline {name}{commit}")
+
+
+def usable(run: Run, name: str) -> None:
+    """Raise BaselineError where a run is incomplete or empty: it must not be a before side."""
+    if not run.complete:
+        raise BaselineError(
+            f"baseline {name} is incomplete: its recording was interrupted", "record it again"
+        )
+    if not run.measurements:
+        raise BaselineError(f"baseline {name} holds no benchmark", "record it again")
+
+
+# -- judging --------------------------------------------------------------------------
+
+
+def compare(before: Run, after: Run, policy: Policy) -> Verdict:
+    """Return the verdict on two runs."""
+    return judge_runs(before, after, Terms(policy))
+
+
+def judge_runs(before: Run | None, after: Run, terms: Terms) -> Verdict:
+    """Return the verdict on a run, benchmark by benchmark, each by its own policy."""
+    from ci_flame.diff import diff  # noqa: PLC0415
+    from ci_flame.judge import assemble, judge  # noqa: PLC0415
+
+    if before is None:
+        return _judge_alone(after, terms)
+    usable(before, "before")
+    changes = diff(before, after)
+    if not terms.benchmarks:
+        return judge(changes, terms.policy, after=after, family=terms.family)
+    family = terms.family or max(1, len(changes.benchmarks))
+    judged: list[BenchmarkVerdict] = []
+    notes: dict[Note, None] = {}
+    for policy in dict.fromkeys(terms.policy_of(m.benchmark) for m in after.measurements):
+        names = {m.benchmark for m in after.measurements if terms.policy_of(m.benchmark) == policy}
+        part = judge(
+            replace(
+                changes,
+                benchmarks=tuple(each for each in changes.benchmarks if each.benchmark in names),
+                added=tuple(name for name in changes.added if name in names),
+            ),
+            policy,
+            after=replace(
+                after, measurements=tuple(m for m in after.measurements if m.benchmark in names)
+            ),
+            family=family,
+        )
+        judged += part.benchmarks
+        notes |= dict.fromkeys(part.notes)
+    judged.sort(key=lambda each: (each.benchmark, each.mode))
+    return assemble(tuple(judged), tuple(notes), changes, terms.policy)
+
+
+def _judge_alone(after: Run, terms: Terms) -> Verdict:
+    """Judge what needs no baseline: budgets."""
+    from ci_flame.judge import assemble, judge_alone  # noqa: PLC0415
+
+    note = terms.note or Note("no-baseline", "nothing to compare with")
+    judged = tuple(
+        judge_alone(
+            each, mode, terms.policy_of(each.benchmark), replace(note, benchmark=each.benchmark)
+        )
+        for each in after.measurements
+        for mode in each.modes or (Mode.ON_CPU,)
+    )
+    return assemble(judged, (note,), None, terms.policy)
+
+
+# -- reports --------------------------------------------------------------------------
+
+
+def write_report(
+    verdict: Verdict,
+    before: Run | None,
+    after: Run,
+    config: Config,
+    folder: Path,
+    *,
+    policies: Mapping[str, Policy] | None = None,
+    family: int | None = None,
+    note: Note | None = None,
+) -> None:
+    """Write the report folder; `explain` needs nothing else.
+
+    `policies` are those of benchmarks whose marker replaces rules, `family` is the number of
+    benchmarks selected, `note` says why there is no before side.
+    """
+    terms = Terms(config.policy, policies or {}, family, note)
+    report_folder.save(verdict, Report(before, after, terms), folder)
+
+
+def explain(folder: Path) -> Verdict:
+    """Judge again what is in a report folder, from the runs and the policy in it."""
+    report = report_folder.load(folder)
+    return judge_runs(report.before, report.after, report.terms)
+
+
+# -- recording ------------------------------------------------------------------------
+
+
+def record_command(config: Config, name: str, command: Sequence[str], repeat: int) -> Run:
+    """Record a command as one benchmark, `repeat` processes of one round each."""
+    from ci_flame import command as recorder  # noqa: PLC0415
+
+    side = recorder.Side.here(command)
+    (run,) = recorder.record(config.record, name, (side,), repeat)
+    return run
+
+
+def check_command(config: Config, name: str, command: Sequence[str], repeat: int) -> Verdict:
+    """Record a command, compare it with its baseline, and write run and report."""
+    start = Path.cwd()
+    note: Note | None = None
+    before: Run | None
+    if config.baseline.kind in (BaselineKind.RERUN, BaselineKind.TREE):
+        before, after = _record_both(config, name, command, repeat)
+    else:
+        found = load_baseline(config.baseline, start)
+        before, after = found.run, record_command(config, name, command, repeat)
+        note = None if before else Note("no-baseline", found.told)
+    save_run(after, config.out)
+    verdict = judge_runs(before, after, Terms(config.policy, note=note))
+    write_report(verdict, before, after, config, config.report, note=note)
+    return verdict
+
+
+def _record_both(config: Config, name: str, command: Sequence[str], repeat: int) -> tuple[Run, Run]:
+    """Record the base commit and this tree, their repetitions alternating at random."""
+    from ci_flame import command as recorder  # noqa: PLC0415
+    from ci_flame.baseline import rerun  # noqa: PLC0415
+
+    start = Path.cwd()
+    with ExitStack() as stack:
+        if config.baseline.kind is BaselineKind.RERUN:
+            tree = stack.enter_context(rerun.worktree(config.baseline.value, start))
+        else:
+            tree = Path(config.baseline.value).resolve()
+        here = recorder.Side.here(command)
+        there = recorder.Side.there(command, start, tree)
+        before, after = recorder.record(config.record, name, (there, here), repeat)
+    return before, after
+
+
+def save_run(run: Run, folder: Path) -> None:
+    """Write a run folder, below a `.ci-flame/` that git ignores."""
+    from ci_flame.baseline import folder as run_folder  # noqa: PLC0415
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    report_folder.ignore_home(folder.parent)
+    run_folder.save(run, folder)
+
+
+# -- pytest ---------------------------------------------------------------------------
+
+
+def check_pytest(config: Config, command: Sequence[str]) -> tuple[int, Outcome]:
+    """Run pytest with `--flame`; return the exit code of the build and the stored outcome.
+
+    The plugin records, judges and writes the report; pytest's own output is passed through.
+    """
+    from ci_flame import pytest_command  # noqa: PLC0415
+    from ci_flame.baseline import rerun  # noqa: PLC0415
+
+    report_folder.discard(config.report)
+    with ExitStack() as stack:
+        spec = config.baseline
+        if spec.kind is BaselineKind.RERUN:
+            tree = stack.enter_context(rerun.worktree(spec.value, Path.cwd()))
+            spec = BaselineSpec(BaselineKind.TREE, str(tree))
+        ended = pytest_command.run(command, replace(config, baseline=spec))
+    outcome = pytest_command.outcome(ended, config.report)
+    code = exit_code(outcome, report_folder.terms(config.report).policy)
+    return pytest_command.combine(ended, code), outcome

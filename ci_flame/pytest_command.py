@@ -1,0 +1,147 @@
+"""Edge: recognises a command that runs pytest, and runs it with ci_flame's options.
+
+The options go through `PYTEST_ADDOPTS`, so that scripts, tox and makefiles that call pytest
+pass them on without knowing.
+"""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from ci_flame import report_folder
+from ci_flame.config import Config
+from ci_flame.errors import CollectError, InterruptedRunError
+from ci_flame.verdict import Outcome
+
+_PROGRAMS: Final = frozenset({"pytest", "py.test"})
+_PYTHON: Final = re.compile(r"(?:python|pypy)[\d.]*t?", re.ASCII)
+GRACE_S: Final = 30.0
+"""How long pytest may take to clean up after Ctrl-C."""
+
+TESTS_FAILED, INTERRUPTED, NO_TESTS = 1, 2, 5
+"""pytest's own exit codes that are told apart; 3 is an internal error, 4 is usage."""
+
+
+def is_pytest(command: Sequence[str]) -> bool:
+    """Return whether the command runs pytest itself: `pytest …` or `python [-X …] -m pytest …`.
+
+    Wrappers (`tox`, `make test`) are not seen through; `check --pytest` says so.
+    """
+    name = Path(command[0]).name
+    if name in _PROGRAMS:
+        return True
+    if not _PYTHON.fullmatch(name):
+        return False
+    words = iter(command[1:])
+    for word in words:
+        if word == "-m":
+            return next(words, "") == "pytest"
+        if word in ("-X", "-W"):
+            next(words, None)
+        elif not word.startswith("-") or word == "-c":
+            return False
+        elif word.startswith("-m"):
+            return word == "-mpytest"
+    return False
+
+
+def options(config: Config) -> list[str]:
+    """Return the options of the plugin that repeat `config`; paths are absolute."""
+    record = config.record
+    words = ["--flame", "--flame-out", str(config.out.absolute())]
+    words += ["--flame-report", str(config.report.absolute())]
+    words += ["--flame-baseline", str(config.baseline)]
+    if config.policy_file is not None:
+        words += ["--flame-policy", str(config.policy_file.absolute())]
+    words += ["--flame-collector", record.collector]
+    words += ["--flame-frequency", str(record.frequency_hz)]
+    words += ["--flame-processes", str(record.processes)]
+    words += ["--flame-seconds", f"{record.seconds:g}"]
+    if record.replay is not None:
+        words += ["--flame-replay", str(record.replay.absolute())]
+    if config.quick:
+        words.append("--flame-quick")
+    return words
+
+
+def environment(config: Config, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with our options behind those the user has."""
+    ours = shlex.join(options(config))
+    theirs = inherited.get("PYTEST_ADDOPTS", "")
+    return {**inherited, "PYTEST_ADDOPTS": f"{theirs} {ours}".strip()}
+
+
+def run(command: Sequence[str], config: Config) -> int:
+    """Run pytest to its end and return its exit code.
+
+    After Ctrl-C or SIGTERM pytest gets the time to end its own recording; then
+    InterruptedRunError is raised.
+    """
+    try:
+        process = subprocess.Popen(list(command), env=environment(config, os.environ))
+    except OSError as error:
+        raise CollectError(f"{command[0]} cannot be run: {error.strerror}") from None
+    try:
+        return process.wait()
+    except (KeyboardInterrupt, InterruptedRunError):
+        _end(process)
+        raise InterruptedRunError(
+            "interrupted; what was recorded is kept, marked incomplete"
+        ) from None
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Let pytest finish as after its own Ctrl-C, then insist."""
+    # From a terminal it has had the signal already; a second one would cut its cleaning up.
+    time.sleep(0.2)
+    if process.poll() is None and os.getpgid(process.pid) != _foreground():
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(GRACE_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt, InterruptedRunError):
+        process.kill()
+        process.wait()
+
+
+def _foreground() -> int:
+    """Return the process group that Ctrl-C of a terminal reaches, or -1."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY)
+    except OSError:
+        return -1
+    try:
+        return os.tcgetpgrp(terminal)
+    except OSError:
+        return -1
+    finally:
+        os.close(terminal)
+
+
+def outcome(ended: int, report: Path) -> Outcome:
+    """Return the outcome that the plugin stored; CollectError where it stored none."""
+    if report_folder.is_report(report):
+        return report_folder.outcome(report)
+    if ended == NO_TESTS:
+        raise CollectError("pytest found no test", "look at the selection: -k, -m and the paths")
+    if ended != 0:
+        raise CollectError(f"pytest ended with exit code {ended} and left no report")
+    raise CollectError(
+        "pytest passed, but recorded no benchmark",
+        "use the flame or benchmark fixture, or @pytest.mark.flame; -p no:ci_flame must not be set",
+    )
+
+
+def combine(ended: int, verdict_code: int) -> int:
+    """Return the exit code of the build: the verdict's, unless pytest failed for other reasons."""
+    if verdict_code != 0 or ended == 0:
+        return verdict_code
+    raise CollectError(
+        f"pytest ended with exit code {ended}, and not because of a hot path",
+        "the failures are in its output above",
+    )

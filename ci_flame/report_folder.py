@@ -1,0 +1,205 @@
+"""Edge: the report folder: a verdict, every rendering of it, and all that it was made from.
+
+    before/ after/   the runs               policy.json   what they were judged by
+    verdict.json  report.html  junit.xml  summary.md  <benchmark>.svg  <benchmark>.folded
+
+It is written under a temporary name and renamed, so that whoever finds it finds it whole.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ci_flame import terms as terms_file
+from ci_flame.errors import CiFlameError, FormatError, UsageError
+from ci_flame.profile import Run
+from ci_flame.terms import Terms
+from ci_flame.verdict import Outcome, Verdict
+
+TERMS_NAME: Final = "policy.json"
+VERDICT_NAME: Final = "verdict.json"
+RENDERED: Final = {
+    VERDICT_NAME: "json",
+    "report.html": "html",
+    "junit.xml": "junit",
+    "summary.md": "markdown",
+}
+"""File -> key of `report.REPORTERS`."""
+MAX_BYTES: Final = 256 * 1024 * 1024
+HOME_NAME: Final = ".ci-flame"
+HOME_IGNORES: Final = (
+    "# A baseline may be committed; runs and reports are made anew.\n/run/\n/report/\n.*.tmp-*\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a report folder was made from."""
+
+    before: Run | None
+    after: Run
+    terms: Terms
+
+
+def save(verdict: Verdict, report: Report, folder: Path) -> None:
+    """Write everything; an earlier report in that place is replaced, nothing else is.
+
+    Raises UsageError where `folder` holds something else, CiFlameError where the disk is full.
+    """
+    from ci_flame.baseline import folder as run_folder  # noqa: PLC0415
+    from ci_flame.report import REPORTERS  # noqa: PLC0415
+
+    with _replacing(folder) as scratch:
+        run_folder.save(report.after, scratch / "after")
+        if report.before is not None:
+            run_folder.save(report.before, scratch / "before")
+        _write(scratch / TERMS_NAME, terms_file.encode(report.terms))
+        for name, reporter in RENDERED.items():
+            _write(scratch / name, REPORTERS[reporter](verdict))
+        _pictures(verdict, scratch)
+
+
+def _pictures(verdict: Verdict, scratch: Path) -> None:
+    from ci_flame.formats.run_json import slug  # noqa: PLC0415
+    from ci_flame.report import folded, svg  # noqa: PLC0415
+
+    for each in verdict.benchmarks:
+        name = slug(each.benchmark)
+        _write(scratch / f"{name}.svg", svg.render(each))
+        if each.diff is not None:
+            _write(scratch / f"{name}.folded", folded.render(each.diff))
+
+
+def load(folder: Path) -> Report:
+    """Return what the report in `folder` was made from; FormatError or UsageError by name."""
+    from ci_flame.baseline import folder as run_folder  # noqa: PLC0415
+
+    _must_be_report(folder)
+    terms = terms_file.decode(_read(folder / TERMS_NAME), str(folder / TERMS_NAME))
+    before = folder / "before"
+    return Report(
+        before=run_folder.load(before) if before.exists() else None,
+        after=run_folder.load(folder / "after"),
+        terms=terms,
+    )
+
+
+def outcome(folder: Path) -> Outcome:
+    """Return the outcome that is stored in a report; reads no more than `verdict.json`."""
+    _must_be_report(folder)
+    path = folder / VERDICT_NAME
+    try:
+        return Outcome(json.loads(_read(path))["outcome"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FormatError(str(path), "not a verdict of ci_flame") from None
+
+
+def terms(folder: Path) -> Terms:
+    """Return what a report was judged by."""
+    _must_be_report(folder)
+    return terms_file.decode(_read(folder / TERMS_NAME), str(folder / TERMS_NAME))
+
+
+def is_report(folder: Path) -> bool:
+    """Return whether `folder` is a report: the only kind of folder that is ever replaced."""
+    return (folder / VERDICT_NAME).is_file() and (folder / TERMS_NAME).is_file()
+
+
+def discard(folder: Path) -> None:
+    """Remove an earlier report, so that a build that wrote none cannot be taken for it."""
+    if is_report(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _must_be_report(folder: Path) -> None:
+    if not folder.exists():
+        raise UsageError(f"{folder} does not exist", "give the folder of a report (-o of check)")
+    if not is_report(folder):
+        raise UsageError(
+            f"{folder} is not a report: it has no {VERDICT_NAME} and {TERMS_NAME}",
+            "give the folder that -o of check or compare named",
+        )
+
+
+def _read(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise FormatError(str(path), f"{size} bytes; at most {MAX_BYTES}")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise FormatError(str(path), f"byte {error.start} is not UTF-8") from None
+
+
+def _write(path: Path, text: str) -> None:
+    # Names of files that are not UTF-8 carry lone surrogates, which UTF-8 cannot.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yield a scratch folder beside `folder` and put it in its place at the end."""
+    target = folder.absolute()
+    if target.exists() and not is_report(target):
+        if not target.is_dir():
+            raise UsageError(f"{folder} is not a folder", "give -o another name")
+        if any(target.iterdir()):
+            raise UsageError(
+                f"{folder} is not empty and not a report; it is left as it is",
+                "give -o another name, or remove it",
+            )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        ignore_home(target.parent)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
+    except OSError as error:
+        raise CiFlameError(f"{folder} cannot be written: {error.strerror}") from None
+    try:
+        # mkdtemp makes it private, but CI uploads reports as another user.
+        scratch.chmod(0o777 & ~_umask())
+        yield scratch
+        _swap(scratch, target)
+    except OSError as error:
+        raise CiFlameError(
+            f"{folder} cannot be written: {error.strerror}", "free some space, or give -o"
+        ) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _swap(scratch: Path, target: Path) -> None:
+    """Rename `scratch` to `target`; what was there before is removed last."""
+    if not target.exists():
+        scratch.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
+    try:
+        target.rename(aside / target.name)
+        try:
+            scratch.rename(target)
+        except OSError:
+            (aside / target.name).rename(target)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def ignore_home(folder: Path) -> None:
+    """Give `.ci-flame/` a `.gitignore` of its own, once."""
+    if folder.name == HOME_NAME and not (folder / ".gitignore").exists():
+        with suppress(OSError):
+            _write(folder / ".gitignore", HOME_IGNORES)

@@ -1,0 +1,155 @@
+"""Edge: what a verdict was judged by, and its file in the report folder (`policy.json`).
+
+The file holds the policy in the words of `ci-flame.yml`, with everything resolved, so that
+`ci-flame explain` judges again exactly as the build did.
+
+Schema history:
+1  first version
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
+from types import MappingProxyType
+from typing import Final
+
+from ci_flame import config
+from ci_flame.errors import CiFlameError, FormatError, PolicyError
+from ci_flame.policy import Policy, Rule, Waiver
+from ci_flame.policy_file import show_limit, show_share
+from ci_flame.verdict import Note
+from ci_flame.yaml_tree import from_value
+
+SCHEMA_VERSION: Final = 1
+MAX_CHARACTERS: Final = 64_000_000
+
+
+def _no_policies() -> Mapping[str, Policy]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The policy of a build, and what else its verdict depends on."""
+
+    policy: Policy
+    benchmarks: Mapping[str, Policy] = field(default_factory=_no_policies)
+    """Benchmarks whose marker replaces rules -> their whole policy."""
+    family: int | None = None
+    """Benchmarks selected in the build; None: those that both runs have."""
+    note: Note | None = None
+    """Why there is nothing to compare with."""
+
+    def policy_of(self, benchmark: str) -> Policy:
+        """Return the policy that one benchmark is judged by."""
+        return self.benchmarks.get(benchmark, self.policy)
+
+
+def encode(terms: Terms) -> str:
+    """Return the text of `policy.json`."""
+    note = terms.note
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "family": terms.family,
+        "note": note and {"slug": note.slug, "text": note.text, "benchmark": note.benchmark},
+        "judged_by": _encode(terms.policy),
+        "benchmarks": {name: _encode(policy) for name, policy in sorted(terms.benchmarks.items())},
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def decode(text: str, source: str) -> Terms:
+    """Return the terms of a `policy.json`; FormatError for anything else."""
+    if len(text) > MAX_CHARACTERS:
+        raise FormatError(source, f"{len(text)} characters; at most {MAX_CHARACTERS}")
+    try:
+        document = json.loads(text)
+        version = document["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise FormatError(
+                source, f"has format {version!r}, this ci_flame reads {SCHEMA_VERSION}"
+            )
+        note = document["note"]
+        family = document["family"]
+        if not (family is None or (isinstance(family, int) and family >= 0)):
+            raise FormatError(source, f"a family of {family!r} benchmarks")
+        return Terms(
+            policy=_decode(document["judged_by"], source),
+            benchmarks={
+                str(name): _decode(each, source) for name, each in document["benchmarks"].items()
+            },
+            family=family,
+            note=note and Note(str(note["slug"]), str(note["text"]), str(note["benchmark"])),
+        )
+    except CiFlameError as error:
+        raise (
+            FormatError(source, error.message.removeprefix(f"{source}: "))
+            if isinstance(error, PolicyError)
+            else error
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(source, f"not the policy of a report ({type(error).__name__})") from None
+
+
+def _encode(policy: Policy) -> dict[str, object]:
+    words: dict[str, object] = {
+        "version": 1,
+        "baseline": {"required": policy.baseline_required},
+        "inconclusive": "fail" if policy.inconclusive_fails else "pass",
+        "rules": [_rule(rule) for rule in policy.rules],
+    }
+    if policy.waivers:
+        words["waivers"] = [_waiver(waiver) for waiver in policy.waivers]
+    return {
+        "policy": words,
+        "places": [rule.place for rule in policy.rules] + [w.place for w in policy.waivers],
+        "false_failures_per_build": policy.false_failures_per_build,
+        "today": policy.today.isoformat() if policy.today else None,
+    }
+
+
+def _rule(rule: Rule) -> dict[str, object]:
+    words: dict[str, object] = {
+        "frames": list(rule.frames),
+        "benchmarks": list(rule.benchmarks),
+        "mode": rule.mode,
+        "min_impact": show_share(rule.min_impact),
+        "certainty": show_share(rule.certainty),
+        "severity": rule.severity.value,
+        "self": rule.self_only,
+    }
+    for name, limit in (("max_growth", rule.max_growth), ("budget", rule.budget)):
+        if limit is not None:
+            words[name] = show_limit(limit)
+    return words
+
+
+def _waiver(waiver: Waiver) -> dict[str, object]:
+    return {
+        "frames": list(waiver.frames),
+        "benchmarks": list(waiver.benchmarks),
+        "until": waiver.until.isoformat(),
+        "reason": waiver.reason,
+    }
+
+
+def _decode(document: Mapping[str, object], source: str) -> Policy:
+    day = document["today"]
+    rate = document["false_failures_per_build"]
+    places = document["places"]
+    read = config.from_tree(from_value(document["policy"], source)).policy
+    if not (isinstance(rate, float) and 0 < rate < 1):
+        raise ValueError("rate")
+    if not isinstance(places, list) or len(places) != len(read.rules) + len(read.waivers):
+        raise ValueError("places")
+    count = len(read.rules)
+    named = zip(read.rules, places[:count], strict=True)
+    waived = zip(read.waivers, places[count:], strict=True)
+    return replace(
+        read,
+        rules=tuple(replace(rule, place=str(place)) for rule, place in named),
+        waivers=tuple(replace(waiver, place=str(place)) for waiver, place in waived),
+        false_failures_per_build=rate,
+        today=date.fromisoformat(str(day)) if day else None,
+    )
