@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar, overload
 import numpy as np
 
 from ci_flame import evidence as columns
-from ci_flame import noise
+from ci_flame import noise, speed
 from ci_flame.noise import Estimates, Floats, Machine, Prior
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Run, Stack
 
@@ -341,16 +341,16 @@ def diff_benchmark(before: Measurement, after: Measurement, mode: Mode) -> Bench
             )
     if not all(counts):
         return BenchmarkDiff(
-            after.benchmark, str(mode), NOTHING, (), (), "shares", float("inf"), counts[0], counts[1], None,
-            tuple(notes),
+            after.benchmark, str(mode), NOTHING, (), (), "shares", float("inf"), counts[0],
+            counts[1], None, tuple(notes),
         )  # fmt: skip
     first, second = sides
     prior = noise.fit_prior(first.frame_own, second.frame_own)
     if mode is Mode.ON_CPU:
-        centre = noise.centre_of_functions(first.frame_own, second.frame_own, prior)
-        clock = noise.machine(first.clocks, second.clocks, centre)
+        centre = speed.centre_of_functions(first.frame_own, second.frame_own, prior)
+        clock = speed.machine(first.clocks, second.clocks, centre)
     else:
-        clock = noise.uncorrected(first.clocks, second.clocks)
+        clock = speed.uncorrected(first.clocks, second.clocks)
     made = Columns(evidence, clock, prior, {**before.places, **after.places})
     total = made.change(0)
     if clock.anchor == "shares":

@@ -3,9 +3,13 @@
 `str(finding)` is the sentence. Nothing downstream decides, rounds or words it again.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from math import expm1, isfinite
+from typing import TYPE_CHECKING, Final
+
+from ci_flame.profile import TOTAL
 
 if TYPE_CHECKING:
     from ci_flame.diff import BenchmarkDiff, Change, RunDiff
@@ -21,6 +25,28 @@ class Outcome(StrEnum):
     WARN = "warn"
     INCONCLUSIVE = "inconclusive"
     FAIL = "fail"
+
+
+_ORDER: Final = tuple(Outcome)
+
+
+def severity_of(outcome: Outcome) -> int:
+    """Return the rank of an outcome; the higher, the worse."""
+    return _ORDER.index(outcome)
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """Return the worst outcome; PASS where there is none."""
+    return max(outcomes, key=severity_of, default=Outcome.PASS)
+
+
+class Sort(StrEnum):
+    """What a finding is about."""
+
+    GROWTH = "growth"
+    """Cost grew past `max_growth`; what is new grew without bound."""
+    BUDGET = "budget"
+    """Cost is past `budget`, whatever it was before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +74,23 @@ class Finding:
     """`Same calls, dearer: 0 % more bytecodes.` where exact counts exist."""
     changed: str = ""
     """`Changed in this diff: src/shop/parser.py:88.` where the diff is known."""
+    sort: Sort = Sort.GROWTH
+    under: str = ""
+    """The caller, where only the calls from there grew; empty: all calls of the function."""
+    cause: str = ""
+    """`Most of it is in shop.parser:tokenize.` where a callee that no rule names explains it."""
+    budget_interval: "tuple[float, float] | None" = None
+    """90 % interval of what a budget limits: share of the benchmark, or ns per iteration."""
+
+    def __str__(self) -> str:
+        """Return the sentence; rounded so that no figure contradicts the decision."""
+        budget = self.sort is Sort.BUDGET
+        said = _budget(self) if budget else _new(self) if not self.change.before_ns else _grew(self)
+        extras = (self.cause, self.work, self.changed)
+        return " ".join(
+            [f"{self.benchmark}: {said}; {'budget' if budget else 'limit'} {self.limit}."]
+            + [extra for extra in extras if extra]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +127,148 @@ class Verdict:
     notes: tuple[Note, ...]
     diff: "RunDiff | None"
     policy: "Policy"
+
+
+_UNITS: Final = (("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9))
+_MOST_DECIMALS: Final = 9
+"""A figure that still cannot be told from the limit is said to be "just over" it."""
+
+
+def limit_text(*, share: float | None = None, ns: float | None = None) -> str:
+    """Return a limit as sentences show it: `10 %`, `2 ms`."""
+    if share is not None:
+        return f"{_plain(share * 100)} %"
+    if ns is None:
+        return "none"
+    unit, size = _unit(ns)
+    return f"{_plain(ns / size)} {unit}"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+def _unit(ns: float) -> tuple[str, float]:
+    """Return the unit in which a duration has one to three digits before the point."""
+    for unit, size in _UNITS:
+        if abs(ns) / size < 999.5:  # noqa: PLR2004 - 999.5 would print as 1000
+            return unit, size
+    return _UNITS[-1]
+
+
+def _digits(value: float) -> int:
+    """Return the decimals that leave three digits: 75.2, 7.52, 752."""
+    return 0 if abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2  # noqa: PLR2004
+
+
+def duration(ns: float) -> str:
+    """Return a duration in its own unit, three digits: `75.2 µs`."""
+    unit, size = _unit(ns)
+    return f"{ns / size:.{_digits(ns / size)}f} {unit}"
+
+
+def percent(share: float, *, above: float | None = None, decimals: int | None = None) -> str:
+    """Return a share in percent without the sign; the printed figure stays above `above`.
+
+    Ten percent and more have no decimals unless the limit needs them: 10.04 % against a limit
+    of 10 % is `10.04`, never `10`.
+    """
+    value = share * 100
+    if decimals is None:
+        decimals = 0 if abs(value) >= 9.95 else 1  # noqa: PLR2004 - 9.95 would print as 10.0
+    if above is not None and share > above:
+        while decimals < _MOST_DECIMALS and float(f"{value:.{decimals}f}") <= above * 100 + 1e-9:
+            decimals += 1
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def _costs(before: float, after: float, *, more_than: float | None = None) -> str:
+    """Return `60.1 -> 75.2 µs`; told apart, and by more than `more_than` where that is given."""
+    unit, size = _unit(max(before, after))
+    decimals = _digits(max(before, after) / size)
+    least = 0.0 if more_than is None or after - before <= more_than else more_than / size
+    while decimals < _MOST_DECIMALS:
+        one, other = f"{before / size:.{decimals}f}", f"{after / size:.{decimals}f}"
+        if before == after or (float(other) - float(one)) * (1 if after > before else -1) > least:
+            break
+        decimals += 1
+    return f"{before / size:.{decimals}f} -> {after / size:.{decimals}f} {unit}"
+
+
+def _range(low: float, high: float) -> str:
+    """Return the 90 % interval of growth as ` (18-33 %)`; empty where an end is open."""
+    if not isfinite(low) or not isfinite(high):
+        return ""
+    return f" ({_ends(low, high)} %)"
+
+
+def _ends(low: float, high: float) -> str:
+    """Return both ends with the same decimals; `to` where a minus would read as a dash."""
+    decimals = 0 if round(low * 100) != round(high * 100) else 1
+    one, other = percent(low, decimals=decimals), percent(high, decimals=decimals)
+    return f"{one} to {other}" if one.startswith("-") else f"{one}-{other}"
+
+
+def _shares(before: float, after: float) -> str:
+    """Return `12 -> 15 %`, with a decimal where whole percents do not tell them apart."""
+    for decimals in (0, 1, 2):
+        one, other = percent(before, decimals=decimals), percent(after, decimals=decimals)
+        if one != other:
+            return f"{one} -> {other} %"
+    return f"{percent(after)} %"
+
+
+def _subject(finding: Finding) -> str:
+    if finding.frame == TOTAL:
+        return "the benchmark itself"
+    name = str(finding.frame)
+    if finding.self_only:
+        name = f"own cost of {name}"
+    return f"{name} under {finding.under}" if finding.under else name
+
+
+def _grew(finding: Finding) -> str:
+    change, limit = finding.change, finding.rule.max_growth
+    growth = expm1(change.log_ratio)
+    above = None if limit is None or limit.share is None else limit.share
+    more_than = None if limit is None else limit.ns
+    said = (
+        f"{_subject(finding)} grew by {percent(growth, above=above)} %"
+        f"{_range(change.low, change.high)}, "
+        f"{_costs(change.before_ns, change.after_ns, more_than=more_than)} per iteration"
+    )
+    if finding.frame == TOTAL:
+        return said
+    return f"{said}, {_shares(change.before_share, change.after_share)} of the benchmark"
+
+
+def _new(finding: Finding) -> str:
+    change = finding.change
+    return (
+        f"{_subject(finding)} is new: {duration(change.after_ns)} per iteration, "
+        f"{percent(change.after_share, above=finding.rule.min_impact)} % of the benchmark"
+    )
+
+
+def _budget(finding: Finding) -> str:
+    change, budget = finding.change, finding.rule.budget
+    ends = finding.budget_interval
+    if budget is not None and budget.share is not None and change.after_share > budget.share:
+        between = f" ({_ends(*ends)} %)" if ends else ""
+        return (
+            f"{_subject(finding)} takes {percent(change.after_share, above=budget.share)} %"
+            f"{between} of the benchmark, {duration(change.after_ns)} per iteration"
+        )
+    unit, size = _unit(change.after_ns)
+    decimals = _digits(change.after_ns / size)
+    over = budget.ns if budget is not None and budget.ns is not None else 0.0
+    while decimals < _MOST_DECIMALS and change.after_ns > over:
+        if float(f"{change.after_ns / size:.{decimals}f}") * size > over * (1 + 1e-12):
+            break
+        decimals += 1
+    between = f" ({duration(ends[0])} to {duration(ends[1])})" if ends else ""
+    return (
+        f"{_subject(finding)} takes {change.after_ns / size:.{decimals}f} {unit}{between}"
+        f" per iteration, {percent(change.after_share)} % of the benchmark"
+    )
