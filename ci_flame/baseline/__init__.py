@@ -1,0 +1,1 @@
+"""Edge: where the before side comes from: run folders, git revisions, worktrees."""
