@@ -26,6 +26,7 @@ lint: setup ## ruff, mypy, and the checks of action.yml and the workflows
 	.venv/bin/ruff check $(PYTHON_FILES)
 	.venv/bin/ruff format --check $(PYTHON_FILES)
 	.venv/bin/mypy
+	.venv/bin/mypy --strict tools actions
 	.venv/bin/check-jsonschema --builtin-schema vendor.github-actions $(ACTIONS)
 	.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" jactionlint

@@ -9,7 +9,6 @@ import os
 import secrets
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -131,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
