@@ -125,11 +125,14 @@ def _undisturbed() -> Iterator[None]:
         return
     pending: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
-    held = {n: signal.signal(n, lambda number, _frame: pending.append(number)) for n in numbers}
+    held = {
+        number: signal.signal(number, lambda given, _frame: pending.append(given))
+        for number in numbers
+    }
     try:
         yield
     finally:
         for number, handler in held.items():
             signal.signal(number, handler)
-        for number in pending[:1]:
-            signal.raise_signal(number)
+        for given in pending[:1]:
+            signal.raise_signal(given)
