@@ -1,4 +1,4 @@
-"""Values of the judge: rules, limits and waivers, as `config.py` reads them from `ci-flame.yml`.
+"""Model, pure: rules, limits and waivers, the values of the judge, as `ci-flame.yml` says them.
 
 Pure: what a rule matches is decided here, on names; no file is read.
 

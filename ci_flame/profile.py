@@ -1,4 +1,4 @@
-"""The model: what every format is read into and every stage takes and returns.
+"""Model, pure: what every format is read into and every stage takes and returns.
 
     main;shop.api:checkout;shop.parser:tokenize 12
     └─ Frame ─┘             Stack, outermost first; 12 samples of it

@@ -1,4 +1,4 @@
-"""What the judge decided, and the only input of every reporter, exit code and pytest item.
+"""Model, pure: what the judge decided, the only input of every reporter, exit code and pytest item.
 
 `str(finding)` is the sentence. Nothing downstream decides, rounds or words it again.
 """
@@ -6,7 +6,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from math import expm1, isfinite
+from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from ci_flame.profile import TOTAL
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Outcome(StrEnum):
     """Ordered from best to worst by `severity_of`."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - an outcome, not a password
     NO_BASELINE = "no-baseline"
     WARN = "warn"
     INCONCLUSIVE = "inconclusive"
@@ -230,7 +230,7 @@ def _subject(finding: Finding) -> str:
 
 def _grew(finding: Finding) -> str:
     change, limit = finding.change, finding.rule.max_growth
-    growth = expm1(change.log_ratio)
+    growth = change.growth
     above = None if limit is None or limit.share is None else limit.share
     more_than = None if limit is None else limit.ns
     said = (

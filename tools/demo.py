@@ -204,7 +204,8 @@ def story(repository: Path, wheel: Path) -> None:
     sizes = true_sizes(repository)
     say("True size, measured without sampling, both sides in turns:")
     say(
-        f"  Token.match    {sizes.function:+.0%} time of its calls, {sizes.bytecodes:+.0%} bytecodes "
+        f"  Token.match    {sizes.function:+.0%} time of its calls, "
+        f"{sizes.bytecodes:+.0%} bytecodes "
         f"({sizes.bytecodes_before:,} -> {sizes.bytecodes_after:,} per parse)"
     )
     say(f"  whole parse    {sizes.total:+.1%} time ({sizes.total_before_ms:.1f} ms before)\n")
