@@ -1,0 +1,184 @@
+"""Stage 6, pure: a Verdict as `verdict.json` (schema: docs/verdict.schema.json).
+
+Schema history:
+1  first version
+"""
+
+import json
+import math
+import re
+from typing import Final
+
+from ci_flame.diff import BenchmarkDiff, Change, FrameChange
+from ci_flame.profile import TOTAL, Environment, Place
+from ci_flame.verdict import BenchmarkVerdict, Finding, Note, Outcome, Verdict
+
+SCHEMA_VERSION: Final = 1
+FUNCTIONS: Final = 200
+"""Functions kept per benchmark, those that changed most first; the number left out is told."""
+
+Json = dict[str, object]
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+def render(verdict: Verdict) -> str:
+    """Return the text of `verdict.json`, ending in a newline; always legal JSON and UTF-8."""
+    text = json.dumps(document(verdict), ensure_ascii=False, allow_nan=False, indent=1)
+    # Names of files that are not UTF-8 carry lone surrogates, which UTF-8 cannot.
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
+
+
+def document(verdict: Verdict) -> Json:
+    """Return the document as plain values."""
+    diff = verdict.diff
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "outcome": verdict.outcome.value,
+        "counts": {
+            outcome.value: sum(each.outcome is outcome for each in verdict.benchmarks)
+            for outcome in Outcome
+        },
+        "before": None if diff is None else _side(diff.before_commit, diff.before),
+        "after": None if diff is None else _side(diff.after_commit, diff.after),
+        "differences": [] if diff is None else list(diff.differences),
+        "added": [] if diff is None else list(diff.added),
+        "removed": [] if diff is None else list(diff.removed),
+        "notes": [_note(each) for each in verdict.notes],
+        "benchmarks": [_benchmark(each) for each in verdict.benchmarks],
+    }
+
+
+def _side(commit: str, environment: Environment) -> Json:
+    return {
+        "commit": commit or None,
+        "environment": {
+            "architecture": environment.architecture,
+            "cpu_model": environment.cpu_model,
+            "cores": environment.cores,
+            "kernel": environment.kernel,
+            "python": environment.python,
+            "collector": environment.collector,
+            "event": environment.event,
+            "frequency_hz": environment.frequency_hz,
+            "ci_flame": environment.ci_flame,
+        },
+    }
+
+
+def _benchmark(each: BenchmarkVerdict) -> Json:
+    frames = () if each.diff is None else each.diff.frames
+    return {
+        "benchmark": each.benchmark,
+        "mode": str(each.mode),
+        "outcome": each.outcome.value,
+        "smallest_visible": _number(each.smallest_visible),
+        "findings": [_finding(finding, each.diff) for finding in each.findings],
+        "notes": [_note(note) for note in each.notes],
+        "diff": None if each.diff is None else _evidence(each.diff),
+        "functions": [_function(frame) for frame in frames[:FUNCTIONS]],
+        "functions_left_out": max(0, len(frames) - FUNCTIONS),
+    }
+
+
+def _evidence(diff: BenchmarkDiff) -> Json:
+    return {
+        "total": change(diff.total),
+        "anchor": diff.anchor,
+        "anchor_error": _number(diff.anchor_error),
+        "processes_before": diff.processes_before,
+        "processes_after": diff.processes_after,
+        "notes": list(diff.notes),
+    }
+
+
+def _finding(finding: Finding, diff: BenchmarkDiff | None) -> Json:
+    here = None
+    if diff is not None:
+        if finding.frame == TOTAL:
+            here = diff.total
+        else:
+            node = next((node for node in diff.paths if node.path == finding.path), None)
+            here = None if node is None else node.total
+    return {
+        "sentence": str(finding),
+        "outcome": finding.outcome.value,
+        "sort": finding.sort.value,
+        "function": str(finding.frame),
+        "kind": finding.frame.kind.value,
+        "path": [str(frame) for frame in finding.path],
+        **_place(finding.place),
+        "self_only": finding.self_only,
+        "change": change(finding.change),
+        "impact": _impact(finding, diff),
+        "path_change": None if here is None else change(here),
+        "under": finding.under,
+        "limit": finding.limit,
+        "budget_interval": None
+        if finding.budget_interval is None
+        else [_number(end) for end in finding.budget_interval],
+        "certainty": _number(finding.certainty),
+        "rule": {
+            "frames": list(finding.rule.frames),
+            "benchmarks": list(finding.rule.benchmarks),
+            "severity": finding.rule.severity.value,
+            "place": finding.rule.place,
+        },
+        "cause": finding.cause,
+        "work": finding.work,
+        "changed": finding.changed,
+    }
+
+
+def _impact(finding: Finding, diff: BenchmarkDiff | None) -> float | None:
+    if diff is None or diff.total.before_ns <= 0:
+        return None
+    return _number((finding.change.after_ns - finding.change.before_ns) / diff.total.before_ns)
+
+
+def _function(frame: FrameChange) -> Json:
+    return {
+        "function": str(frame.frame),
+        "kind": frame.frame.kind.value,
+        **_place(frame.place),
+        "path": [str(each) for each in frame.path],
+        "own": change(frame.own),
+        "total": change(frame.total),
+    }
+
+
+def _place(place: Place | None) -> Json:
+    return {
+        "file": None if place is None else place.file,
+        "line": None if place is None else place.line,
+    }
+
+
+def _note(note: Note) -> Json:
+    return {"slug": note.slug, "text": note.text, "benchmark": note.benchmark or None}
+
+
+def change(change: Change) -> Json:
+    """Return one change; infinity, which JSON lacks, is null, and `new` or `gone` says why."""
+    return {
+        "before_ns": _number(change.before_ns),
+        "after_ns": _number(change.after_ns),
+        "before_share": _number(change.before_share),
+        "after_share": _number(change.after_share),
+        "growth": _number(change.growth),
+        "low": _number(change.low),
+        "high": _number(change.high),
+        "log_ratio": _number(change.log_ratio),
+        "standard_error": _number(change.standard_error),
+        "degrees": _number(change.degrees),
+        "p_value": _number(change.p_value),
+        "samples_before": int(change.samples_before),
+        "samples_after": int(change.samples_after),
+        "new": change.before_ns <= 0 < change.after_ns,
+        "gone": change.after_ns <= 0 < change.before_ns,
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """Return a finite number or None; float() because json cannot write numpy's scalars."""
+    return float(value) if value is not None and math.isfinite(value) else None

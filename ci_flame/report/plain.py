@@ -1,0 +1,179 @@
+"""Stage 6, pure: a Run without a verdict as a page of plain flame graphs.
+
+The page is `report.html`'s own, with one side: a box is as wide as its cost, its colour
+is its module.
+"""
+
+from collections import defaultdict
+from typing import Final
+
+from ci_flame.profile import (
+    TOTAL,
+    Frame,
+    Measurement,
+    Mode,
+    Place,
+    Profile,
+    Run,
+    Stack,
+    Unit,
+    Weight,
+)
+from ci_flame.report.html import (
+    BOXES,
+    BOXES_OF_PAGE,
+    FUNCTIONS,
+    Column,
+    Values,
+    embed,
+    frame_table,
+    machine,
+    number,
+    page,
+    short_name,
+)
+from ci_flame.report.words import duration, plural, visible
+
+_COLUMNS: Final = (
+    Column("name", "Function"),
+    Column("after", "Cost", "Per iteration"),
+    Column("share", "Share", "Of the benchmark"),
+)
+
+
+def render(run: Run) -> str:
+    """Return the page: one flame graph and table per benchmark and mode."""
+    selected = [(each, mode) for each in run.measurements for mode in each.modes]
+    limit = min(BOXES, max(200, BOXES_OF_PAGE // max(len(selected), 1)))
+    incomplete = "This run was interrupted: it is incomplete and cannot be a baseline."
+    return page(
+        title="Profile - ci_flame",
+        outcome="",
+        headline=f"Profile of {plural(len(run.measurements), 'benchmark')}",
+        sides=[
+            {
+                "label": "commit" if run.commit else "machine",
+                "commit": visible(run.commit),
+                "machine": ("(changed) " if run.dirty else "") + machine(run.environment),
+            }
+        ],
+        findings=[],
+        findings_left_out=0,
+        notes=[] if run.complete else [incomplete],
+        benchmarks=[
+            _benchmark(each, mode, limit, n == 0) for n, (each, mode) in enumerate(selected)
+        ],
+        columns=_COLUMNS,
+        plain=True,
+    )
+
+
+def _benchmark(each: Measurement, mode: Mode, limit: int, first: bool) -> Values:  # noqa: FBT001 - a field of the page
+    profile = each.profile(mode)
+    nodes = tree(profile)
+    kept = sorted(sorted(range(len(nodes)), key=lambda i: (-nodes[i][2].value, i))[:limit])
+    rows = _functions(profile)
+    return {
+        "name": visible(each.benchmark),
+        "short": short_name(each.benchmark),
+        "mode": mode.value,
+        "outcome": "",
+        "growth": "",
+        "tone": "",
+        "first": first,
+        "facts": _facts(each, profile),
+        "sentences": [],
+        "notes": [] if profile.samples else ["No samples were taken in this benchmark."],
+        "data": embed(_data(profile, nodes, kept, rows[:FUNCTIONS], each)),
+        "unit": profile.unit.value,
+        "left_out": len(nodes) - len(kept),
+        "functions_left_out": max(0, len(rows) - FUNCTIONS),
+    }
+
+
+def _facts(each: Measurement, profile: Profile) -> list[Values]:
+    facts = [
+        ("Samples", f"{profile.samples:,}"),
+        ("Iterations", f"{profile.iterations:,}"),
+        ("Processes", f"{len(each.processes):,}"),
+    ]
+    if profile.unit is Unit.NANOSECONDS:
+        facts.insert(0, ("Per iteration", duration(profile.value / profile.iterations)))
+    return [{"label": label, "value": value, "more": "", "tone": ""} for label, value in facts]
+
+
+Node = tuple[Frame, int, Weight]
+"""Frame, index of the parent, weight with callees."""
+
+
+def tree(profile: Profile) -> list[Node]:
+    """Return the call tree with the whole profile as its root, parents first, siblings by name."""
+    weights: dict[Stack, Weight] = defaultdict(lambda: Weight(0, 0))
+    for stack, weight in profile.stacks.items():
+        for depth in range(1, len(stack) + 1):
+            weights[stack[:depth]] += weight
+    nodes: list[Node] = [(TOTAL, -1, Weight(profile.samples, profile.value))]
+    index: dict[Stack, int] = {(): 0}
+    for path in sorted(weights):
+        index[path] = len(nodes)
+        nodes.append((path[-1], index[path[:-1]], weights[path]))
+    return nodes
+
+
+def _functions(profile: Profile) -> list[tuple[Frame, Weight, Weight]]:
+    """Return frame, own and total weight, heaviest first; recursion is counted once."""
+    own: dict[Frame, Weight] = defaultdict(lambda: Weight(0, 0))
+    total: dict[Frame, Weight] = defaultdict(lambda: Weight(0, 0))
+    for stack, weight in profile.stacks.items():
+        own[stack[-1]] += weight
+        for frame in dict.fromkeys(stack):
+            total[frame] += weight
+    ordered = sorted(total, key=lambda frame: (-total[frame].value, str(frame)))
+    return [(frame, own[frame], total[frame]) for frame in ordered]
+
+
+def _data(
+    profile: Profile,
+    nodes: list[Node],
+    kept: list[int],
+    rows: list[tuple[Frame, Weight, Weight]],
+    each: Measurement,
+) -> Values:
+    per = profile.iterations if profile.unit is Unit.NANOSECONDS else 1
+    renumbered = {old: new for new, old in enumerate(kept)}
+    boxes = [nodes[i] for i in kept]
+    index, columns = frame_table([*(box[0] for box in boxes), *(row[0] for row in rows)])
+    return {
+        **columns,
+        "unit": profile.unit.value,
+        "boxes": {
+            "frame": [index[frame] for frame, _, _ in boxes],
+            "parent": [renumbered.get(parent, -1) for _, parent, _ in boxes],
+            **_one_side([weight for _, _, weight in boxes], per),
+        },
+        "guilty": {},
+        "blamed": [],
+        "table": {
+            "frame": [index[frame] for frame, _, _ in rows],
+            "place": [_place(each.places.get(frame)) for frame, _, _ in rows],
+            "own": _one_side([own for _, own, _ in rows], per),
+            "total": _one_side([total for _, _, total in rows], per),
+        },
+    }
+
+
+def _one_side(weights: list[Weight], per: int) -> Values:
+    nothing = [0] * len(weights)
+    return {
+        "before": nothing,
+        "after": [number(weight.value / per) for weight in weights],
+        "low": nothing,
+        "high": nothing,
+        "tone": nothing,
+        "samples_before": nothing,
+        "samples_after": [weight.samples for weight in weights],
+    }
+
+
+def _place(place: Place | None) -> str:
+    return "" if place is None else visible(f"{place.file}:{place.line}")

@@ -1,0 +1,590 @@
+"use strict";
+// The interactive part of report.html: one differential flame graph and one table per benchmark.
+// It decides nothing: colours, sentences and costs come with the data.
+(() => {
+  const ROW = 22;
+  const NARROWEST = 0.5; // px; narrower boxes are not drawn
+  const LETTER = 6.5; // px of a letter of the 11.5 px font, on the generous side
+  const FIRST_ROWS = 200;
+  const SIDES = { both: (b, a) => (b + a) / 2, before: (b) => b, after: (b, a) => a };
+  const plain = document.documentElement.dataset.plain === "yes";
+
+  // ---- numbers: the same functions as report/words.py ----
+  const digits = (x) => x.toFixed(x < 9.995 ? 2 : x < 99.95 ? 1 : 0);
+  const format = {
+    duration(ns) {
+      if (ns <= 0) return "0";
+      for (const [unit, size] of [["ns", 1], ["µs", 1e3], ["ms", 1e6], ["s", 1e9]]) {
+        if (ns / size < 999.5) return `${digits(ns / size)} ${unit}`;
+      }
+      return `${(ns / 1e9).toFixed(0)} s`;
+    },
+    difference(before, after) {
+      if (after === before) return "0";
+      return (after > before ? "+" : "−") + format.duration(Math.abs(after - before));
+    },
+    signed(share) {
+      const percent = Math.abs(share) * 100;
+      const text = percent.toFixed(percent < 99.95 ? 1 : 0);
+      return Number(text) === 0 ? "0.0" : (share > 0 ? "+" : "−") + text;
+    },
+    growth(before, after) {
+      if (before <= 0) return after > 0 ? "new" : "0.0 %";
+      if (after <= 0) return "gone";
+      const ratio = after / before;
+      return ratio >= 10 ? `× ${digits(ratio)}` : `${format.signed(ratio - 1)} %`;
+    },
+    interval(low, high) {
+      if (low !== null && high !== null) return `${format.signed(low)} to ${format.signed(high)} %`;
+      if (low !== null) return `over ${format.signed(low)} %`;
+      return high !== null ? `under ${format.signed(high)} %` : "";
+    },
+    share(value) {
+      if (value <= 0) return "0 %";
+      return value < 0.0005 ? "<0.1 %" : `${(value * 100).toFixed(1)} %`;
+    },
+    count: (n) => String(n).replace(/\B(?=(\d{3})+$)/g, ","),
+  };
+
+  const make = (tag, classes, text) => {
+    const element = document.createElement(tag);
+    if (classes) element.className = classes;
+    if (text !== undefined) element.textContent = text;
+    return element;
+  };
+  const toneClass = (tone) => (tone > 0 ? `up${tone}` : tone < 0 ? `down${-tone}` : "same");
+
+  // ---- the tooltip, one for the page ----
+  const tip = document.getElementById("tip");
+  function showTip(content, x, y) {
+    tip.replaceChildren(content);
+    tip.hidden = false;
+    const box = tip.getBoundingClientRect();
+    const left = Math.min(x + 14, document.documentElement.clientWidth - box.width - 8);
+    const above = y + 18 + box.height > window.innerHeight;
+    tip.style.left = `${Math.max(8, left)}px`;
+    tip.style.top = `${Math.max(8, above ? y - box.height - 12 : y + 18)}px`;
+  }
+  const hideTip = () => { tip.hidden = true; };
+
+  class Benchmark {
+    constructor(section, data) {
+      this.section = section;
+      this.data = data;
+      this.boxes = data.boxes;
+      this.count = data.boxes.parent.length;
+      this.zoomed = 0;
+      this.focused = 0;
+      this.side = plain ? "after" : "both";
+      this.vanished = true;
+      this.frames = null; // frames that are searched for or picked in the table
+      this.drawn = new Map();
+      this.order = { column: null, down: true };
+      this.costs = "total";
+      this.allRows = false;
+      this.graph = section.querySelector(".graph");
+      this.children = Array.from({ length: this.count }, () => []);
+      for (let i = 1; i < this.count; i++) this.children[this.boxes.parent[i]].push(i);
+      this.depth = new Uint16Array(this.count);
+      for (let i = 1; i < this.count; i++) this.depth[i] = this.depth[this.boxes.parent[i]] + 1;
+      this.layOut();
+      this.listen();
+      this.drawTable();
+    }
+
+    // Widths from the leaves up, then left edges from the root down.
+    layOut() {
+      const { before, after, parent } = this.boxes;
+      const weigh = SIDES[this.side];
+      const below = new Float64Array(this.count); // all children
+      const shown = new Float64Array(this.count); // children that are not hidden
+      this.width = new Float64Array(this.count);
+      for (let i = this.count - 1; i >= 0; i--) {
+        const whole = Math.max(weigh(before[i], after[i]), below[i]);
+        const hidden = i > 0 && !this.vanished && after[i] <= 0;
+        this.width[i] = hidden ? 0 : whole - below[i] + shown[i];
+        if (i > 0) {
+          below[parent[i]] += whole;
+          shown[parent[i]] += this.width[i];
+        }
+      }
+      this.left = new Float64Array(this.count);
+      const edge = new Float64Array(this.count);
+      for (let i = 1; i < this.count; i++) {
+        this.left[i] = edge[parent[i]];
+        edge[parent[i]] += this.width[i];
+        edge[i] = this.left[i];
+      }
+      if (this.width[this.zoomed] <= 0) this.zoomed = 0;
+    }
+
+    draw() {
+      const room = this.graph.clientWidth;
+      if (!room || !this.count) return;
+      const scale = this.width[this.zoomed] > 0 ? room / this.width[this.zoomed] : 0;
+      const origin = this.left[this.zoomed];
+      const hadFocus = this.graph.contains(document.activeElement);
+      const above = [];
+      for (let i = this.boxes.parent[this.zoomed]; i >= 0; i = this.boxes.parent[i]) above.push(i);
+      this.drawn = new Map();
+      const fragment = document.createDocumentFragment();
+      let deepest = 0;
+      const add = (i, x, w, held) => {
+        const element = this.box(i, x, w, held);
+        this.drawn.set(i, element);
+        fragment.append(element);
+        deepest = Math.max(deepest, this.depth[i]);
+      };
+      for (const i of above.reverse()) add(i, 0, room, true);
+      const todo = [this.zoomed];
+      while (todo.length) {
+        const i = todo.pop();
+        const w = this.width[i] * scale;
+        if (w < NARROWEST) continue;
+        add(i, (this.left[i] - origin) * scale, w, false);
+        for (let k = this.children[i].length - 1; k >= 0; k--) todo.push(this.children[i][k]);
+      }
+      this.graph.style.height = `${(deepest + 1) * ROW + 4}px`;
+      this.graph.replaceChildren(fragment);
+      this.mark();
+      if (!this.drawn.has(this.focused)) this.focused = this.zoomed;
+      const focus = this.drawn.get(this.focused);
+      if (focus) focus.tabIndex = 0;
+      if (hadFocus && focus) focus.focus({ preventScroll: true });
+      const reset = this.section.querySelector(".reset");
+      reset.disabled = this.zoomed === 0;
+    }
+
+    box(i, x, w, held) {
+      const { frame, before, after, tone } = this.boxes;
+      const f = frame[i];
+      const element = make("div", `box ${plain ? `hue${this.data.hues[f]}` : toneClass(tone[i])}`);
+      element.dataset.i = i;
+      element.style.left = `${x}px`;
+      element.style.top = `${this.depth[i] * ROW}px`;
+      element.style.width = `${w > 2.5 ? w - 1 : w}px`;
+      element.tabIndex = -1;
+      element.setAttribute("role", "treeitem");
+      element.setAttribute("aria-level", this.depth[i] + 1);
+      element.setAttribute("aria-label", this.words(i).join("; "));
+      element.setAttribute("aria-selected", "false");
+      if (this.data.kinds[f] !== "python") element.classList.add("foreign");
+      if (!plain && after[i] <= 0 && before[i] > 0) element.classList.add("gone");
+      if (!plain && before[i] <= 0 && after[i] > 0) element.classList.add("new");
+      if (this.data.guilty[i]) element.classList.add("guilty");
+      if (held) element.classList.add("held");
+      if (w >= 30) {
+        const told = plain ? "" : tone[i] || this.data.guilty[i] ? format.growth(before[i], after[i]) : "";
+        const name = this.data.functions[f];
+        const place = this.data.modules[f];
+        element.append(make("span", "name", name));
+        let used = 10 + name.length * LETTER;
+        if (told && used + told.length * LETTER < w + 18) {
+          element.append(make("span", "told", told));
+          used += (told.length + 1) * LETTER;
+        }
+        if (place && used + place.length * LETTER < w) {
+          element.firstChild.after(make("span", "module", place));
+        }
+      }
+      return element;
+    }
+
+    // What the tooltip and the screen reader say, sentence of a finding first.
+    words(i) {
+      const b = this.boxes;
+      const lines = [...(this.data.guilty[i] || [])];
+      lines.push(i === 0 ? "[total], the whole benchmark" : this.data.names[b.frame[i]]);
+      if (plain) {
+        lines.push(`${this.cost(b.after[i])}, ${format.share(b.after[i] / b.after[0])}`);
+        lines.push(`${format.count(b.samples_after[i])} samples`);
+        return lines;
+      }
+      lines.push(`${format.duration(b.before[i])} → ${format.duration(b.after[i])} per iteration`);
+      lines.push(this.change(i).join(", "));
+      if (!b.tone[i]) lines.push("cannot be told from noise");
+      return lines;
+    }
+
+    cost(value) {
+      return this.data.unit === "samples"
+        ? `${format.count(Math.round(value))} samples`
+        : `${format.duration(value)} per iteration`;
+    }
+
+    change(i) {
+      const b = this.boxes;
+      const told = format.growth(b.before[i], b.after[i]);
+      const interval = b.before[i] > 0 && b.after[i] > 0 ? format.interval(b.low[i], b.high[i]) : "";
+      return interval ? [told, `90 % interval ${interval}`] : [told];
+    }
+
+    tooltip(i) {
+      const b = this.boxes;
+      const fragment = document.createDocumentFragment();
+      for (const sentence of this.data.guilty[i] || []) fragment.append(make("p", "sentence", sentence));
+      fragment.append(make("p", "who", i === 0 ? "[total]" : this.data.names[b.frame[i]]));
+      const grid = make("div", plain ? "figures one" : "figures");
+      const line = (label, ...cells) => {
+        grid.append(make("span", "label", label));
+        for (const cell of cells) grid.append(make("span", "", cell));
+      };
+      const [before, after] = [b.before[0] || Infinity, b.after[0] || Infinity];
+      if (plain) {
+        line("cost", this.cost(b.after[i]));
+        line("share", format.share(b.after[i] / after));
+        line("samples", format.count(b.samples_after[i]));
+        fragment.append(grid);
+        return fragment;
+      }
+      line("", "before", "after");
+      line("per iteration", format.duration(b.before[i]), format.duration(b.after[i]));
+      line("of the benchmark", format.share(b.before[i] / before), format.share(b.after[i] / after));
+      line("samples", format.count(b.samples_before[i]), format.count(b.samples_after[i]));
+      fragment.append(grid);
+      const change = make("p", `change ${toneClass(b.tone[i])}`, this.change(i).join(", "));
+      if (b.before[i] > 0 && b.after[i] > 0) {
+        change.append(`, ${format.difference(b.before[i], b.after[i])} per iteration`);
+      }
+      fragment.append(change);
+      if (!b.tone[i]) fragment.append(make("p", "quiet", "cannot be told from noise"));
+      return fragment;
+    }
+
+    // ---- search and highlight ----
+    search(text) {
+      const wanted = text.trim().toLowerCase();
+      this.pick(wanted ? this.data.names.map((name) => name.toLowerCase().includes(wanted)) : null);
+    }
+
+    pick(frames) {
+      this.frames = frames;
+      this.mark();
+      const told = this.section.querySelector(".matched");
+      if (!frames) {
+        told.textContent = "";
+        return;
+      }
+      const { before, after } = this.matched();
+      told.textContent = plain
+        ? `matched ${format.share(after)}`
+        : `matched ${format.share(before)} → ${format.share(after)}`;
+    }
+
+    // Shares of the benchmark in the outermost boxes that match: a match inside a match is not counted again.
+    matched() {
+      const { frame, parent, before, after } = this.boxes;
+      const inside = new Uint8Array(this.count);
+      let [sumBefore, sumAfter] = [0, 0];
+      for (let i = 0; i < this.count; i++) {
+        const covered = i > 0 && inside[parent[i]];
+        inside[i] = covered || this.frames[frame[i]] ? 1 : 0;
+        if (inside[i] && !covered) {
+          sumBefore += before[i];
+          sumAfter += after[i];
+        }
+      }
+      return {
+        before: before[0] > 0 ? sumBefore / before[0] : 0,
+        after: after[0] > 0 ? sumAfter / after[0] : 0,
+      };
+    }
+
+    mark() {
+      this.graph.classList.toggle("searching", this.frames !== null);
+      for (const [i, element] of this.drawn) {
+        element.classList.toggle("hit", this.frames !== null && this.frames[this.boxes.frame[i]]);
+      }
+      for (const row of this.section.querySelectorAll("tbody tr")) {
+        row.classList.toggle("picked", this.picked === Number(row.dataset.frame));
+      }
+    }
+
+    pickFrame(f) {
+      this.picked = this.picked === f ? undefined : f;
+      this.section.querySelector(".search").value = "";
+      this.pick(this.picked === undefined ? null : this.data.names.map((_, other) => other === f));
+    }
+
+    // ---- moving about ----
+    zoom(i) {
+      this.zoomed = i;
+      this.focused = i;
+      this.draw();
+    }
+
+    reset() {
+      this.picked = undefined;
+      this.section.querySelector(".search").value = "";
+      this.pick(null);
+      this.zoom(0);
+      hideTip();
+    }
+
+    focus(i) {
+      const element = this.drawn.get(i);
+      if (!element) return;
+      const last = this.drawn.get(this.focused);
+      if (last) {
+        last.tabIndex = -1;
+        last.setAttribute("aria-selected", "false");
+      }
+      this.focused = i;
+      element.tabIndex = 0;
+      element.setAttribute("aria-selected", "true");
+      element.focus({ preventScroll: true });
+      element.scrollIntoView({ block: "nearest", inline: "nearest" });
+      const place = element.getBoundingClientRect();
+      showTip(this.tooltip(i), Math.max(0, place.left), place.bottom - 12);
+    }
+
+    neighbour(step) {
+      const siblings = this.children[this.boxes.parent[this.focused]] || [];
+      const shown = siblings.filter((i) => this.drawn.has(i));
+      return shown[shown.indexOf(this.focused) + step];
+    }
+
+    key(event) {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const child = () =>
+        this.children[this.focused].filter((i) => this.drawn.has(i))
+          .reduce((best, i) => (best === undefined || this.width[i] > this.width[best] ? i : best), undefined);
+      const moves = {
+        ArrowDown: child,
+        ArrowUp: () => (this.focused > 0 ? this.boxes.parent[this.focused] : undefined),
+        ArrowLeft: () => this.neighbour(-1),
+        ArrowRight: () => this.neighbour(1),
+        Home: () => 0,
+      };
+      if (moves[event.key]) {
+        const next = moves[event.key]();
+        if (next !== undefined) this.focus(next);
+      } else if (event.key === "Enter" || event.key === " ") {
+        this.zoom(this.focused);
+        this.focus(this.focused);
+      } else {
+        return;
+      }
+      event.preventDefault();
+    }
+
+    listen() {
+      const at = (event) => {
+        const element = event.target.closest(".box");
+        return element && this.graph.contains(element) ? Number(element.dataset.i) : null;
+      };
+      this.graph.addEventListener("click", (event) => {
+        const i = at(event);
+        if (i === null) return;
+        this.zoom(i);
+        const element = this.drawn.get(i);
+        if (element) element.focus({ preventScroll: true });
+      });
+      this.graph.addEventListener("mousemove", (event) => {
+        const i = at(event);
+        if (i === null) hideTip();
+        else showTip(this.tooltip(i), event.clientX, event.clientY);
+      });
+      this.graph.addEventListener("mouseleave", hideTip);
+      this.graph.addEventListener("focusout", hideTip);
+      this.graph.addEventListener("keydown", (event) => this.key(event));
+      const on = (selector, type, action) => {
+        for (const element of this.section.querySelectorAll(selector)) {
+          element.addEventListener(type, () => action(element));
+        }
+      };
+      on(".reset", "click", () => this.reset());
+      on(".search", "input", (input) => {
+        this.picked = undefined;
+        this.search(input.value);
+      });
+      on(".vanished", "change", (box) => {
+        this.vanished = box.checked;
+        this.layOut();
+        this.draw();
+      });
+      on(".side", "change", (choice) => {
+        this.side = choice.value;
+        this.layOut();
+        this.draw();
+      });
+      on(".costs", "change", (choice) => {
+        this.costs = choice.value;
+        this.drawTable();
+      });
+      on("th button", "click", (button) => {
+        const column = button.dataset.column;
+        const down = this.order.column === column ? !this.order.down : column !== "name";
+        this.order = { column, down };
+        this.drawTable();
+      });
+      on(".more", "click", () => {
+        this.allRows = true;
+        this.drawTable();
+      });
+      // No space to draw on is not an error: the section is hidden until its tab is chosen.
+      new ResizeObserver(() => this.draw()).observe(this.graph);
+    }
+
+    // ---- the table ----
+    drawTable() {
+      const table = this.data.table;
+      const costs = table[this.costs];
+      const [wholeBefore, wholeAfter] = [this.boxes.before[0], this.boxes.after[0]];
+      const keys = {
+        name: (r) => this.data.functions[table.frame[r]].toLowerCase(),
+        before: (r) => costs.before[r],
+        after: (r) => costs.after[r],
+        change: (r) => Math.abs(costs.after[r] - costs.before[r]),
+        growth: (r) => (costs.before[r] > 0 ? costs.after[r] / costs.before[r] : costs.after[r] > 0 ? Infinity : 1),
+        share: (r) => costs.after[r],
+      };
+      const rows = table.frame.map((_, r) => r);
+      const { column, down } = this.order;
+      const key = keys[column || (plain ? "after" : "change")];
+      const way = column === null || down ? -1 : 1;
+      rows.sort((a, b) => {
+        const [x, y] = [key(a), key(b)];
+        return x === y ? a - b : (x < y ? -1 : 1) * way;
+      });
+      for (const button of this.section.querySelectorAll("th button")) {
+        const here = button.dataset.column === column;
+        button.closest("th").setAttribute("aria-sort", here ? (down ? "descending" : "ascending") : "none");
+      }
+      const shown = this.allRows ? rows : rows.slice(0, FIRST_ROWS);
+      const widest = this.plotRange(costs, rows);
+      const body = this.section.querySelector("tbody");
+      body.replaceChildren(...shown.map((r) => this.row(r, costs, wholeBefore, wholeAfter, widest)));
+      const more = this.section.querySelector(".more");
+      more.hidden = shown.length === rows.length;
+      more.textContent = `Show all ${format.count(rows.length)} functions`;
+      this.mark();
+    }
+
+    row(r, costs, wholeBefore, wholeAfter, widest) {
+      const f = this.data.table.frame[r];
+      const [before, after, tone] = [costs.before[r], costs.after[r], costs.tone[r]];
+      const row = make("tr", this.data.blamed.includes(f) ? "blamed" : "");
+      row.dataset.frame = f;
+      const name = make("td", "function");
+      const button = make("button", "");
+      button.type = "button";
+      button.append(make("span", "name", this.data.functions[f]), make("span", "module", this.data.modules[f]));
+      button.title = this.data.names[f] + (this.data.table.place[r] ? `\n${this.data.table.place[r]}` : "");
+      name.append(button);
+      row.append(name);
+      row.addEventListener("click", () => this.pickFrame(f));
+      const cell = (text, classes) => row.append(make("td", classes || "", text));
+      if (plain) {
+        cell(this.data.unit === "samples" ? format.count(Math.round(after)) : format.duration(after));
+        const share = make("td", "share");
+        const bar = make("span", "bar");
+        bar.style.width = `${Math.min(100, wholeAfter > 0 ? (after / wholeAfter) * 100 : 0)}%`;
+        share.append(bar, make("span", "", format.share(wholeAfter > 0 ? after / wholeAfter : 0)));
+        row.append(share);
+        return row;
+      }
+      cell(format.duration(before));
+      cell(format.duration(after));
+      cell(format.difference(before, after), "difference");
+      cell(format.growth(before, after), `growth ${toneClass(tone)}`);
+      const plot = make("td", "plot");
+      plot.append(this.plot(before, after, costs.low[r], costs.high[r], tone, widest));
+      row.append(plot);
+      cell(format.share(wholeAfter > 0 ? after / wholeAfter : 0));
+      return row;
+    }
+
+    // Half the width of the interval plot, as ln of a ratio: what the sure changes need, 10 % to 100 %.
+    plotRange(costs, rows) {
+      const sizes = rows
+        .filter((r) => costs.tone[r] && costs.before[r] > 0 && costs.after[r] > 0)
+        .map((r) => Math.abs(Math.log(costs.after[r] / costs.before[r])));
+      return Math.min(Math.log(2), Math.max(Math.log(1.1), ...sizes) * 1.25);
+    }
+
+    plot(before, after, low, high, tone, widest) {
+      const plot = make("span", `interval ${toneClass(tone)}`);
+      const place = (growth) => {
+        const ratio = growth <= -1 ? -Infinity : Math.log1p(growth);
+        return 50 + 50 * Math.max(-1, Math.min(1, ratio / widest));
+      };
+      const text = before > 0 && after > 0 ? format.interval(low, high) : format.growth(before, after);
+      plot.title = `90 % interval: ${text}`;
+      plot.append(make("span", "unseen", text), make("i", "zero"));
+      if (before <= 0 && after <= 0) return plot;
+      if (before > 0 && after > 0 && low !== null && high !== null) {
+        const whisker = make("i", "whisker");
+        whisker.style.left = `${place(low)}%`;
+        whisker.style.width = `${Math.max(place(high) - place(low), 1)}%`;
+        plot.append(whisker);
+      }
+      const dot = make("i", "dot");
+      dot.style.left = `${place(before > 0 ? after / before - 1 : Infinity)}%`;
+      plot.append(dot);
+      return plot;
+    }
+  }
+
+  // ---- tabs ----
+  const sections = [...document.querySelectorAll("section.benchmark")];
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+  const benchmarks = new Map();
+  let current = -1;
+  function choose(n) {
+    current = n;
+    hideTip();
+    sections.forEach((section, k) => { section.hidden = k !== n; });
+    tabs.forEach((tab, k) => {
+      tab.setAttribute("aria-selected", String(k === n));
+      tab.tabIndex = k === n ? 0 : -1;
+    });
+    const data = document.getElementById(`data-${n}`);
+    if (data && !benchmarks.has(n)) benchmarks.set(n, new Benchmark(sections[n], JSON.parse(data.textContent)));
+    const benchmark = benchmarks.get(n);
+    if (benchmark) benchmark.draw();
+    return benchmark;
+  }
+  const fromHash = () => {
+    const n = Number((/^#b(\d+)$/.exec(location.hash) || [])[1] ?? -1);
+    return n >= 0 && n < sections.length ? n : null;
+  };
+  tabs.forEach((tab, n) => {
+    tab.addEventListener("click", () => choose(n));
+    tab.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = (n + step + tabs.length) % tabs.length;
+      choose(next);
+      tabs[next].focus();
+      event.preventDefault();
+    });
+  });
+  for (const link of document.querySelectorAll("a[data-benchmark]")) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      const benchmark = choose(Number(link.dataset.benchmark));
+      if (!benchmark) return;
+      benchmark.reset();
+      if (link.dataset.box) benchmark.focus(Number(link.dataset.box));
+    });
+  }
+  document.addEventListener("keydown", (event) => {
+    const benchmark = benchmarks.get(current);
+    if (!benchmark) return;
+    if (event.key === "Escape") {
+      benchmark.reset();
+    } else if (event.key === "/" && !(event.target instanceof HTMLInputElement)) {
+      benchmark.section.querySelector(".search").focus();
+      event.preventDefault();
+    }
+  });
+  window.addEventListener("hashchange", () => { if (fromHash() !== null) choose(fromHash()); });
+  window.addEventListener("beforeprint", () => { const b = benchmarks.get(current); if (b) b.draw(); });
+  document.documentElement.classList.add("js");
+  window.ciFlame = { format, benchmarks, choose };
+  if (sections.length) {
+    const worst = sections.findIndex((section) => section.dataset.first === "yes");
+    choose(fromHash() ?? Math.max(0, worst));
+  }
+})();

@@ -1,0 +1,132 @@
+"""Stage 6, pure: a Verdict as the lines that a person reads in a terminal or a CI log.
+
+Findings are printed whole, as their sentence; everything else fits the width.
+"""
+
+from typing import Final
+
+from ci_flame.diff import BenchmarkDiff, Change, FrameChange
+from ci_flame.report.picture import Direction, direction
+from ci_flame.report.words import columns, cut, duration, growth, interval, plural, share, visible
+from ci_flame.verdict import BenchmarkVerdict, Outcome, Verdict
+
+ROWS: Final = 10
+"""Functions listed per benchmark; the others are counted."""
+_ARROW: Final = "->"
+_COLOURS: Final = {
+    Outcome.PASS: "32",
+    Outcome.NO_BASELINE: "36",
+    Outcome.WARN: "33",
+    Outcome.INCONCLUSIVE: "33",
+    Outcome.FAIL: "31",
+}
+
+
+def render(verdict: Verdict, width: int = 100, *, colour: bool = False) -> str:
+    """Return the whole verdict as text, ending in a newline."""
+    lines: list[str] = []
+    for each in verdict.benchmarks:
+        lines += [*benchmark_lines(each, width=width, colour=colour), ""]
+    lines += [f"note: {visible(note.text)}" for note in verdict.notes]
+    lines.append(headline(verdict, colour=colour))
+    return "\n".join(lines) + "\n"
+
+
+def headline(verdict: Verdict, *, colour: bool = False) -> str:
+    """Return the last line: `ci-flame: FAIL (3 benchmarks: 1 fail, 2 pass)`."""
+    counts = [
+        f"{number} {outcome.value}"
+        for outcome in reversed(Outcome)
+        if (number := sum(each.outcome is outcome for each in verdict.benchmarks))
+    ]
+    told = plural(len(verdict.benchmarks), "benchmark") + (
+        f": {', '.join(counts)}" if counts else ""
+    )
+    return f"ci-flame: {_outcome(verdict.outcome, colour=colour)} ({told})"
+
+
+def benchmark_lines(each: BenchmarkVerdict, *, width: int = 100, colour: bool = False) -> list[str]:
+    """Return the lines of one benchmark: outcome, findings, functions that changed, notes."""
+    mode = "" if each.mode == "on-cpu" else f" [{each.mode}]"
+    lines = [f"{visible(each.benchmark)}{mode} {_outcome(each.outcome, colour=colour)}"]
+    for finding in each.findings:
+        lines.append(f"  {visible(str(finding))}")
+        if finding.place is not None:
+            lines.append(f"    at {visible(finding.place.file)}:{finding.place.line}")
+    if each.diff is not None:
+        lines += _compared(each, each.diff, width)
+    lines += [f"  note: {visible(note.text)}" for note in each.notes]
+    return lines
+
+
+def changed(each: BenchmarkVerdict) -> tuple[FrameChange, ...]:
+    """Return the functions whose change can be told from noise, those of findings included."""
+    if each.diff is None:
+        return ()
+    blamed = {finding.frame for finding in each.findings}
+    return tuple(
+        frame
+        for frame in each.diff.frames
+        if frame.frame in blamed or direction(frame.total) is not Direction.NOISE
+    )
+
+
+def _compared(each: BenchmarkVerdict, diff: BenchmarkDiff, width: int) -> list[str]:
+    frames = changed(each)
+    whole = f"  {_costs(diff.total)} per iteration, {growth(diff.total)}"
+    if interval(diff.total):
+        whole += f" ({interval(diff.total)})"
+    lines = [f"{whole}; processes {diff.processes_before} + {diff.processes_after}"]
+    if frames:
+        lines += _table(frames[:ROWS], width)
+        if len(frames) > ROWS:
+            lines.append(f"  and {plural(len(frames) - ROWS, 'function')} more that changed")
+    else:
+        compared = plural(len(diff.frames), "function")
+        lines.append(f"  {compared} compared, none changed more than noise can explain")
+    if each.smallest_visible is not None:
+        seen = share(each.smallest_visible)
+        lines.append(
+            f"  smallest growth that would have been seen in a function of 5 % or more: {seen}"
+        )
+    return lines
+
+
+def _costs(change: Change) -> str:
+    return f"{duration(change.before_ns)} {_ARROW} {duration(change.after_ns)}"
+
+
+def _shares(change: Change) -> str:
+    return f"{share(change.before_share)} {_ARROW} {share(change.after_share)}"
+
+
+def _table(frames: tuple[FrameChange, ...], width: int) -> list[str]:
+    rows = [("function", "per iteration", "growth", "90 % interval", "share of benchmark")]
+    rows += [
+        (
+            visible(str(frame.frame)),
+            _costs(frame.total),
+            growth(frame.total),
+            interval(frame.total),
+            _shares(frame.total),
+        )
+        for frame in frames
+    ]
+    widths = [max(columns(row[i]) for row in rows) for i in range(1, 5)]
+    room = max(16, width - sum(widths) - 2 * len(widths) - 2)
+    names = [cut(row[0], room) for row in rows]
+    first = max(map(columns, names))
+    return [
+        "  "
+        + name
+        + " " * (first - columns(name))
+        + "".join(
+            "  " + " " * (w - columns(cell)) + cell for w, cell in zip(widths, row[1:], strict=True)
+        )
+        for name, row in zip(names, rows, strict=True)
+    ]
+
+
+def _outcome(outcome: Outcome, *, colour: bool) -> str:
+    text = outcome.value.upper()
+    return f"\x1b[1;{_COLOURS[outcome]}m{text}\x1b[0m" if colour else text
