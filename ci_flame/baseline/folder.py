@@ -46,7 +46,7 @@ def save(run: Run, folder: Path) -> None:
     check_writable(folder)
     with _sentences(folder, sum(map(len, files.values()))):
         # A link to a folder stays a link: what it leads to is replaced.
-        place = folder.resolve()
+        place = _real(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         _ignore_in_git(place)
         fresh = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
@@ -66,7 +66,7 @@ def check_writable(folder: Path) -> None:
     if not folder.is_dir():
         if folder.is_symlink() or folder.exists():
             raise CiFlameError(f"{folder} is not a folder, so no run can be written there")
-        above = next(each for each in folder.resolve().parents if each.exists())
+        above = next(each for each in _real(folder).parents if each.exists())
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise CiFlameError(
                 f"{folder}: the run could not be written: {above} is not a folder, or may not"
@@ -280,6 +280,11 @@ def _ignore_in_git(folder: Path) -> None:
     fresh = home / f".gitignore.{os.getpid()}"
     fresh.write_text("# made by ci-flame\n*\n", encoding="utf-8")
     fresh.rename(home / ".gitignore")
+
+
+def _real(folder: Path) -> Path:
+    # Path.resolve() raises RuntimeError on a loop of links, before Python 3.13.
+    return Path(os.path.realpath(folder))
 
 
 def _umask() -> int:
