@@ -1,0 +1,398 @@
+"""Edge: a pytest session that records: which tests, when, and what pytest shows of it.
+
+Registered by `pytest_plugin` when `--flame` is given. Four kinds of process run this:
+an ordinary one; a further process of one benchmark (`CI_FLAME_CHILD`); a worker of
+pytest-xdist, which judges its own items; and xdist's controller, which merges and reports.
+"""
+
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+import pytest
+
+from ci_flame import pipeline, processes
+from ci_flame.baseline import git, rerun
+from ci_flame.config import BaselineKind, BaselineSpec, Config, build
+from ci_flame.errors import BaselineError, CiFlameError
+from ci_flame.processes import ChildPlan, Invocation, Tree
+from ci_flame.pytest_item import FIXTURES, ItemBenchmark, is_benchmark, marker_keywords
+from ci_flame.pytest_plugin import Flame, Plain
+from ci_flame.recorder import Recorder
+from ci_flame.report import terminal
+from ci_flame.suite import Before, Selected, Suite, fails, save_child, sentences
+
+if TYPE_CHECKING:
+    from ci_flame.verdict import Verdict
+
+WORKER_KEY: Final = "ci_flame"
+_FLAGS: Final = (
+    "out", "report", "baseline", "collector", "frequency", "processes", "seconds", "replay",
+)  # fmt: skip
+_OVERHEAD: Final = 1.35
+"""Wall time of a process's rounds with the reference work, over their CPU time."""
+_START_S: Final = 1.5
+"""A further process's start, warm-up and end."""
+
+
+class Session:
+    """The recording of one pytest process."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        invocation: Invocation,
+        *,
+        root: Path,
+        child: ChildPlan | None,
+        worker: bool,
+        closing: ExitStack,
+    ) -> None:
+        self.suite = suite
+        self._invocation = invocation
+        self._root = root
+        self._child = child
+        self._worker = worker
+        self._closing = closing
+        self._items: dict[pytest.Item, ItemBenchmark] = {}
+        self._selected: dict[str, Selected] = {}
+        self._files: set[str] = set()
+        self._deselected: set[str] = set()
+        self._parts: Path | None = None
+        self._verdict: Verdict | None = None
+        self._unused: list[str] = []
+        self._trouble = ""
+
+    @classmethod
+    def from_config(cls, config: pytest.Config) -> Self:
+        """Read the options; pytest.UsageError (exit code 4) for whatever does not fit."""
+        closing = ExitStack()
+        try:
+            return cls._build(config, closing)
+        except CiFlameError as error:
+            closing.close()
+            raise pytest.UsageError(f"ci-flame: {error}") from None
+        except BaseException:
+            closing.close()
+            raise
+
+    @classmethod
+    def _build(cls, config: pytest.Config, closing: ExitStack) -> Self:
+        given = getattr(config, "workerinput", {}).get(WORKER_KEY)
+        child = processes.read_plan(os.environ)
+        if child is not None:
+            settings = Config(record=child.record, baseline=BaselineSpec(BaselineKind.NONE))
+            before = Before()
+        else:
+            settings = _settings(config)
+            if given:
+                settings = replace(settings, baseline=_spec(given["baseline"]))
+            before = _before(settings, config.rootpath, closing)
+        replayed = settings.record.collector == "replay"
+        project = _project(config.rootpath)
+        recorder = None if replayed else Recorder(settings.record, project)
+        if recorder is not None:
+            closing.callback(recorder.close)
+            if not given and child is None:
+                _ = recorder.collector  # says now, not at the first benchmark, what stops it
+        invocation = Invocation(**given["invocation"]) if given else _invocation(config)
+        parts = Path(given["parts"]) if given else None
+        suite = Suite(settings, before, invocation, recorder, parts=parts)
+        return cls(
+            suite,
+            invocation,
+            root=config.rootpath,
+            child=child,
+            worker=bool(given),
+            closing=closing,
+        )
+
+    # -- xdist ------------------------------------------------------------------------
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - xdist's, untyped
+        """Tell a worker how pytest was started and where to leave what it recorded."""
+        if self._parts is None:
+            out = self.suite.config.out
+            try:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                name = tempfile.mkdtemp(prefix=f".{out.name}.tmp-", dir=out.parent)
+            except OSError as error:
+                raise pytest.UsageError(
+                    f"ci-flame: cannot write to {out.parent}: {error}"
+                ) from None
+            self._parts = Path(name).resolve()
+        tree = self.suite.before.tree
+        spec = f"tree:{tree.folder}" if tree else str(self.suite.config.baseline)
+        node.workerinput[WORKER_KEY] = {
+            "parts": str(self._parts),
+            "invocation": asdict(self._invocation),
+            "baseline": spec,
+        }
+
+    # -- what will happen ---------------------------------------------------------------
+
+    def pytest_report_header(self) -> list[str]:
+        """Say how benchmarks will be recorded and what they are compared with."""
+        record = self.suite.config.record
+        if self.suite.recorder is None:
+            first = f"ci-flame: replays {record.replay}"
+        else:
+            noun = "process" if record.processes == 1 else "processes"
+            first = (
+                f"ci-flame: {self.suite.recorder.collector.name} at {record.frequency_hz} Hz,"
+                f" {record.processes} {noun} of {record.seconds:g} s per benchmark"
+            )
+        return [first, f"ci-flame: {self.suite.before.told}"]
+
+    def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
+        """Remember what was left out: it is not gone."""
+        self._deselected.update(item.nodeid for item in items)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Find the benchmarks; refuse two with one id."""
+        for item in items:
+            if not is_benchmark(item):
+                continue
+            if item.nodeid in self._selected:
+                raise pytest.UsageError(
+                    f"ci-flame: two benchmarks with the id {item.nodeid}:"
+                    " give their parameters different ids, or leave out --keep-duplicates"
+                )
+            try:
+                selected = Selected(item.nodeid, item.path, marker_keywords(item))
+                selected.plan(self.suite.config.record)
+                pipeline_policy(self.suite.config, selected)
+            except CiFlameError as error:
+                raise pytest.UsageError(f"ci-flame: {error}") from None
+            self._selected[item.nodeid] = selected
+        self._files = {item.nodeid.partition("::")[0] for item in items}
+        self.suite.family = max(1, len(self._selected))
+
+    def pytest_report_collectionfinish(self) -> list[str]:
+        """Say how long it will take."""
+        count = len(self._selected)
+        if self.suite.recorder is None or self._child is not None:
+            return []
+        plans = [each.plan(self.suite.config.record) for each in self._selected.values()]
+        sides = 2 if self.suite.before.tree else 1
+        seconds = sum(
+            sides * plan.processes * (plan.seconds * _OVERHEAD + _START_S) for plan in plans
+        )
+        noun = "benchmark" if count == 1 else "benchmarks"
+        return [f"ci-flame: {count} {noun}, about {_duration(seconds)} in all"]
+
+    # -- one test -----------------------------------------------------------------------
+
+    def flame_of(self, item: pytest.Item) -> Flame:
+        """Return the fixture of one test."""
+        benchmark = self._item(item)
+        return cast("Flame", benchmark) if benchmark else Plain()
+
+    def _item(self, item: pytest.Item) -> ItemBenchmark | None:
+        if item.nodeid not in self._selected or not isinstance(item, pytest.Function):
+            return None
+        if item not in self._items:
+            selected = self._selected[item.nodeid]
+            self._items[item] = ItemBenchmark(
+                item,
+                self.suite.recorder,
+                self._child.record if self._child else selected.plan(self.suite.config.record),
+                gc_on=self._child.gc_on if self._child else selected.gc_on,
+            )
+        return self._items[item]
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Run the test with its benchmark driven, then record the rest and judge."""
+        benchmark = self._prepared(item)
+        if benchmark is None:
+            return (yield)
+        function = benchmark.item.obj
+        benchmark.item.obj = benchmark.wrap(function)
+        benchmark.adopt_pytest_benchmark()
+        with self.suite.alone():
+            try:
+                returned = yield
+                self._conclude(benchmark)
+            except CiFlameError as error:
+                pytest.fail(f"ci-flame: {error}", pytrace=False)
+            finally:
+                benchmark.item.obj = function
+                self._items.pop(item, None)
+        return returned
+
+    def _prepared(self, item: pytest.Item) -> ItemBenchmark | None:
+        try:
+            return self._item(item)
+        except CiFlameError as error:
+            pytest.fail(f"ci-flame: {error}", pytrace=False)
+
+    def _conclude(self, benchmark: ItemBenchmark) -> None:
+        item = benchmark.item
+        selected = self._selected[item.nodeid]
+        if not benchmark.used:
+            names = [name for name in FIXTURES if name in item.fixturenames]
+            self._unused.append(f"{item.nodeid} did not use its fixture {' and '.join(names)}")
+            return
+        if self._child is not None:
+            if benchmark.recorded is not None and self.suite.recorder is not None:
+                recorder = self.suite.recorder
+                save_child(benchmark.recorded, item.nodeid, recorder, self._child.exchange)
+            if self._child.tree is not None:
+                leaks = processes.leaked_modules(self._child.tree)
+                if leaks:
+                    processes.write_leaks(self._child.exchange, leaks)
+            return
+        verdict = self.suite.conclude(selected, benchmark.recorded)
+        text = "\n".join(terminal.benchmark_lines(verdict))
+        item.add_report_section("call", "ci-flame", text)
+        if fails(verdict, self.suite.config.policy):
+            pytest.fail(sentences(verdict), pytrace=False)
+
+    # -- the end ------------------------------------------------------------------------
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Save the run, judge the whole, write the report."""
+        try:
+            if self._worker or self._child is not None:
+                return
+            if self._parts is not None:
+                self.suite.gather(self._parts)
+            if not self.suite.judged:
+                return
+            complete = exitstatus != pytest.ExitCode.INTERRUPTED
+            after = self.suite.run(complete=complete, start=self._root)
+            before = self.suite.run_before()
+            self._verdict = self.suite.verdict(after, before, self._removed(session.config))
+            self.suite.write(after, before, self._verdict)
+        except CiFlameError as error:
+            self._trouble = f"ci-flame: {error}"
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        finally:
+            self._closing.close()
+            if self._parts is not None:
+                shutil.rmtree(self._parts, ignore_errors=True)
+
+    def pytest_unconfigure(self) -> None:
+        """End the collector and the worktree, however the session ended."""
+        self._closing.close()
+
+    def _removed(self, config: pytest.Config) -> set[str]:
+        """Return the baseline's benchmarks that a test file of this session no longer has."""
+        stored = self.suite.before.run
+        if stored is None or any("::" in word for word in config.args):
+            return set()
+        seen = set(self._selected) | self._deselected | set(self.suite.judged)
+        return {
+            each.benchmark
+            for each in stored.measurements
+            if each.benchmark not in seen and each.benchmark.partition("::")[0] in self._files
+        }
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show every benchmark: what changed, what was too small to see, where the report is."""
+        if self._verdict is None and not self._unused and not self._trouble:
+            return
+        terminalreporter.section("ci-flame")
+        if self._verdict is not None:
+            width = terminalreporter._tw.fullwidth  # noqa: SLF001 - pytest's own plugins do so
+            colour = terminalreporter._tw.hasmarkup  # noqa: SLF001
+            terminalreporter.write(terminal.render(self._verdict, width, colour=colour))
+            terminalreporter.write_line(f"report: {self.suite.config.report / 'report.html'}")
+            terminalreporter.write_line(f"run:    {self.suite.config.out}")
+        for line in self._unused:
+            terminalreporter.write_line(f"note: {line}")
+        if self._trouble:
+            terminalreporter.write_line(self._trouble, red=True)
+
+
+def pipeline_policy(config: Config, selected: Selected) -> None:
+    """Raise UsageError where a marker says something that no rule can hold."""
+    from ci_flame.config import marker_rules  # noqa: PLC0415
+
+    marker_rules(config.policy, selected.keywords, selected.benchmark)
+
+
+def _settings(config: pytest.Config) -> Config:
+    flags: dict[str, object] = {name: config.getoption(f"flame_{name}") for name in _FLAGS}
+    flags["quick"] = config.getoption("flame_quick") or None
+    policy = config.getoption("flame_policy")
+    return build(
+        policy_file=policy, start=config.invocation_params.dir, flags=flags, prefix="--flame-"
+    )
+
+
+def _spec(text: str) -> BaselineSpec:
+    from ci_flame.config import parse_baseline  # noqa: PLC0415
+
+    return parse_baseline(text)
+
+
+def _project(root: Path) -> Path:
+    """Return the top of the project: its git work tree, or pytest's rootdir."""
+    try:
+        return git.top_level(root).resolve()
+    except BaselineError:
+        return root
+
+
+def _before(settings: Config, root: Path, closing: ExitStack) -> Before:
+    """Find the before side; whatever is named and not there is an error."""
+    spec = settings.baseline
+    if spec.kind is BaselineKind.RERUN:
+        tree = closing.enter_context(rerun.worktree(spec.value, root))
+        return Before(
+            tree=Tree(_project(root), tree.resolve()), told=f"baseline {spec}, recorded beside"
+        )
+    if spec.kind is BaselineKind.TREE:
+        folder = Path(spec.value).resolve()
+        if not folder.is_dir():
+            raise BaselineError(
+                f"baseline {spec}: there is no such folder", "git worktree add DIR REV"
+            )
+        return Before(tree=Tree(_project(root), folder), told=f"baseline {spec}, recorded beside")
+    found = pipeline.load_baseline(spec, Path.cwd())
+    if found.run is None and settings.policy.baseline_required:
+        raise BaselineError(found.told, "the policy says baseline: {required: true}; record one")
+    return Before(run=found.run, told=found.told)
+
+
+def _invocation(config: pytest.Config) -> Invocation:
+    """Return how pytest was started, in plain values."""
+    addopts = config.getini("addopts")
+    words = [
+        *(addopts if isinstance(addopts, list) else []),
+        *shlex.split(os.environ.get("PYTEST_ADDOPTS", "")),
+        *map(str, config.invocation_params.args),
+    ]
+    option: Mapping[str, Any] = vars(config.option)
+    extra = []
+    if config.pluginmanager.hasplugin("benchmark"):
+        extra.append("--benchmark-disable")
+    if option.get("randomly_seed") is not None:
+        extra.append(f"--randomly-seed={option['randomly_seed']}")
+    if config.pluginmanager.hasplugin("xdist"):
+        extra += ["-n", "0"]
+    return Invocation(
+        arguments=tuple(words),
+        positionals=tuple(map(str, option.get("file_or_dir") or ())),
+        folder=str(config.invocation_params.dir),
+        root=str(config.rootpath),
+        ini=str(config.inipath or ""),
+        extra=tuple(extra),
+    )
+
+
+def _duration(seconds: float) -> str:
+    whole = max(1, round(seconds))
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"  # noqa: PLR2004

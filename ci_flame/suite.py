@@ -1,0 +1,383 @@
+"""Edge: the benchmarks of one pytest session: recorded, compared, judged, kept.
+
+    recorded here ─ further processes ─ Measurement ─ diff ─ judge ─ BenchmarkVerdict
+                                            └────────── Run ─────────── Verdict ─┘
+
+Knows nothing of pytest: `pytest_session.py` calls it.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from ci_flame import pipeline, processes
+from ci_flame.baseline import folder, git
+from ci_flame.config import Config, RecordConfig, marker_record, marker_rules
+from ci_flame.diff import RunDiff, diff_benchmark, differences
+from ci_flame.errors import CiFlameError, UsageError
+from ci_flame.judge import assemble, judge_alone, judge_benchmark
+from ci_flame.policy import Policy
+from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
+from ci_flame.recorder import Recorded, Recorder
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict
+
+_META: Final = "benchmark.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """One benchmark of this session: what pytest knows of it, in plain values."""
+
+    benchmark: str
+    file: Path
+    keywords: Mapping[str, object] = field(default_factory=dict)
+    """Of its markers."""
+
+    def plan(self, record: RecordConfig) -> RecordConfig:
+        """Return how it is recorded."""
+        return marker_record(record, self.keywords, self.benchmark)
+
+    @property
+    def gc_on(self) -> bool:
+        """Whether the garbage collector stays on inside rounds."""
+        return bool(self.keywords.get("gc", False))
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One benchmark that was recorded and judged."""
+
+    verdict: BenchmarkVerdict
+    after: Measurement
+    before: Measurement | None
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """Where the before side comes from in this session."""
+
+    run: Run | None = None
+    """A stored one."""
+    tree: processes.Tree | None = None
+    """A checkout that is recorded in this session."""
+    told: str = "no baseline: none was asked for"
+
+
+class Suite:
+    """All benchmarks of one pytest process, in the order in which they ran."""
+
+    def __init__(
+        self,
+        config: Config,
+        before: Before,
+        invocation: processes.Invocation,
+        recorder: Recorder | None,
+        *,
+        parts: Path | None = None,
+    ) -> None:
+        self.config = config
+        self.before = before
+        self.recorder = recorder
+        """None: recordings are replayed."""
+        self.family = 1
+        """Benchmarks selected in this build, on all workers."""
+        self.judged: dict[str, Judged] = {}
+        self._invocation = invocation
+        self._parts = parts
+        """Folder in which a worker of xdist leaves its benchmarks for the controller."""
+        self._environment: Environment | None = None
+        self._environment_before: Environment | None = None
+
+    @property
+    def environment(self) -> Environment:
+        """Of the after side."""
+        if self._environment is None:
+            if self.recorder is None:
+                self._environment = self._replayed().environment
+            else:
+                self._environment = self.recorder.environment
+        return self._environment
+
+    def _replayed(self) -> Run:
+        source = self.config.record.replay
+        if source is None:
+            raise UsageError("collector replay needs a run folder", "add --flame-replay DIR")
+        return folder.load(source)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the other workers' benchmarks off while one is measured."""
+        if self._parts is None:
+            yield
+            return
+        with (self._parts / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    # -- one benchmark ------------------------------------------------------------------
+
+    def conclude(self, selected: Selected, recorded: Recorded | None) -> BenchmarkVerdict:
+        """Record the further processes, judge, and keep what was recorded.
+
+        `recorded` is None where recordings are replayed. Raises ChildError.
+        """
+        notes: tuple[Note, ...] = ()
+        before = self.before.run.measurement(selected.benchmark) if self.before.run else None
+        if recorded is None:
+            from ci_flame.collect import replay  # noqa: PLC0415 - only where it is asked for
+
+            source = self.config.record.replay or Path()
+            after = replay.measurement(source, selected.benchmark)
+        else:
+            after, base = self._further(selected, recorded)
+            notes = recorded.notes
+            before = base or before
+        judged = self.judge(selected, after, before, notes)
+        self.judged[selected.benchmark] = judged
+        if self._parts is not None:
+            self._leave(selected, judged, notes)
+        return judged.verdict
+
+    def _further(
+        self, selected: Selected, recorded: Recorded
+    ) -> tuple[Measurement, Measurement | None]:
+        """Run the benchmark in its further processes, sides alternating; merge each side."""
+        plan = selected.plan(self.config.record)
+        tree = self.before.tree
+        after: list[tuple[Process, Mapping[Frame, Place]]] = [(recorded.process, recorded.places)]
+        before: list[tuple[Process, Mapping[Frame, Place]]] = []
+        root_before: Frame | None = None
+        missing = False
+        count = plan.processes if tree else 0
+        for side in processes.order(count, plan.processes - 1, selected.benchmark):
+            if side == "before" and missing:
+                continue
+            try:
+                run = processes.run(
+                    self._invocation,
+                    selected.benchmark,
+                    selected.file,
+                    plan,
+                    tree=tree if side == "before" else None,
+                    gc_on=selected.gc_on,
+                    timeout_s=60 + 20 * plan.seconds,
+                )
+            except processes.MissingBenchmark:
+                if side == "after":
+                    raise
+                missing = True
+                continue
+            (measurement,) = run.measurements
+            parts = [(process, measurement.places) for process in measurement.processes]
+            if side == "before":
+                before += parts
+                root_before = measurement.root
+                self._environment_before = run.environment
+            else:
+                after += parts
+        return (
+            _measurement(selected.benchmark, recorded.root, after),
+            _measurement(selected.benchmark, root_before, before) if before else None,
+        )
+
+    def judge(
+        self,
+        selected: Selected,
+        after: Measurement,
+        before: Measurement | None,
+        notes: tuple[Note, ...],
+    ) -> Judged:
+        """Return the verdict on one benchmark, by its own policy."""
+        policy = marker_rules(self.config.policy, selected.keywords, selected.benchmark)
+        verdict = self._verdict(after, before, policy, notes)
+        told = tuple(each for each in notes if each not in verdict.notes)
+        return Judged(replace(verdict, notes=(*verdict.notes, *told)), after, before, policy)
+
+    def _verdict(
+        self,
+        after: Measurement,
+        before: Measurement | None,
+        policy: Policy,
+        notes: tuple[Note, ...],
+    ) -> BenchmarkVerdict:
+        mode = after.modes[0] if after.modes else Mode.ON_CPU
+        if before is None:
+            return judge_alone(after, mode, policy, self._nothing_to_compare(after.benchmark))
+        if self.before.run is not None:
+            unlike = differences(self.before.run.environment, self.environment)
+            if unlike:
+                words = f"may not be compared with the baseline: {'; '.join(unlike)}"
+                return judge_alone(
+                    after, mode, policy, Note("other-machine", words, after.benchmark)
+                )
+        short = next((each for each in notes if each.slug == "too-short"), None)
+        if short is not None:
+            return judge_alone(after, mode, policy, short)
+        return judge_benchmark(diff_benchmark(before, after, mode), policy, family=self.family)
+
+    def _nothing_to_compare(self, benchmark: str) -> Note:
+        if self.before.run is None and self.before.tree is None:
+            return Note("no-baseline", self.before.told, benchmark)
+        where = "the base commit" if self.before.tree else "the baseline"
+        words = f"is new: {where} does not have it, so there is nothing to compare with"
+        return Note("new-benchmark", words, benchmark)
+
+    # -- workers of xdist -----------------------------------------------------------------
+
+    def _leave(self, selected: Selected, judged: Judged, notes: tuple[Note, ...]) -> None:
+        """Leave one benchmark for the controller: run folders, and what the marker said."""
+        assert self._parts is not None  # noqa: S101 - the caller has looked
+        name = folder_name(selected.benchmark)
+        place = self._parts / name
+        scratch = self._parts / f".{name}.tmp"
+        scratch.mkdir()
+        folder.save(Run(self.environment, (judged.after,)), scratch / "after")
+        if judged.before is not None and self.before.tree is not None:
+            environment = self._environment_before or self.environment
+            folder.save(Run(environment, (judged.before,)), scratch / "before")
+        told = {
+            "benchmark": selected.benchmark,
+            "file": str(selected.file),
+            "keywords": dict(selected.keywords),
+            "family": self.family,
+            "notes": [[each.slug, each.text] for each in notes],
+        }
+        (scratch / _META).write_text(json.dumps(told, default=str), encoding="utf-8")
+        shutil.rmtree(place, ignore_errors=True)  # a plugin that repeats failed tests was here
+        scratch.rename(place)
+
+    def gather(self, parts: Path) -> None:
+        """Take in what the workers left, and judge it again as they did."""
+        for place in sorted(parts.glob(f"*/{_META}")):
+            told = json.loads(place.read_text(encoding="utf-8"))
+            selected = Selected(told["benchmark"], Path(told["file"]), told["keywords"])
+            self.family = told["family"]
+            run = folder.load(place.parent / "after")
+            self._environment = run.environment
+            before = self.before.run.measurement(selected.benchmark) if self.before.run else None
+            if (place.parent / "before").exists():
+                base = folder.load(place.parent / "before")
+                self._environment_before = base.environment
+                before = base.measurements[0]
+            notes = tuple(Note(slug, text, selected.benchmark) for slug, text in told["notes"])
+            self.judged[selected.benchmark] = self.judge(
+                selected, run.measurements[0], before, notes
+            )
+        shutil.rmtree(parts, ignore_errors=True)
+
+    # -- all of them ----------------------------------------------------------------------
+
+    def run(self, *, complete: bool, start: Path) -> Run:
+        """Return what was recorded."""
+        state = git.state(start)
+        return Run(
+            environment=self.environment,
+            measurements=tuple(each.after for _, each in sorted(self.judged.items())),
+            commit=state.commit,
+            dirty=state.dirty,
+            time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            complete=complete,
+        )
+
+    def run_before(self) -> Run | None:
+        """Return the before side of what was recorded, None where there is none."""
+        kept = tuple(each.before for _, each in sorted(self.judged.items()) if each.before)
+        if self.before.run is not None:
+            return replace(self.before.run, measurements=kept)
+        if self.before.tree is None or not kept:
+            return None
+        state = git.state(self.before.tree.folder)
+        environment = self._environment_before or self.environment
+        return Run(environment, kept, state.commit, state.dirty)
+
+    def verdict(self, after: Run, before: Run | None, removed: Iterable[str]) -> Verdict:
+        """Return the verdict on the whole session."""
+        benchmarks = tuple(each.verdict for _, each in sorted(self.judged.items()))
+        gone = tuple(sorted(removed))
+        notes = [
+            Note("removed-benchmark", "is in the baseline and was not found here", name)
+            for name in gone
+        ]
+        changes = None
+        if before is not None:
+            changes = RunDiff(
+                before=before.environment,
+                after=after.environment,
+                before_commit=before.commit,
+                after_commit=after.commit,
+                differences=differences(before.environment, after.environment),
+                benchmarks=tuple(each.diff for each in benchmarks if each.diff),
+                added=tuple(n for n, each in sorted(self.judged.items()) if each.before is None),
+                removed=gone,
+            )
+        else:
+            notes.append(Note("no-baseline", self.before.told))
+        return assemble(benchmarks, tuple(notes), changes, self.config.policy)
+
+    def write(self, after: Run, before: Run | None, verdict: Verdict) -> None:
+        """Save the run and write the report."""
+        pipeline.save_run(after, self.config.out)
+        pipeline.write_report(
+            verdict,
+            before,
+            after,
+            self.config,
+            self.config.report,
+            policies={
+                name: each.policy
+                for name, each in self.judged.items()
+                if each.policy != self.config.policy
+            },
+            family=self.family,
+            note=None if before else Note("no-baseline", self.before.told),
+        )
+
+
+def fails(verdict: BenchmarkVerdict, policy: Policy) -> bool:
+    """Tell whether the test item of this benchmark fails."""
+    if verdict.outcome is Outcome.INCONCLUSIVE:
+        return policy.inconclusive_fails
+    return verdict.outcome is Outcome.FAIL
+
+
+def sentences(verdict: BenchmarkVerdict) -> str:
+    """Return what a failed item says: one line per finding that failed, or the reason."""
+    failed = [str(each) for each in verdict.findings if each.outcome is Outcome.FAIL]
+    if not failed:
+        reasons = [f"{verdict.benchmark}: {each.text}" for each in verdict.notes]
+        failed = [*reasons[:1], "inconclusive results fail by the policy (inconclusive: fail)"]
+    return "\n".join(failed)
+
+
+def folder_name(benchmark: str) -> str:
+    """Return the name that a benchmark's files have."""
+    from ci_flame.formats.run_json import slug  # noqa: PLC0415
+
+    return slug(benchmark)
+
+
+def save_child(recorded: Recorded, benchmark: str, recorder: Recorder, exchange: Path) -> None:
+    """Write a further process's run to where its parent reads it."""
+    measurement = Measurement(benchmark, (recorded.process,), recorded.root, recorded.places)
+    folder.save(Run(recorder.environment, (measurement,)), exchange / "run")
+
+
+def _measurement(
+    benchmark: str, root: Frame | None, parts: list[tuple[Process, Mapping[Frame, Place]]]
+) -> Measurement:
+    places: dict[Frame, Place] = {}
+    for _, each in reversed(parts):
+        places.update(each)
+    return Measurement(benchmark, tuple(process for process, _ in parts), root, places)
+
+
+def as_one_line(error: CiFlameError) -> str:
+    """Return the error as a failed item shows it: the message, then the cure."""
+    return f"ci-flame: {error}"
