@@ -79,7 +79,7 @@ class EbpfCollector:
         if not machine.btf:
             return Obstacle(
                 "the kernel has no type information (/sys/kernel/btf/vmlinux)",
-                "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as Debian 12's and Ubuntu 24.04's",
+                "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, like those of Debian and Ubuntu",
             )
         if not machine.privileged:
             return Obstacle(f"BPF does not load: {machine.bpf_error}", _PRIVILEGES)

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Walks the frames of the CPython thread that runs on this CPU, innermost first.
+ *
+ * Nothing here knows a kernel structure or a CPython version: user space tells the offsets
+ * (cpython.py) and the address of the runtime. Every read is of user memory and may fail when
+ * a page is not there; a failed read ends the walk and is flagged, never guessed over.
+ *
+ * The thread is found by its native id in the interpreters' lists of threads, so that no
+ * thread-local storage, and with it no layout of task_struct or libpthread, is needed.
+ */
+#ifndef CI_FLAME_PYTHON_WALK_H
+#define CI_FLAME_PYTHON_WALK_H
+
+#define PY_MAX_FRAMES 1024 /* C's entry frames, which stand between Python's, included */
+#define PY_MAX_THREADS 1024
+#define PY_NO_FIELD 0xffffffffU
+
+/* Bytes copied at once of a frame, a code object and the head of a string: one copy of 160 bytes
+ * costs about as much as one of 8. No CPython has smaller structures. */
+#define PY_FRAME_BYTES 80
+#define PY_CODE_BYTES 160
+#define PY_STRING_HEAD 40
+
+#define PY_FLAG_TRUNCATED 1U /* more than PY_MAX_FRAMES slots */
+#define PY_FLAG_FAULT 2U     /* a read failed: the outermost frames are missing */
+#define PY_FLAG_NO_THREAD 4U /* no thread of this native id: not a Python thread */
+#define PY_FLAG_NO_FRAME 8U  /* the thread runs no Python code now */
+#define PY_FLAG_GC 16U       /* its interpreter is collecting garbage */
+#define PY_FLAG_PYTHON 32U   /* the process is known to be Python */
+
+struct py_layout {
+	__u64 interpreters; /* address of _PyRuntime.interpreters.head; 0: not (yet) Python */
+	__u32 interpreter_next;
+	__u32 interpreter_threads;
+	__u32 interpreter_collecting; /* PY_NO_FIELD: unknown */
+	__u32 thread_next;
+	__u32 thread_interpreter;
+	__u32 thread_native_id;
+	__u32 thread_cframe; /* PY_NO_FIELD: thread_frame is in the thread itself (3.13) */
+	__u32 thread_frame;
+	__u32 frame_code;
+	__u32 frame_previous;
+	__u32 frame_owner;
+	__u32 owner_not_python; /* this owner and higher ones are C's entry frames */
+	__u32 code_file;
+	__u32 code_qualname;
+	__u32 code_line;
+	__u32 ascii_bytes;   /* where the characters of an ASCII string begin */
+	__u32 compact_bytes; /* where those of any other string begin */
+	__u32 unused;
+};
+
+struct py_stack {
+	__u64 id[PY_MAX_FRAMES];
+	__u64 code[PY_MAX_FRAMES];
+	__u8 frame[PY_FRAME_BYTES + 48]; /* masked offsets stay below 120 + 8 */
+	__u8 object[PY_CODE_BYTES + 96]; /* and below 248 + 8 */
+};
+
+struct py_walk {
+	const struct py_layout *layout;
+	struct py_stack *stack;
+	__u64 image; /* mixed into every id: what another process has learnt says nothing here */
+	__u64 frame;
+	__u64 hash;
+	__u32 depth;
+	__u32 flags;
+};
+
+struct py_search {
+	const struct py_layout *layout;
+	__u64 interpreter;
+	__u64 thread;
+	__u64 native_id;
+	__u64 found;
+};
+
+struct py_string_head {
+	__u64 length;
+	__u64 hash;
+	__u32 state;
+	__u32 padding;
+};
+
+static __always_inline __u64 py_read(__u64 address)
+{
+	__u64 value = 0;
+
+	bpf_probe_read_user(&value, sizeof(value), (void *)address);
+	return value;
+}
+
+static __always_inline __u64 py_mix(__u64 hash, __u64 value)
+{
+	hash = (hash ^ value) * 0x9e3779b97f4a7c15ULL;
+	return hash ^ (hash >> 29);
+}
+
+#define PY_FIELD(type, buffer, offset, mask) (*(type *)((buffer) + ((offset) & (mask))))
+
+/* A string is known by where it lies and by its length and hash, which is of its content: a new
+ * string at the address of a freed one is another string. */
+static __always_inline __u64 py_string_id(__u64 image, __u64 address, struct py_string_head *head)
+{
+	__builtin_memset(head, 0, sizeof(*head));
+	if (bpf_probe_read_user(head, 20, (void *)(address + 16)))
+		return 0;
+	return py_mix(py_mix(py_mix(image, address), head->length), head->hash);
+}
+
+static long py_search_step(__u32 index, struct py_search *search)
+{
+	const struct py_layout *layout = search->layout;
+
+	if (!search->thread) {
+		search->interpreter = py_read(search->interpreter + layout->interpreter_next);
+		if (!search->interpreter)
+			return 1;
+		search->thread = py_read(search->interpreter + layout->interpreter_threads);
+		return 0;
+	}
+	if (py_read(search->thread + layout->thread_native_id) == search->native_id) {
+		search->found = search->thread;
+		return 1;
+	}
+	search->thread = py_read(search->thread + layout->thread_next);
+	return 0;
+}
+
+/* Return the thread state of the thread with this native id, or 0. */
+static __always_inline __u64 py_find_thread(const struct py_layout *layout, __u64 native_id)
+{
+	struct py_search search = {.layout = layout, .native_id = native_id};
+
+	search.interpreter = py_read(layout->interpreters);
+	if (!search.interpreter)
+		return 0;
+	search.thread = py_read(search.interpreter + layout->interpreter_threads);
+	bpf_loop(PY_MAX_THREADS, py_search_step, &search, 0);
+	return search.found;
+}
+
+static long py_walk_step(__u32 index, struct py_walk *walk)
+{
+	const struct py_layout *layout = walk->layout;
+	struct py_stack *stack = walk->stack;
+	struct py_string_head head;
+	__u64 code, file, qualname, id;
+	__u32 line;
+	__u8 owner;
+
+	if (!walk->frame)
+		return 1;
+	if (bpf_probe_read_user(stack->frame, PY_FRAME_BYTES, (void *)walk->frame)) {
+		walk->flags |= PY_FLAG_FAULT;
+		return 1;
+	}
+	/* The two lowest bits are tags of 3.14's stack references. */
+	code = PY_FIELD(__u64, stack->frame, layout->frame_code, 0x78) & ~3ULL;
+	owner = PY_FIELD(__u8, stack->frame, layout->frame_owner, 0x7f);
+	walk->frame = PY_FIELD(__u64, stack->frame, layout->frame_previous, 0x78);
+	/* The loop's index is the only index: a counter of our own would have the verifier follow
+	 * every value of it. A slot without a Python frame stays 0. */
+	index &= PY_MAX_FRAMES - 1;
+	walk->depth = index + 1;
+	stack->id[index] = 0;
+	if (!code || owner >= layout->owner_not_python)
+		return 0;
+	if (bpf_probe_read_user(stack->object, PY_CODE_BYTES, (void *)code)) {
+		walk->flags |= PY_FLAG_FAULT;
+		return 1;
+	}
+	file = PY_FIELD(__u64, stack->object, layout->code_file, 0xf8);
+	qualname = PY_FIELD(__u64, stack->object, layout->code_qualname, 0xf8);
+	line = PY_FIELD(__u32, stack->object, layout->code_line, 0xfc);
+	id = py_string_id(walk->image, qualname, &head);
+	id = py_mix(py_mix(py_mix(id, code), file), line);
+	stack->id[index] = id;
+	stack->code[index] = code;
+	walk->hash = py_mix(walk->hash, id);
+	return 0;
+}
+
+/* Walk the stack of one thread state into walk->stack; sets hash, depth and flags. */
+static __always_inline void py_walk(struct py_walk *walk, __u64 thread)
+{
+	const struct py_layout *layout = walk->layout;
+	__u64 holder = thread, interpreter;
+	__u32 collecting = 0;
+
+	if (layout->interpreter_collecting != PY_NO_FIELD) {
+		interpreter = py_read(thread + layout->thread_interpreter);
+		bpf_probe_read_user(&collecting, sizeof(collecting),
+				    (void *)(interpreter + layout->interpreter_collecting));
+		if (collecting == 1)
+			walk->flags |= PY_FLAG_GC;
+	}
+	if (layout->thread_cframe != PY_NO_FIELD)
+		holder = py_read(thread + layout->thread_cframe);
+	walk->frame = py_read(holder + layout->thread_frame);
+	walk->hash = py_mix(walk->image, 1);
+	bpf_loop(PY_MAX_FRAMES, py_walk_step, walk, 0);
+	if (walk->frame && !(walk->flags & PY_FLAG_FAULT))
+		walk->flags |= PY_FLAG_TRUNCATED;
+	if (!walk->depth)
+		walk->flags |= PY_FLAG_NO_FRAME;
+}
+
+#endif

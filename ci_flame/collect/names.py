@@ -1,0 +1,144 @@
+"""The collector process's tables: ids and addresses -> frames, and the reply to a read."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from ci_flame.collect.records import (
+    FLAG_FAULT,
+    FLAG_GC,
+    FLAG_PYTHON,
+    FLAG_TRUNCATED,
+    Code,
+    Place,
+    unpack_code,
+    unpack_stack,
+    unpack_string,
+)
+from ci_flame.profile import GC, TRUNCATED, UNKNOWN, Kind
+from ci_flame.symbols.kernel import KernelNames
+from ci_flame.symbols.native import AddressSpace, NativeNames
+
+RawFrame = tuple[str, str, str, str, int]
+"""kind, module, function, file, first line; a Python frame's module is named by the owner."""
+
+# Borders between frames in folded stacks and in paths; a line must stay a line.
+_UNSAFE: Final = {ord(";"): ",", **{code: " " for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}}
+
+
+class ImageNames(Protocol):
+    """What is needed of a program image to name its addresses."""
+
+    pid: int
+    space: AddressSpace
+
+
+class Names:
+    """What the BPF program has told about strings, code objects and stacks."""
+
+    def __init__(self, native: NativeNames) -> None:
+        self._native = native
+        self._kernel: KernelNames | None = None
+        self._strings: dict[int, str] = {}
+        self._codes: dict[int, Code] = {}
+        self._stacks: dict[int, tuple[int, ...]] = {}
+
+    def add_string(self, data: bytes) -> None:
+        """Keep a STRING record."""
+        key, text = unpack_string(data)
+        self._strings[key] = text.translate(_UNSAFE)
+
+    def add_code(self, data: bytes) -> None:
+        """Keep a CODE record."""
+        key, code = unpack_code(data)
+        self._codes[key] = code
+
+    def add_stack(self, data: bytes) -> None:
+        """Keep a STACK record."""
+        key, ids = unpack_stack(data)
+        self._stacks[key] = ids
+
+    def reply(
+        self, counts: Mapping[bytes, int], images: Mapping[int, ImageNames]
+    ) -> dict[str, Any]:
+        """Return frames, stacks and samples by number, and the phases' shortcomings."""
+        table = _Table()
+        truncated: Counter[int] = Counter()
+        no_python: Counter[int] = Counter()
+        samples: defaultdict[tuple[int, int], int] = defaultdict(int)
+        python: dict[tuple[int, int], tuple[int, ...]] = {}
+        native: dict[tuple[int, int], int] = {}
+        for key, count in counts.items():
+            place = Place.unpack(key)
+            head = (place.stack, place.flags)
+            if head not in python:
+                python[head] = self._python(place, table)
+            stack = python[head]
+            leaf = (place.image, place.address)
+            if place.address and leaf not in native:
+                native[leaf] = table.frame(self._leaf(place, images))
+            frames = (*stack, *([native[leaf]] if place.address else ()))
+            if place.kernel:
+                frames += tuple(table.frame(self._kernel_frame(a)) for a in place.kernel[::-1])
+            samples[
+                place.phase, table.stack(frames or (table.frame(_mark(UNKNOWN.function)),))
+            ] += count
+            if place.flags & (FLAG_TRUNCATED | FLAG_FAULT):
+                truncated[place.phase] += count
+            if place.flags & FLAG_PYTHON and not place.stack:
+                no_python[place.phase] += count
+        return {
+            "frames": list(table.frames),
+            "stacks": list(table.stacks),
+            "samples": [(phase, stack, count) for (phase, stack), count in samples.items()],
+            "truncated": truncated,
+            "no_python": no_python,
+        }
+
+    def _python(self, place: Place, table: "_Table") -> tuple[int, ...]:
+        """Return the Python part of a stack, with the marks that its flags ask for."""
+        frames = [self._code_frame(each) for each in self._stacks.get(place.stack, ())]
+        if place.stack and not frames:
+            frames = [_mark(UNKNOWN.function)]  # the record of the stack was lost
+        if place.flags & (FLAG_TRUNCATED | FLAG_FAULT):
+            frames.insert(0, _mark(TRUNCATED.function))
+        if place.flags & FLAG_GC and place.stack:
+            frames.append(_mark(GC.function))
+        return tuple(map(table.frame, frames))
+
+    def _code_frame(self, key: int) -> RawFrame:
+        code = self._codes.get(key)
+        if code is None:
+            return _mark(UNKNOWN.function)
+        qualname = self._strings.get(code.qualname, "")
+        return (Kind.PYTHON, "", qualname, self._strings.get(code.file, ""), code.line)
+
+    def _leaf(self, place: Place, images: Mapping[int, ImageNames]) -> RawFrame:
+        image = images.get(place.image)
+        if image is None:
+            return (Kind.NATIVE, UNKNOWN.function, UNKNOWN.function, "", 0)
+        library, symbol = self._native.name(image.space, place.address, image.pid)
+        return (Kind.NATIVE, library, symbol, "", 0)
+
+    def _kernel_frame(self, address: int) -> RawFrame:
+        if self._kernel is None:
+            self._kernel = KernelNames.of_this_machine()
+        return (Kind.KERNEL, "", self._kernel.name(address), "", 0)
+
+
+class _Table:
+    """Numbers for frames and stacks, in the order of their first use."""
+
+    def __init__(self) -> None:
+        self.frames: dict[RawFrame, int] = {}
+        self.stacks: dict[tuple[int, ...], int] = {}
+
+    def frame(self, frame: RawFrame) -> int:
+        return self.frames.setdefault(frame, len(self.frames))
+
+    def stack(self, stack: tuple[int, ...]) -> int:
+        return self.stacks.setdefault(stack, len(self.stacks))
+
+
+def _mark(name: str) -> RawFrame:
+    return (Kind.MARK, "", name, "", 0)

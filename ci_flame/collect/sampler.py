@@ -1,0 +1,370 @@
+"""The eBPF sampler itself; runs in the collector process only.
+
+perf event (per CPU, jittered) -> BPF program -> ring buffer -> counts by place -> names
+"""
+
+import os
+import random
+import select
+import struct
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from fcntl import ioctl
+from pathlib import Path
+from typing import Any, Final
+
+from ci_flame.collect import cpython
+from ci_flame.collect.libbpf import BpfObject
+from ci_flame.collect.machine import perf_attributes, perf_event_open
+from ci_flame.collect.names import Names
+from ci_flame.collect.records import (
+    EXEC,
+    EXIT,
+    FORK,
+    SAMPLE,
+    STACK,
+    STRING,
+    Place,
+    unpack_image,
+)
+from ci_flame.errors import CollectError
+from ci_flame.symbols.native import AddressSpace, NativeNames, read_maps
+
+OBJECT: Final = Path(__file__).parent / "bpf" / "on_cpu.bpf.o"
+PROGRAMS: Final = ("on_sample", "on_fork", "on_exec", "on_exit")
+
+_IOC_ENABLE: Final = 0x2400
+_IOC_DISABLE: Final = 0x2401
+_IOC_PERIOD: Final = 0x40082404
+_IOC_SET_BPF: Final = 0x40042408
+
+JITTER: Final = 0.2
+_STRATA: Final = 16
+_REDRAW_SECONDS: Final = 0.04
+_DISCOVERY_SECONDS: Final = 0.003
+_DISCOVERY_LIMIT_SECONDS: Final = 5.0
+_ROOT_SECONDS: Final = 2.0
+_HEADROOM: Final = 1.3
+_FIRST_IMAGE: Final = 1
+
+_COUNT_TICKS, _COUNT_LOST, _COUNT_UNSENT, _COUNT_FAULTS, _COUNT_UNTRACKED = range(5)
+
+
+@dataclass(slots=True)
+class Image:
+    """One program in one process: what names its addresses."""
+
+    pid: int
+    space: AddressSpace = field(default_factory=AddressSpace)
+    python: str = ""
+    """Version, when it is known to run CPython."""
+    searched_until: float = 0.0
+    """Monotonic time to look for a CPython until; 0: found, or given up."""
+    tgid: int = 0
+    """Key of the process in the BPF map, while the search goes on."""
+    stale: bool = False
+    """An address lay in no known mapping."""
+
+
+class Sampler:
+    """Sampling of one process tree, from construction to `close`."""
+
+    def __init__(self, pid: int, *, frequency_hz: int, python: bool) -> None:
+        self._frequency_hz = frequency_hz
+        self.period_ns = round(1e9 / frequency_hz)
+        self._events: list[_Event] = []
+        self._native = NativeNames()
+        self._names = Names(self._native)
+        self._counts: Counter[bytes] = Counter()
+        self._new: list[bytes] = []
+        self._images: dict[int, Image] = {}
+        self._ended: set[int] = set()
+        self._records = 0
+        self._before = [0] * 5
+        self._stats_before = (0, 0)
+        self._cpu_before = 0
+        self._unsupported: dict[str, int] = {}
+        _check_rate(frequency_hz)
+        root = self._root(pid, python=python)
+        self._object = BpfObject(OBJECT)
+        try:
+            self._object.update("configs", bytes(4), _config(pid, root.layout))
+            self.phase_descriptor = self._object.map_fd("phase")
+            self.ring_descriptor = self._object.ring("ring", self._record)
+            self._timed = self._object.enable_stats()
+            for name in PROGRAMS[1:]:
+                self._object.attach(name)
+            self._open_events()
+        except BaseException:
+            self.close()
+            raise
+        self.python_version = root.image.python
+
+    def next_poll_seconds(self) -> float:
+        """Return how long the caller may wait before the next `poll`."""
+        return _DISCOVERY_SECONDS if self._searching() else _REDRAW_SECONDS
+
+    def poll(self) -> None:
+        """Take the records, look for interpreters that have just started, redraw the periods."""
+        self._object.consume()
+        for image in self._searching():
+            self._search(image)
+        self._snapshot()
+        now = time.monotonic()
+        for event in self._events:
+            event.redraw(now)
+
+    def read(self) -> dict[str, Any]:
+        """Return what was sampled since the last read, as `ebpf.py` wants it."""
+        self.poll()
+        counts, self._counts = self._counts, Counter()
+        reply = self._names.reply(counts, self._images)
+        reply["period_ns"] = self.period_ns
+        counted = [self._object.per_cpu("counters", index) for index in range(5)]
+        since = [now - before for now, before in zip(counted, self._before, strict=True)]
+        self._before = counted
+        reply["lost"] = since[_COUNT_LOST]
+        reply["metrics"] = self._metrics(since)
+        for image in self._ended:
+            self._images.pop(image, None)
+        self._ended.clear()
+        return reply
+
+    def close(self) -> None:
+        """Stop the events and free the BPF object; may be called twice."""
+        while self._events:
+            os.close(self._events.pop().descriptor)
+        if hasattr(self, "_object"):
+            self._object.close()
+
+    def _metrics(self, since: list[int]) -> dict[str, float]:
+        """Return the collector's own cost and troubles since the last read."""
+        metrics = {
+            "collector.events": float(self._records),
+            "collector.ticks": float(since[_COUNT_TICKS]),
+            "collector.unsent": float(since[_COUNT_UNSENT]),
+            "collector.faults": float(since[_COUNT_FAULTS]),
+            "collector.untracked": float(since[_COUNT_UNTRACKED]),
+        }
+        self._records = 0
+        cpu = time.process_time_ns()
+        metrics["collector.cpu_ns"] = float(cpu - self._cpu_before)
+        self._cpu_before = cpu
+        if self._timed:
+            nanoseconds, runs = self._object.run_time_ns(*PROGRAMS)
+            metrics["collector.bpf_ns"] = float(nanoseconds - self._stats_before[0])
+            metrics["collector.bpf_runs"] = float(runs - self._stats_before[1])
+            self._stats_before = (nanoseconds, runs)
+        limit = _max_sample_rate()
+        if limit < self._frequency_hz * (1 + JITTER):
+            # The kernel lowered it itself (kernel.perf_cpu_time_max_percent).
+            metrics["collector.throttled_to_hz"] = float(limit)
+        if self._unsupported:
+            metrics["collector.unsupported_python"] = float(sum(self._unsupported.values()))
+        return metrics
+
+    def _root(self, pid: int, *, python: bool) -> "_Root":
+        """Look for the target's CPython; it may have been started a moment ago."""
+        image = Image(pid)
+        deadline = time.monotonic() + _ROOT_SECONDS
+        while True:
+            layout = cpython.find_python(pid, self._native)
+            if layout is not None or not python or time.monotonic() > deadline:
+                break
+            time.sleep(_DISCOVERY_SECONDS)
+        if not _alive(pid):
+            raise CollectError(f"process {pid} is gone", "start the collector before it ends")
+        if layout is None and python:
+            raise CollectError(
+                f"process {pid} runs no CPython that exports _PyRuntime",
+                "use CPython 3.11 or newer, from a build that was not stripped of .dynsym",
+            )
+        image.space.update(read_maps(pid))
+        image.python = layout.version if layout else ""
+        self._images[_FIRST_IMAGE] = image
+        return _Root(image, layout.pack() if layout else cpython.EMPTY)
+
+    def _open_events(self) -> None:
+        program = self._object.program_fd("on_sample")
+        for cpu in _online_cpus():
+            descriptor = perf_event_open(perf_attributes(self.period_ns), -1, cpu)
+            if descriptor < 0:
+                raise CollectError(
+                    f"no cpu-clock event on CPU {cpu}: {os.strerror(-descriptor)}",
+                    "run as root, or see `ci-flame doctor`",
+                )
+            self._events.append(_Event(descriptor, self._frequency_hz))
+            ioctl(descriptor, _IOC_SET_BPF, program)
+        now = time.monotonic()
+        for event in self._events:
+            event.start(now)
+
+    def _record(self, data: bytes) -> None:
+        """Take one record from the ring buffer."""
+        self._records += 1
+        kind = data[0]
+        if kind == SAMPLE:
+            key = data[20:]
+            if key not in self._counts:
+                self._first_seen(data)
+            self._counts[key] += 1
+        elif kind == STRING:
+            self._names.add_string(data)
+        elif kind == STACK:
+            self._names.add_stack(data)
+        elif kind in (FORK, EXEC, EXIT):
+            self._image_changed(kind, data)
+        else:
+            self._names.add_code(data)
+
+    def _first_seen(self, data: bytes) -> None:
+        """Make sure that the mapping of a place not seen before will be known."""
+        place = Place.unpack(data[20:])
+        pid = int.from_bytes(data[4:8], "little")
+        image = self._images.setdefault(place.image, Image(pid))
+        image.pid = image.pid or pid
+        if place.address and image.space.find(place.address) is None:
+            image.stale = True
+
+    def _image_changed(self, kind: int, data: bytes) -> None:
+        change = unpack_image(data)
+        if kind == EXIT:
+            self._ended.add(change.before)
+            return
+        before = self._images.get(change.before)
+        if kind == FORK:
+            # The same mappings; the child's number in our PID namespace comes with a sample.
+            image = Image(0, python=before.python if before else "")
+            if before:
+                image.space.update(before.space.mappings)
+        else:
+            self._ended.add(change.before)
+            image = Image(change.pid, tgid=change.tgid)
+            image.searched_until = time.monotonic() + _DISCOVERY_LIMIT_SECONDS
+        self._images[change.image] = image
+
+    def _searching(self) -> list[Image]:
+        return [
+            image
+            for number, image in self._images.items()
+            if image.searched_until and number not in self._ended
+        ]
+
+    def _search(self, image: Image) -> None:
+        """Look for a CPython in a program that has just been started by exec."""
+        if time.monotonic() > image.searched_until:
+            image.searched_until = 0.0
+            return
+        image.space.update(read_maps(image.pid))
+        try:
+            layout = cpython.find_python(image.pid, self._native)
+        except cpython.UnsupportedPythonError as error:
+            image.searched_until = 0.0
+            self._unsupported[error.message] = self._unsupported.get(error.message, 0) + 1
+            return
+        if layout is None:
+            return
+        image.searched_until = 0.0
+        image.python = layout.version
+        key = struct.pack("<I", image.tgid)
+        value = self._object.lookup("processes", key, 8 + len(cpython.EMPTY))
+        if value and self._images.get(struct.unpack_from("<Q", value)[0]) is image:
+            self._object.update("processes", key, value[:8] + layout.pack())
+
+    def _snapshot(self) -> None:
+        """Read the mappings again where an address fell outside them (dlopen, new children)."""
+        for image in self._images.values():
+            if image.stale:
+                image.space.update(read_maps(image.pid))
+                image.stale = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Root:
+    image: Image
+    layout: bytes
+
+
+class _Event:
+    """One CPU's timer. Its frequency is redrawn, so that no loop runs in step with it.
+
+    Drawn are frequencies, not periods (the mean of 1/period is not 1/mean period), one from each
+    of 16 strata in random order, so that 0.64 s hold the nominal mean almost exactly. Setting a
+    period restarts the timer and loses half a period on average: 1 / (2 x interval) is added.
+    """
+
+    def __init__(self, descriptor: int, frequency_hz: int) -> None:
+        self.descriptor = descriptor
+        self._frequency_hz = frequency_hz
+        self._draws: list[float] = []
+        self._drawn = 0.0
+        self._interval = _REDRAW_SECONDS
+
+    def start(self, now: float) -> None:
+        """Begin to tick."""
+        self._drawn = now
+        self._set_period()
+        ioctl(self.descriptor, _IOC_ENABLE, 0)
+
+    def redraw(self, now: float) -> None:
+        """Draw the next period when this one has been used long enough."""
+        if now - self._drawn < _REDRAW_SECONDS * 0.9:
+            return
+        self._interval += (now - self._drawn - self._interval) / _STRATA
+        self._drawn = now
+        self._set_period()
+
+    def _set_period(self) -> None:
+        if not self._draws:
+            step = 2 * JITTER / _STRATA
+            self._draws = [
+                1 - JITTER + step * (stratum + random.random())  # noqa: S311 - no secret
+                for stratum in range(_STRATA)
+            ]
+            random.shuffle(self._draws)
+        frequency = self._frequency_hz * self._draws.pop() + 0.5 / self._interval
+        ioctl(self.descriptor, _IOC_PERIOD, struct.pack("<Q", round(1e9 / frequency)))
+
+
+def _config(pid: int, layout: bytes) -> bytes:
+    """Return `struct config`: the root's PID namespace, number and first image."""
+    try:
+        namespace = Path(f"/proc/{pid}/ns/pid").stat()
+    except OSError as error:
+        raise CollectError(f"process {pid} cannot be looked at: {error.strerror}") from None
+    head = struct.pack("<QQIIQ", namespace.st_dev, namespace.st_ino, pid, 0, _FIRST_IMAGE + 1)
+    return head + struct.pack("<Q", _FIRST_IMAGE) + layout
+
+
+def _check_rate(frequency_hz: int) -> None:
+    limit = _max_sample_rate()
+    if limit < frequency_hz * _HEADROOM:
+        raise CollectError(
+            f"kernel.perf_event_max_sample_rate is {limit}, too low for {frequency_hz} Hz",
+            f"sudo sysctl kernel.perf_event_max_sample_rate={max(frequency_hz * 2, 100_000)}",
+        )
+
+
+def _max_sample_rate() -> int:
+    return int(Path("/proc/sys/kernel/perf_event_max_sample_rate").read_text())
+
+
+def _online_cpus() -> list[int]:
+    cpus: list[int] = []
+    for part in Path("/sys/devices/system/cpu/online").read_text().strip().split(","):
+        first, _, last = part.partition("-")
+        cpus += range(int(first), int(last or first) + 1)
+    return cpus
+
+
+def _alive(pid: int) -> bool:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    ended = bool(poll.poll(0))
+    os.close(descriptor)
+    return not ended
