@@ -258,7 +258,6 @@ def test_another_system_imports_and_runs_tests_without_the_flag(tmp_path, system
     code = (
         "import platform, sys\n"
         f"platform.system = lambda: {system!r}\n"
-        f"sys.platform = {'darwin' if system == 'Darwin' else 'win32'!r}\n"
         "import pytest\n"
         f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', {str(tmp_path)!r}]))\n"
     )
