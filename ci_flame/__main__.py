@@ -1,6 +1,5 @@
-"""Edge: `python -m ci_flame` is `ci-flame`, of the interpreter that is named."""
+"""Edge: `python -m ci_flame`, the command line of exactly this interpreter's ci_flame."""
 
 from ci_flame.cli import main
 
-if __name__ == "__main__":
-    main()
+main()

@@ -11,7 +11,7 @@ from typing import Final
 
 from ci_flame import report_folder
 from ci_flame.config import DEFAULT_BASELINE, BaselineKind, BaselineSpec, Config
-from ci_flame.errors import BaselineError, UsageError
+from ci_flame.errors import BaselineError, InterruptedRunError, UsageError
 from ci_flame.policy import Policy
 from ci_flame.profile import Mode, Run
 from ci_flame.report_folder import Report
@@ -195,6 +195,10 @@ def check_command(config: Config, name: str, command: Sequence[str], repeat: int
         before, after = found.run, record_command(config, name, command, repeat)
         note = None if before else Note("no-baseline", found.told)
     save_run(after, config.out)
+    if not after.complete:
+        raise InterruptedRunError(
+            f"interrupted; {config.out} holds the repetitions that had ended, marked incomplete"
+        )
     verdict = judge_runs(before, after, Terms(config.policy, note=note))
     write_report(verdict, before, after, config, config.report, note=note)
     return verdict
@@ -218,11 +222,9 @@ def _record_both(config: Config, name: str, command: Sequence[str], repeat: int)
 
 
 def save_run(run: Run, folder: Path) -> None:
-    """Write a run folder, below a `.ci-flame/` that git ignores."""
+    """Write a run folder."""
     from ci_flame.baseline import folder as run_folder  # noqa: PLC0415
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    report_folder.ignore_home(folder.parent)
     run_folder.save(run, folder)
 
 

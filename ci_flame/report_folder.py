@@ -11,14 +11,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ci_flame import terms as terms_file
 from ci_flame.errors import CiFlameError, FormatError, UsageError
-from ci_flame.profile import Run
+from ci_flame.profile import Mode, Run
 from ci_flame.terms import Terms
 from ci_flame.verdict import Outcome, Verdict
 
@@ -32,10 +32,6 @@ RENDERED: Final = {
 }
 """File -> key of `report.REPORTERS`."""
 MAX_BYTES: Final = 256 * 1024 * 1024
-HOME_NAME: Final = ".ci-flame"
-HOME_IGNORES: Final = (
-    "# A baseline may be committed; runs and reports are made anew.\n/run/\n/report/\n.*.tmp-*\n"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +62,13 @@ def save(verdict: Verdict, report: Report, folder: Path) -> None:
 
 
 def _pictures(verdict: Verdict, scratch: Path) -> None:
-    from ci_flame.formats.run_json import slug  # noqa: PLC0415
+    from ci_flame.formats.run_json import file_name  # noqa: PLC0415
     from ci_flame.report import folded, svg  # noqa: PLC0415
 
     for each in verdict.benchmarks:
-        name = slug(each.benchmark)
+        # The same name as the profile's: a reader finds one from the other.
+        profile = Path(file_name(each.benchmark, Mode(each.mode))).name
+        name = profile.removesuffix(".pb.gz").removesuffix(f".{Mode.ON_CPU}")
         _write(scratch / f"{name}.svg", svg.render(each))
         if each.diff is not None:
             _write(scratch / f"{name}.folded", folded.render(each.diff))
@@ -85,7 +83,7 @@ def load(folder: Path) -> Report:
     before = folder / "before"
     return Report(
         before=run_folder.load(before) if before.exists() else None,
-        after=run_folder.load(folder / "after"),
+        after=run_folder.load(folder / "after", incomplete_ok=True),
         terms=terms,
     )
 
@@ -158,7 +156,6 @@ def _replacing(folder: Path) -> Iterator[Path]:
             )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        ignore_home(target.parent)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
     except OSError as error:
         raise CiFlameError(f"{folder} cannot be written: {error.strerror}") from None
@@ -196,10 +193,3 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
-
-
-def ignore_home(folder: Path) -> None:
-    """Give `.ci-flame/` a `.gitignore` of its own, once."""
-    if folder.name == HOME_NAME and not (folder / ".gitignore").exists():
-        with suppress(OSError):
-            _write(folder / ".gitignore", HOME_IGNORES)

@@ -2,20 +2,17 @@
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from ci_flame.baseline import folder
-from ci_flame.errors import BaselineError, CiFlameError
+from ci_flame.errors import BaselineError, FormatError
 from ci_flame.profile import Run
 
 DEFAULT_PATH: Final = ".ci-flame/baseline"
 """Where `git:REV` looks, from the root of the repository."""
-MAX_FILES: Final = 5_000
-MAX_BYTES: Final = 512 * 1024 * 1024
 TIMEOUT_S: Final = 60
 
 _SET_BY_HOOKS: Final = (
@@ -148,56 +145,50 @@ def load(value: str, start: Path) -> Run:
     """
     revision, path = split(value)
     top = top_level(start)
-    commit = resolve(revision, top)
     name = f"git:{revision}:{path}"
-    blobs = _blobs(commit, path, top, name)
-    with tempfile.TemporaryDirectory(prefix="ci-flame-") as scratch:
-        copy = Path(scratch, "baseline")
-        _write(blobs, copy, top)
-        try:
-            return folder.load(copy)
-        except CiFlameError as error:
-            error.message = error.message.replace(str(copy), name)
-            error.args = (error.message,)
-            raise
+    blobs = _blobs(resolve(revision, top), path, top, name)
+
+    def read(inner: str, limit: int) -> bytes:
+        blob = blobs.get(inner)
+        if blob is None:
+            raise FormatError(f"{name}/{inner}", "it is not in that commit")
+        if blob.size > limit:
+            raise FormatError(f"{name}/{inner}", f"{blob.size} bytes; the limit is {limit}")
+        answer = call(("cat-file", "blob", blob.digest), top)
+        if answer.returncode != 0:
+            raise FormatError(f"{name}/{inner}", complaint(answer))
+        return answer.stdout
+
+    run = folder.assemble(read, name)
+    if not run.complete:
+        raise BaselineError(f"{name}: the run was interrupted and is not complete")
+    return run
 
 
-def _blobs(commit: str, path: str, top: Path, name: str) -> dict[PurePosixPath, str]:
-    """Return relative path -> object of the plain files below `path`, within the caps."""
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    """One committed file."""
+
+    digest: str
+    size: int
+
+
+def _blobs(commit: str, path: str, top: Path, name: str) -> dict[str, _Blob]:
+    """Return relative path -> plain file below `path`; links and submodules are refused."""
     listing = call(("ls-tree", "-r", "-z", "-l", "--full-tree", commit, "--", f"{path}/"), top)
     if listing.returncode != 0:
         raise BaselineError(f"{name}: {complaint(listing)}")
-    blobs: dict[PurePosixPath, str] = {}
-    total = 0
+    blobs: dict[str, _Blob] = {}
     for entry in listing.stdout.split(b"\0")[:-1]:
         meta, _, raw = entry.partition(b"\t")
         mode, kind, digest, size = meta.decode().split()
-        inner = PurePosixPath(os.fsdecode(raw)).relative_to(path)
+        inner = os.fsdecode(raw).removeprefix(f"{path}/")
         if kind != "blob" or mode not in ("100644", "100755"):
             raise BaselineError(f"{name}: {inner} is no plain file (mode {mode})")
-        blobs[inner] = digest
-        total += int(size)
-        if len(blobs) > MAX_FILES:
-            raise BaselineError(f"{name}: more than {MAX_FILES} files")
-        if total > MAX_BYTES:
-            raise BaselineError(f"{name}: {total} bytes; at most {MAX_BYTES}")
-    if not blobs:
+        blobs[inner] = _Blob(digest, int(size))
+    if folder.RUN_JSON not in blobs:
         raise BaselineError(
-            f"{name}: no such folder in that commit",
-            f"commit a run there: ci-flame record -o {path} …; git add -f {path}",
+            f"{name}: that commit has no run there",
+            f"record one with -o {path}, then: git add --force {path} && git commit",
         )
     return blobs
-
-
-def _write(blobs: Mapping[PurePosixPath, str], copy: Path, top: Path) -> None:
-    """Write the objects below `copy`, by one `cat-file --batch`."""
-    wanted = "".join(f"{digest}\n" for digest in blobs.values()).encode()
-    answer = call(("cat-file", "--batch"), top, data=wanted)
-    data, at = answer.stdout, 0
-    for inner in blobs:
-        end = data.index(b"\n", at)
-        size = int(data[at:end].rsplit(b" ", 1)[1])
-        target = copy / inner
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data[end + 1 : end + 1 + size])
-        at = end + size + 2
