@@ -27,8 +27,8 @@ the caches and branch predictors as the benchmark left them; later ones are with
 
 _OBJECTS: Final = 400_000
 """About 16 MB of int objects and slots: more than a core's own caches hold."""
-_VISITS: Final = 6_400
-"""Objects visited by one repetition; each is next seen 62 repetitions later."""
+_VISITS: Final = 6_250
+"""Objects visited by one repetition; each is next seen 64 repetitions later."""
 
 
 class _Memory:
