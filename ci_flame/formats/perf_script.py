@@ -29,6 +29,7 @@ _HEADERS: Final = (re.compile(_WHO + _TIME + _WHAT), re.compile(_WHO + _WHAT))
 """With the time first: where there is one, it tells a number in the name from the pid."""
 _HEADER_LENGTH: Final = 400
 _LOST: Final = re.compile(r"PERF_RECORD_LOST(?:_SAMPLES)?\s+(?:lost\s+)?(?P<number>\d+)")
+_EXEC: Final = re.compile(r"PERF_RECORD_COMM exec: (?P<comm>.*):(?P<pid>\d+)/\d+\s*$")
 _RECORD: Final = "PERF_RECORD_"
 _FRAME: Final = re.compile(r"\s*(?P<address>[0-9a-f]+)\s+(?P<rest>\S.*\))\s*$")
 _SOURCE_LINE: Final = re.compile(r"\s*(?:\S+:\d+|\S+\[[0-9a-f]+\])(?:\s+\(inlined\))?\s*$")
@@ -73,6 +74,14 @@ class Lost:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class Exec:
+    """A process became another program at this point (`--show-task-events`)."""
+
+    pid: int
+    comm: str
+
+
 def read(lines: Iterable[str], source: str, event: str = "") -> Profile:
     """Return the profile of one event; the program's name is the root (`[gcc];native:...`).
 
@@ -86,14 +95,14 @@ def read(lines: Iterable[str], source: str, event: str = "") -> Profile:
     seen = False
     for record in records(lines, source):
         seen = True
-        if isinstance(record, Lost) or (event and record.event != event):
+        if not isinstance(record, Sample) or (event and record.event != event):
             continue
         events.add(record.event)
         if len(events) > 1:
             raise FormatError(
                 source,
                 f"samples of several events: {', '.join(sorted(events))}",
-                "choose one: perf script -F … on a recording of one event",
+                "choose one of them",
             )
         timed = timed and record.event in _CLOCKS and record.period is not None
         weight = Weight(1, record.period or 0)
@@ -115,10 +124,11 @@ def program(comm: str) -> Frame:
     return Frame(f"[{comm}]", "", Kind.MARK)
 
 
-def records(lines: Iterable[str], source: str) -> Iterator[Sample | Lost]:
+def records(lines: Iterable[str], source: str) -> Iterator[Sample | Lost | Exec]:
     """Yield what the lines hold, one record at a time; nothing else is kept in memory."""
     header: re.Match[str] | None = None
     stack: list[_Leaf] = []
+    seen = False
     for number, line in enumerate(lines, 1):
         place = f"{source}:{number}"
         if len(line) > MAX_LINE:
@@ -131,9 +141,10 @@ def records(lines: Iterable[str], source: str) -> Iterator[Sample | Lost]:
         if not line.strip() or line.startswith("#"):
             continue
         if _RECORD in line:
-            yield from _lost(line)
+            yield from _event(line)
             continue
-        header = _header(line, place)
+        header = _header(line, place, seen=seen)
+        seen = True
         only = _FRAME.match(line, header.end())
         if only is not None:
             # Without call chains the leaf stands behind the event, and no blank line follows.
@@ -154,18 +165,20 @@ def _continues(line: str, stack: list[_Leaf], place: str) -> bool:
     return _SOURCE_LINE.match(line) is not None
 
 
-def _header(line: str, place: str) -> re.Match[str]:
+def _header(line: str, place: str, *, seen: bool) -> re.Match[str]:
     for pattern in _HEADERS:
         found = pattern.match(line, 0, _HEADER_LENGTH)
         if found is not None:
             return found
-    raise UnrecognisedError(f"{place}: not a line of `perf script`: {line.strip()[:_SHOWN]!r}")
+    message = f"not a line of `perf script`: {line.strip()[:_SHOWN]!r}"
+    raise FormatError(place, message) if seen else UnrecognisedError(f"{place}: {message}")
 
 
-def _lost(line: str) -> Iterator[Lost]:
-    found = _LOST.search(line)
-    if found is not None:
-        yield Lost(int(found["number"]))
+def _event(line: str) -> Iterator[Lost | Exec]:
+    if lost := _LOST.search(line):
+        yield Lost(int(lost["number"]))
+    if became := _EXEC.search(line):
+        yield Exec(int(became["pid"]), became["comm"])
 
 
 def _parts(frame: re.Match[str], place: str) -> _Leaf:

@@ -198,9 +198,11 @@ class _Reader:
         self.frames = 0
 
     def error(self, message: str) -> FormatError:
+        """Return the error to raise about this file."""
         return FormatError(self.source, message, _CURE)
 
     def string(self, index: int, place: str) -> str:
+        """Return an entry of the string table."""
         if not 0 <= index < len(self.strings):
             raise self.error(
                 f"string {index} of a {place} is not among the {len(self.strings)} strings"
@@ -208,6 +210,7 @@ class _Reader:
         return self.strings[index]
 
     def profiles(self) -> PprofProfiles:
+        """Return everything, by process and round."""
         values = self.values()
         stacks: dict[tuple[int, int], dict[Stack, Weight]] = {}
         locations = self.locations()
@@ -228,6 +231,7 @@ class _Reader:
         return PprofProfiles(profiles, self.places, values.mode, values.unit)
 
     def values(self) -> _Values:
+        """Choose the values that count: the default type, but time before counts of other things."""
         types = [
             (self.string(each.type, "sample type"), self.string(each.unit, "sample type"))
             for each in self.message.sample_type
@@ -289,6 +293,7 @@ class _Reader:
         return found
 
     def by_id(self, kind: str, messages: Iterable[_Identified]) -> dict[int, _Identified]:
+        """Return messages by their ids, which must differ."""
         found: dict[int, _Identified] = {}
         for each in messages:
             if each.id == 0 or each.id in found:
@@ -297,6 +302,7 @@ class _Reader:
         return found
 
     def frame(self, function: pb.Function, library: str) -> Frame:
+        """Return a function's frame, and remember where it is."""
         name = self.string(function.name, "function")
         system = self.string(function.system_name, "function")
         file = self.string(function.filename, "function")
@@ -308,6 +314,7 @@ class _Reader:
         return frame
 
     def own_frame(self, identity: str, library: str) -> Frame:
+        """Return the frame that `pprof_write.identity` named; the mapping tells its kind."""
         match library:
             case "":
                 prefix, kind, has_module = "", Kind.PYTHON, True
@@ -326,6 +333,7 @@ class _Reader:
         return Frame(function, unquote(module), kind)
 
     def stack(self, ids: tuple[int, ...], locations: Mapping[int, Stack], number: int) -> Stack:
+        """Return the stack of leaf-first location ids, outermost first."""
         if not ids:
             raise self.error(f"sample {number} has an empty stack")
         frames: list[Frame] = []
@@ -341,6 +349,7 @@ class _Reader:
         return tuple(frames)
 
     def weight(self, sample: pb.Sample, values: _Values, number: int) -> Weight:
+        """Return a sample's weight in the profile's unit."""
         if len(sample.value) != len(self.message.sample_type):
             raise self.error(
                 f"sample {number} has {len(sample.value)} values"
@@ -353,6 +362,7 @@ class _Reader:
         return Weight(samples, value * values.factor)
 
     def round(self, sample: pb.Sample, labels: dict[int, str], number: int) -> tuple[int, int]:
+        """Return process and round of a sample; 0 where it has no such label."""
         found = {PROCESS: 0, ROUND: 0}
         for label in sample.label:
             key = labels.get(label.key)
