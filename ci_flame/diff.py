@@ -386,15 +386,29 @@ def smallest_visible(made: Columns, alpha: float) -> float | None:
     rows = np.arange(1, 1 + made.functions)
     estimates = made.estimates
     share = estimates.samples_before[rows] / max(estimates.samples_before[0], 1.0)
-    large = rows[share >= VISIBLE_SHARE]
+    chosen = (share >= VISIBLE_SHARE) & (estimates.samples_after[rows] > 0)
+    large = rows[chosen]
     if len(large):
         seen = noise.visible_growth(
             estimates.standard_error[large], estimates.degrees[large], alpha
         )
+        if made.clock.anchor == "shares":
+            seen = _through_shares(seen, share[chosen], made.clock)
         worst = float(seen.max())
     else:
         worst = visible_at(made, VISIBLE_SHARE, alpha)
     return worst if worst < 9.0 else None  # noqa: PLR2004 - tenfold
+
+
+def _through_shares(seen: Floats, share: Floats, clock: Machine) -> Floats:
+    """Return the growth of a function whose share must grow by `seen` to be noticed.
+
+    A function with share s that grows by g has a share (1 + g) / (1 + s g) times as large, so
+    one that is the whole benchmark is never seen; and the raw clock must agree (`judge.py`).
+    """
+    room = 1 - share * (1 + seen)
+    growth = np.where(room > 0, seen / np.maximum(room, 1e-12), np.inf)
+    return np.asarray(np.maximum(growth, np.expm1(2.0 * clock.raw_error)))
 
 
 def visible_at(made: Columns, share: float, alpha: float) -> float:
@@ -412,7 +426,10 @@ def visible_at(made: Columns, share: float, alpha: float) -> float:
         )
     processes = len(before.clocks) + len(after.clocks)
     degrees = prior.degrees + processes - 2
-    return float(noise.visible_growth(float(np.sqrt(variance)), degrees, alpha))
+    seen = noise.visible_growth(np.array([np.sqrt(variance)]), degrees, alpha)
+    if clock.anchor == "shares":
+        seen = _through_shares(seen, np.array([share]), clock)
+    return float(seen[0])
 
 
 def differences(before: Environment, after: Environment) -> tuple[str, ...]:

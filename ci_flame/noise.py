@@ -238,7 +238,7 @@ def _deviance(
     with np.errstate(divide="ignore", invalid="ignore"):
         first = np.where(before > 0, before * np.log(before / expected_before), 0.0)
         second = np.where(after > 0, after * np.log(after / expected_after), 0.0)
-    return np.maximum(2 * (first + second), 0.0)
+    return np.asarray(np.maximum(2 * (first + second), 0.0), dtype=np.float64)
 
 
 # --- what can be seen ---------------------------------------------------------------------

@@ -87,9 +87,12 @@ class Finding:
         budget = self.sort is Sort.BUDGET
         said = _budget(self) if budget else _new(self) if not self.change.before_ns else _grew(self)
         extras = (self.cause, self.work, self.changed)
+        limit = f"{'budget' if budget else 'limit'} {self.limit}"
+        if not budget and not self.change.before_ns and self.rule.min_impact > 0:
+            # A limit on growth would seem to contradict the figure: new cost has no growth.
+            limit = f"what is new may take {_plain(self.rule.min_impact * 100)} %"
         return " ".join(
-            [f"{self.benchmark}: {said}; {'budget' if budget else 'limit'} {self.limit}."]
-            + [extra for extra in extras if extra]
+            [f"{self.benchmark}: {said}; {limit}.", *(extra for extra in extras if extra)]
         )
 
 
@@ -268,7 +271,10 @@ def _budget(finding: Finding) -> str:
             break
         decimals += 1
     between = f" ({duration(ends[0])} to {duration(ends[1])})" if ends else ""
-    return (
+    said = (
         f"{_subject(finding)} takes {change.after_ns / size:.{decimals}f} {unit}{between}"
-        f" per iteration, {percent(change.after_share)} % of the benchmark"
+        " per iteration"
     )
+    if finding.frame == TOTAL:
+        return said
+    return f"{said}, {percent(change.after_share)} % of the benchmark"

@@ -1,0 +1,160 @@
+"""Stage 5, pure: one cause, one finding.
+
+Growth in a function is growth of every caller above it. Of all costs that broke a rule, the
+deepest that explain the growth are reported; callers are their path.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ci_flame.diff import Columns
+from ci_flame.evidence import Flags
+from ci_flame.family import Unit, nodes_of
+from ci_flame.noise import Floats
+from ci_flame.policy import Rule
+from ci_flame.profile import TOTAL
+
+EXPLAINED: Final = 0.8
+"""Share of a caller's growth from which on its callees are the whole story."""
+MOSTLY: Final = 0.5
+EVEN_FUNCTIONS: Final = 3
+"""Functions that must have grown alike before the benchmark itself is called the cause."""
+
+
+@dataclass(slots=True, eq=False)
+class Broken:
+    """One cost that broke one rule."""
+
+    unit: Unit
+    rule: Rule
+    certainty: float
+    limit: str
+    fails: bool
+    """False: the rule only warns."""
+    cause: str = ""
+
+    @property
+    def growth_ns(self) -> float:
+        """Change per iteration."""
+        unit = self.unit
+        return unit.entry(unit.estimates.after) - unit.entry(unit.estimates.before)
+
+
+def _node_growth(columns: Columns) -> Floats:
+    """Return the change of own cost of each node, ns per iteration."""
+    start = columns.node_own_row(0)
+    rows = slice(start, start + columns.nodes)
+    return np.asarray(columns.estimates.after[rows] - columns.estimates.before[rows])
+
+
+def deepest(broken: Sequence[Broken], columns: Columns) -> list[Broken]:
+    """Return what to report of all that broke a rule, largest growth first."""
+    if not broken:
+        return []
+    whole = [each for each in broken if each.unit.frame == TOTAL]
+    if whole and grew_evenly(columns):
+        return [_worst(whole)]
+    growth = _node_growth(columns)
+    tree = columns.evidence
+    candidates = _one_per_function(broken)
+    candidates.sort(key=lambda each: (-each.unit.depth, -each.growth_ns, str(each.unit.frame)))
+    kept: list[Broken] = []
+    covered: list[Flags] = []
+    for each in candidates:
+        inside = nodes_of(each.unit, tree)
+        explained = np.zeros(columns.nodes, dtype=bool)
+        for one, nodes in zip(kept, covered, strict=True):
+            # A warning below does not excuse a failure above it.
+            if one.fails or not each.fails:
+                explained |= nodes & inside
+        grown = float(growth[inside].sum())
+        if grown > 0 and float(growth[explained].sum()) >= EXPLAINED * grown:
+            continue
+        each.cause = "" if each.unit.own else _cause(each, inside, growth, columns)
+        kept.append(each)
+        covered.append(inside)
+    return sorted(kept, key=lambda each: (not each.fails, -each.growth_ns, str(each.unit.frame)))
+
+
+def explained_by(unit: Unit, kept: Sequence[Broken], columns: Columns) -> bool:
+    """Tell whether what was reported is most of this cost's growth, or is above all of it."""
+    growth, tree = _node_growth(columns), columns.evidence
+    inside = nodes_of(unit, tree)
+    reported = np.zeros(columns.nodes, dtype=bool)
+    for each in kept:
+        reported |= nodes_of(each.unit, tree)
+    grown = float(growth[inside].sum())
+    return grown > 0 and float(growth[inside & reported].sum()) >= MOSTLY * grown
+
+
+def _one_per_function(broken: Sequence[Broken]) -> list[Broken]:
+    """Keep one finding per function, whichever of its rules, costs and paths broke.
+
+    All of its calls say more than those from one caller.
+    """
+    by_frame: dict[str, list[Broken]] = {}
+    for each in broken:
+        by_frame.setdefault(str(each.unit.frame), []).append(each)
+    candidates: list[Broken] = []
+    for same in by_frame.values():
+        everywhere = [each for each in same if each.unit.mask is None]
+        paths = [each for each in same if each.unit.mask is not None]
+        if everywhere and (
+            not any(each.fails for each in paths) or any(each.fails for each in everywhere)
+        ):
+            candidates.append(_worst(everywhere))
+        else:
+            distinct: dict[str, list[Broken]] = {}
+            for each in paths:
+                distinct.setdefault(str(each.unit.under), []).append(each)
+            candidates += [_worst(some) for some in distinct.values()]
+    return candidates
+
+
+def _worst(same: Sequence[Broken]) -> Broken:
+    """Return the one to report: failing first, then total cost, then the stricter rule."""
+    return max(same, key=lambda each: (each.fails, not each.unit.own, each.certainty))
+
+
+def grew_evenly(columns: Columns) -> bool:
+    """Tell whether the benchmark grew as a whole: its functions alike, no one of them most.
+
+    At least `EVEN_FUNCTIONS` functions of 1 % own cost or more, together 80 % of the cost,
+    grew as the benchmark did, within their own noise or 30 % of it.
+    """
+    estimates = columns.estimates
+    whole = float(estimates.log_ratio[0])
+    rows = np.arange(1, 1 + columns.functions)
+    share = estimates.before[rows] / estimates.before[0]
+    large = rows[share >= 0.01]  # noqa: PLR2004 - below it the noise says nothing
+    if whole <= 0 or len(large) < EVEN_FUNCTIONS:
+        return False
+    change = estimates.after[large] - estimates.before[large]
+    if change.max() >= MOSTLY * (estimates.after[0] - estimates.before[0]):
+        return False
+    distance = np.abs(estimates.log_ratio[large] - whole)
+    alike = distance <= np.maximum(2 * estimates.standard_error[large], 0.3 * whole)
+    return bool(
+        alike.sum() >= EVEN_FUNCTIONS
+        and share[large - 1][alike].sum() >= EXPLAINED
+        and (estimates.log_ratio[large][alike] > 0).all()
+    )
+
+
+def _cause(each: Broken, inside: Flags, growth: Floats, columns: Columns) -> str:
+    """Return where most of a caller's growth is, if in one function that is surely dearer."""
+    tree = columns.evidence
+    by_frame = np.zeros(len(tree.node_all))
+    np.add.at(by_frame, tree.node_frame[inside], growth[inside])
+    most = int(np.argmax(by_frame))
+    whole = float(growth[inside].sum())
+    frame = tree.node_all[most]
+    if frame == each.unit.frame or whole <= 0 or by_frame[most] < MOSTLY * whole:
+        return ""
+    if columns.estimates.t[columns.own_row(most)] < 3:  # noqa: PLR2004 - surely, not likely
+        return ""
+    part = min(float(by_frame[most]) / whole, 1.0)
+    return f"Most of it is in {frame} ({part * 100:.0f} % of the growth)."
