@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ci_flame.profile import Measurement, Run
     from ci_flame.verdict import Outcome, Verdict
 
-_COMMAND_SETTINGS: Final = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+_COMMAND_SETTINGS: Final = {"allow_interspersed_args": False}
+"""Options behind the first word of COMMAND are its own, with or without `--`."""
 _DEFAULT_REPORT: Final = ".ci-flame/report"
 _FORMATS: Final = ("folded", "pprof")
 _MAX_NAME: Final = 200
@@ -378,8 +379,8 @@ def _account(measurement: "Measurement") -> str:
     kept = sum(process.kept for process in processes)
     lost = sum(process.lost for process in processes)
     return (
-        f"{measurement.benchmark}: {len(processes)} repetitions, {cpu_s:.2f} s of CPU time,"
-        f" {kept} samples, {lost} lost"
+        f"{measurement.benchmark}: {len(processes)} repetition{'s' * (len(processes) != 1)},"
+        f" {cpu_s:.2f} s of CPU time, {kept} samples, {lost} lost"
     )
 
 
