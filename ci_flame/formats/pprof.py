@@ -231,7 +231,7 @@ class _Reader:
         return PprofProfiles(profiles, self.places, values.mode, values.unit)
 
     def values(self) -> _Values:
-        """Choose the values that count: the default type, but time before counts of other things."""
+        """Choose the values that count: the default type, but time rather than a count."""
         types = [
             (self.string(each.type, "sample type"), self.string(each.unit, "sample type"))
             for each in self.message.sample_type
