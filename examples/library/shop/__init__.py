@@ -1,0 +1,1 @@
+"""A small shop: a catalogue and a search over it."""
