@@ -1,0 +1,163 @@
+"""Judge recordings whose truth is known, and print how often the judge is right.
+
+    python bench/simulate.py [--builds 1000] [--seed 1]
+
+Columns: `real` is how often any growth at all was called real (family-wise, before limits);
+`fail` how often the build failed; `right` how often it failed and named the guilty function
+and nothing else; `cover` how often the 90 % interval of own growth held the truth. Under
+`same code`, real must stay under the level (0.5 % and, for more digits, 5 % per build).
+"""
+
+import argparse
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from synthetic import SHOP, Noise, grown, synthetic_measurement
+
+from ci_flame.diff import diff_benchmark
+from ci_flame.family import close, units_of
+from ci_flame.judge import judge_benchmark
+from ci_flame.policy import Policy
+from ci_flame.profile import Mode
+from ci_flame.verdict import Outcome
+
+TOKENIZE = "shop.parser:tokenize"
+WIDE = {"m:test": 1000.0} | {f"m:test;m:f{rank:02}": 200_000.0 / (rank + 3) for rank in range(40)}
+DOMINANT = {"m:test": 20_000.0, "m:test;m:big": 600_000.0, "m:test;m:a": 250_000.0,
+            "m:test;m:b": 130_000.0}  # fmt: skip
+ONE = {"m:only": 1_000_000.0}
+QUIET = Noise(dispersion=0.2, function=0.005, misfit=0.01)
+USUAL = Noise()
+MIXED = Noise(dispersion=2.9, function=0.03, misfit=0.03)
+POOR = Noise(dispersion=1.0, function=0.02, misfit=0.10)
+"""The core reference follows the benchmark to 10 % only."""
+
+
+def _renamed(costs, old, new):
+    return {text.replace(old, new): value for text, value in costs.items()}
+
+
+def _under_one_caller():
+    costs = dict(SHOP)
+    api = "bench_shop:test_checkout;shop.api:checkout"
+    costs[f"{api};shop.cart:total;shop.money:add"] = 60_000.0
+    costs[f"{api};shop.render:page;shop.money:add"] = 60_000.0
+    after = dict(costs)
+    after[f"{api};shop.cart:total;shop.money:add"] = 85_000.0
+    after[f"{api};shop.render:page;shop.money:add"] = 35_000.0
+    return costs, after
+
+
+CALLER = _under_one_caller()
+SAME = [
+    ("same, shop, usual", SHOP, SHOP, USUAL, {}),
+    ("same, shop, quiet (0.2 x binomial)", SHOP, SHOP, QUIET, {}),
+    ("same, shop, mixed (2.9 x binomial)", SHOP, SHOP, MIXED, {}),
+    ("same, shop, poor reference", SHOP, SHOP, POOR, {}),
+    ("same, shop, no reference", SHOP, SHOP, USUAL, {"references": ()}),
+    ("same, 41 functions, usual", WIDE, WIDE, USUAL, {}),
+    ("same, 41 functions, mixed", WIDE, WIDE, MIXED, {}),
+    ("same, dominant function, usual", DOMINANT, DOMINANT, USUAL, {}),
+    ("same, dominant, no reference", DOMINANT, DOMINANT, USUAL, {"references": ()}),
+    ("same, one function, poor reference", ONE, ONE, POOR, {}),
+    ("same, two callers, usual", CALLER[0], CALLER[0], USUAL, {}),
+    ("same, 3 processes, mixed", SHOP, SHOP, MIXED, {"processes": 3}),
+    ("same, 1 process, usual", SHOP, SHOP, USUAL, {"processes": 1}),
+]
+CHANGED = [
+    ("+20 % at 24 %", SHOP, grown(SHOP, TOKENIZE, 1.2), USUAL, {}, TOKENIZE, 0.2),
+    ("+30 % at 24 %", SHOP, grown(SHOP, TOKENIZE, 1.3), USUAL, {}, TOKENIZE, 0.3),
+    ("+30 % at 24 %, mixed noise", SHOP, grown(SHOP, TOKENIZE, 1.3), MIXED, {}, TOKENIZE, 0.3),
+    ("+50 % at 24 %, mixed noise", SHOP, grown(SHOP, TOKENIZE, 1.5), MIXED, {}, TOKENIZE, 0.5),
+    ("+30 % at 12 %", SHOP, grown(SHOP, "shop.parser:parse", 1.3), USUAL, {},
+     "shop.parser:parse", 0.3),
+    ("+30 % at 10 %", SHOP, grown(SHOP, "json:dumps", 1.3), USUAL, {}, "json:dumps", 0.3),
+    ("+50 % at 10 %", SHOP, grown(SHOP, "json:dumps", 1.5), USUAL, {}, "json:dumps", 0.5),
+    ("+30 % at 24 %, masked by another", SHOP,
+     grown(grown(SHOP, TOKENIZE, 1.3), "shop.render:page", 1 - 36 / 130), USUAL, {}, TOKENIZE, 0.3),
+    ("+30 % at 24 %, poor reference", SHOP, grown(SHOP, TOKENIZE, 1.3), POOR, {}, TOKENIZE, 0.3),
+    ("+30 % at 24 %, no reference", SHOP, grown(SHOP, TOKENIZE, 1.3), USUAL, {"references": ()},
+     TOKENIZE, 0.3),
+    ("+30 % at 60 % (dominant)", DOMINANT, grown(DOMINANT, "m:big", 1.3), USUAL, {}, "m:big", 0.3),
+    ("+100 % of the only function", ONE, grown(ONE, "m:only", 2.0), USUAL, {}, "m:only", 1.0),
+    ("+30 % of everything", SHOP, {k: v * 1.3 for k, v in SHOP.items()}, USUAL, {}, "[total]",
+     None),
+    ("new function, 7 %", SHOP,
+     SHOP | {"bench_shop:test_checkout;shop.api:checkout;shop.log:write": 38_000.0}, USUAL, {},
+     "shop.log:write", None),
+    ("function renamed", SHOP, _renamed(SHOP, "shop.render:page", "shop.render:draw"), USUAL, {},
+     None, None),
+    ("+42 % under one caller, saved under another", *CALLER, USUAL, {}, "shop.money:add", None),
+]  # fmt: skip
+
+
+def run(name, before, after, noise, options, builds, seed, guilty=None, truth=None):
+    """Return the counts of one scenario."""
+    count = dict.fromkeys(("real", "real5", "fail", "right", "cover", "intervals"), 0)
+    seen = []
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    strict = Policy()
+    for _ in range(builds):
+        one, other = rng.integers(1, 2**31, 2).tolist()
+        # A machine between half and double the speed of the baseline's.
+        speed = float(np.exp(rng.uniform(-0.7, 0.7)))
+        diff = diff_benchmark(
+            synthetic_measurement(before, seed=one, noise=noise, **options),
+            synthetic_measurement(after, seed=other, noise=noise, speed=speed, **options),
+            Mode.ON_CPU,
+        )
+        verdict = judge_benchmark(diff, strict, family=1)
+        units = units_of(diff.columns, strict.rules)
+        close(units, 0.005)
+        count["real"] += any(unit.real for unit in units)
+        close(units, 0.05)
+        count["real5"] += any(unit.real for unit in units)
+        failed = verdict.outcome is Outcome.FAIL
+        count["fail"] += failed
+        named = [str(finding.frame) for finding in verdict.findings]
+        count["right"] += named == ([guilty] if guilty else [])
+        if verdict.smallest_visible:
+            seen.append(verdict.smallest_visible)
+        for frame in diff.frames:
+            if frame.own.samples_before < 1 or frame.own.samples_after < 1:
+                continue
+            if guilty is None or (str(frame.frame) == guilty and truth is not None):
+                growth = 0.0 if guilty is None else truth
+                count["intervals"] += 1
+                count["cover"] += frame.own.low <= growth <= frame.own.high
+    count["visible"] = float(np.median(seen)) if seen else float("nan")
+    return count
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--builds", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="part of a scenario's name")
+    wanted = parser.parse_args()
+    print("scenario | real at 0.5 % | real at 5 % | fail | right | cover of 90 % | visible")
+    print("---|---|---|---|---|---|---")
+    rows = [(*row, None, None) for row in SAME] + CHANGED
+    for name, before, after, noise, options, guilty, truth in rows:
+        if wanted.only not in name:
+            continue
+        builds = wanted.builds if name.startswith("same") else max(wanted.builds // 5, 20)
+        got = run(name, before, after, replace(noise), options, builds, wanted.seed, guilty, truth)
+        cover = f"{got['cover'] / got['intervals']:.1%}" if got["intervals"] else "-"
+        print(
+            f"{name} | {got['real'] / builds:.2%} | {got['real5'] / builds:.2%}"
+            f" | {got['fail'] / builds:.2%} | {got['right'] / builds:.1%} | {cover}"
+            f" | {got['visible']:.0%}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
