@@ -25,7 +25,6 @@ from ci_flame.processes import ChildPlan, Invocation, Tree
 from ci_flame.pytest_item import FIXTURES, ItemBenchmark, is_benchmark, marker_keywords
 from ci_flame.pytest_plugin import Flame, Plain
 from ci_flame.recorder import Recorder
-from ci_flame.report import terminal
 from ci_flame.suite import Before, Selected, Suite, fails, save_child, sentences
 
 if TYPE_CHECKING:
@@ -252,6 +251,8 @@ class Session:
                     processes.write_leaks(self._child.exchange, leaks)
             return
         verdict = self.suite.conclude(selected, benchmark.recorded)
+        from ci_flame.report import terminal  # noqa: PLC0415 - further processes do not need it
+
         text = "\n".join(terminal.benchmark_lines(verdict))
         item.add_report_section("call", "ci-flame", text)
         if fails(verdict, self.suite.config.policy):
@@ -305,6 +306,8 @@ class Session:
             return
         terminalreporter.section("ci-flame")
         if self._verdict is not None:
+            from ci_flame.report import terminal  # noqa: PLC0415
+
             width = terminalreporter._tw.fullwidth  # noqa: SLF001 - pytest's own plugins do so
             colour = terminalreporter._tw.hasmarkup  # noqa: SLF001
             terminalreporter.write(terminal.render(self._verdict, width, colour=colour))

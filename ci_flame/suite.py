@@ -7,6 +7,7 @@ Knows nothing of pytest: `pytest_session.py` calls it.
 """
 
 import fcntl
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,9 +20,7 @@ from typing import Final
 from ci_flame import pipeline, processes
 from ci_flame.baseline import folder, git
 from ci_flame.config import Config, RecordConfig, marker_record, marker_rules
-from ci_flame.diff import RunDiff, diff_benchmark, differences
 from ci_flame.errors import CiFlameError, UsageError
-from ci_flame.judge import assemble, judge_alone, judge_benchmark
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
 from ci_flame.recorder import Recorded, Recorder
@@ -207,6 +206,10 @@ class Suite:
         policy: Policy,
         notes: tuple[Note, ...],
     ) -> BenchmarkVerdict:
+        # numpy and scipy: not for the further processes, which judge nothing.
+        from ci_flame.diff import diff_benchmark, differences  # noqa: PLC0415
+        from ci_flame.judge import judge_alone, judge_benchmark  # noqa: PLC0415
+
         mode = after.modes[0] if after.modes else Mode.ON_CPU
         if before is None:
             return judge_alone(after, mode, policy, self._nothing_to_compare(after.benchmark))
@@ -234,7 +237,7 @@ class Suite:
     def _leave(self, selected: Selected, judged: Judged, notes: tuple[Note, ...]) -> None:
         """Leave one benchmark for the controller: run folders, and what the marker said."""
         assert self._parts is not None  # noqa: S101 - the caller has looked
-        name = folder_name(selected.benchmark)
+        name = hashlib.sha256(selected.benchmark.encode()).hexdigest()[:16]
         place = self._parts / name
         scratch = self._parts / f".{name}.tmp"
         scratch.mkdir()
@@ -299,6 +302,9 @@ class Suite:
 
     def verdict(self, after: Run, before: Run | None, removed: Iterable[str]) -> Verdict:
         """Return the verdict on the whole session."""
+        from ci_flame.diff import RunDiff, differences  # noqa: PLC0415
+        from ci_flame.judge import assemble  # noqa: PLC0415
+
         benchmarks = tuple(each.verdict for _, each in sorted(self.judged.items()))
         gone = tuple(sorted(removed))
         notes = [
@@ -354,13 +360,6 @@ def sentences(verdict: BenchmarkVerdict) -> str:
         reasons = [f"{verdict.benchmark}: {each.text}" for each in verdict.notes]
         failed = [*reasons[:1], "inconclusive results fail by the policy (inconclusive: fail)"]
     return "\n".join(failed)
-
-
-def folder_name(benchmark: str) -> str:
-    """Return the name that a benchmark's files have."""
-    from ci_flame.formats.run_json import slug  # noqa: PLC0415
-
-    return slug(benchmark)
 
 
 def save_child(recorded: Recorded, benchmark: str, recorder: Recorder, exchange: Path) -> None:
