@@ -77,8 +77,13 @@ class Session(Protocol):
 class Collector(Protocol):
     """One way to sample a process tree."""
 
-    name: str
-    event: str
+    @property
+    def name(self) -> str:
+        """What configuration and runs call it."""
+
+    @property
+    def event(self) -> str:
+        """What one sample is an occurrence of; runs of different events are not compared."""
 
     def obstacle(self, machine: "Machine", *, python: bool) -> Obstacle | None:
         """Return what stops this collector here for such a target, or None."""
@@ -87,11 +92,16 @@ class Collector(Protocol):
         """Attach to a running process; raises CollectError within 20 s if it cannot."""
 
 
-from ci_flame.collect.ebpf import EbpfCollector  # noqa: E402 - collectors import the types above
+# The collectors import the types above.
+from ci_flame.collect.ebpf import EbpfCollector  # noqa: E402
+from ci_flame.collect.perf import PerfCollector  # noqa: E402
+from ci_flame.collect.replay import ReplayCollector  # noqa: E402
 
 COLLECTORS: Final[Mapping[str, Collector]] = MappingProxyType(
     {
         "ebpf": EbpfCollector(),
+        "perf": PerfCollector(),
+        "replay": ReplayCollector(),
     }
 )
 """In the order of preference; `replay` is only taken when asked for by name."""

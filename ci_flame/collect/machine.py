@@ -92,7 +92,7 @@ def probe() -> Machine:
         perf_event_paranoid=_integer(_read("/proc/sys/kernel/perf_event_paranoid"), 4),
         libbpf=_libbpf(),
         btf=Path("/sys/kernel/btf/vmlinux").exists(),
-        perf=_perf_paths() if linux else (),
+        perf=perf_paths() if linux else (),
     )
 
 
@@ -266,7 +266,7 @@ def _libbpf() -> str:
     return "libbpf.so.1"
 
 
-def _perf_paths() -> tuple[str, ...]:
+def perf_paths() -> tuple[str, ...]:
     """Return working perf programs: the one on PATH, then those of any installed linux-tools.
 
     Ubuntu's `perf` is a wrapper that fails when linux-tools of exactly this kernel is missing;
