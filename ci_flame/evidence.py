@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ci_flame import simplify
 from ci_flame.noise import Floats
-from ci_flame.profile import Frame, Measurement, Mode, Process, Round, Stack
+from ci_flame.profile import Frame, Kind, Measurement, Mode, Process, Round, Stack
 from ci_flame.speed import Clocks
 
 Indices = npt.NDArray[np.intp]
@@ -102,7 +102,10 @@ def _clocks(rounds: Sequence[Round], mode: Mode) -> Clocks:
 
 
 class _Stacks:
-    """Numbers for stacks and frames, by identity where possible: hashing frames is slow."""
+    """Numbers for stacks and frames, by identity where possible: hashing frames is slow.
+
+    The measurements outlive it, so that an id stays with its frame.
+    """
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
@@ -114,7 +117,7 @@ class _Stacks:
         self._by_stack_id: dict[int, int] = {}
 
     def number(self, stack: Stack) -> int:
-        """Return the number of a stack; the caller keeps it alive, so its id stays its own."""
+        """Return the number of a stack."""
         found = self._by_stack_id.get(id(stack))
         if found is None:
             path = self.path(stack)
@@ -138,10 +141,8 @@ class _Stacks:
         if found is None:
             found = self._by_frame.setdefault(frame, len(self.frames))
             if found == len(self.frames):
-                # Kept: only then can no later frame have the same id.
                 self.frames.append(frame)
-            if self.frames[found] is frame:
-                self._by_frame_id[id(frame)] = found
+            self._by_frame_id[id(frame)] = found
         return found
 
 
@@ -218,10 +219,12 @@ def collect(measurements: Sequence[Measurement], mode: Mode) -> Evidence:
 
     tree = _Tree()
     charged, pictured = [], []
+    native = [frame.kind is Kind.NATIVE for frame in stacks.frames]
     for number, raw in enumerate(stacks.stacks[:]):
         stack = stacks.stack(number)
-        kept = simplify.judged(stack) or stack
-        path = raw if len(kept) == len(stack) else stacks.path(kept)
+        path = raw
+        if any(native[index] for index in raw):
+            path = stacks.path(simplify.judged(stack)) or raw
         node = tree.node(path, judged=True)
         charged.append(node)
         extra = len(path) < len(raw) and raw[: len(path)] == path

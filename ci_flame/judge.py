@@ -134,6 +134,7 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
     unsure = [each for each in unsure if not explained_by(each[0], kept, columns)]
     notes += [Note("moved", str(move), diff.benchmark) for move in moved]
     notes += _not_certain(unsure, diff, columns)
+    notes += _hidden(units, growth, kept, diff, columns)
     notes += _circumstances(diff, columns)
     tests = next((unit.level / unit.tests for unit in units if unit.group == "own"), level)
     seen = smallest_visible(columns, tests)
@@ -175,6 +176,40 @@ def _apply(
             elif q_value <= NOT_CERTAIN_Q:
                 unsure.append((unit, rule, answer))
     return broken, unsure, list(told.values())
+
+
+def _hidden(
+    units: Sequence[Unit],
+    rules: Sequence[Rule],
+    kept: Sequence[Broken],
+    diff: BenchmarkDiff,
+    columns: Columns,
+) -> list[Note]:
+    """Return notes on own cost that surely grew past a limit that reads cost with callees."""
+    notes = []
+    totals = {unit.function: unit for unit in units if unit.group == "total"}
+    for unit in units:
+        whole = totals.get(unit.function)
+        if unit.group != "own" or whole is None or not unit.real:
+            continue
+        for rule in _rules_for(unit, rules):
+            answer = _ask(rule, unit, diff, columns)
+            if rule.self_only or not answer.over or answer.certainty < rule.certainty:
+                continue
+            if explained_by(unit, kept, columns):
+                continue
+            own, total = change(unit.estimates, unit.row), change(whole.estimates, whole.row)
+            notes.append(
+                Note(
+                    "own-cost",
+                    f"own cost of {unit.frame} grew by {percent(own.growth)} %, with its callees"
+                    f" by {percent(total.growth)} %; limit {answer.limit} with callees"
+                    " (`self: true` judges own cost)",
+                    diff.benchmark,
+                )
+            )
+            break
+    return notes
 
 
 def _finding(each: Broken, diff: BenchmarkDiff, columns: Columns) -> Finding:
