@@ -150,7 +150,7 @@ def benchmark_diff(
         )
         for path in own
     }
-    before, after = (sum(cost[side] for cost in own.values()) for side in (0, 1))
+    before, after = (sum(cost[side] for cost in own.values()) or 1.0 for side in (0, 1))
 
     def told(costs: tuple[float, ...]) -> Change:
         return change(costs[0], costs[1], total_before_us=before, total_after_us=after)

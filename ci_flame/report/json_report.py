@@ -174,8 +174,8 @@ def change(change: Change) -> Json:
         "p_value": _number(change.p_value),
         "samples_before": int(change.samples_before),
         "samples_after": int(change.samples_after),
-        "new": change.before_ns <= 0 < change.after_ns,
-        "gone": change.after_ns <= 0 < change.before_ns,
+        "new": bool(change.before_ns <= 0 < change.after_ns),
+        "gone": bool(change.after_ns <= 0 < change.before_ns),
     }
 
 

@@ -11,7 +11,7 @@ from ci_flame.diff import BenchmarkDiff
 from ci_flame.profile import TOTAL
 from ci_flame.report import terminal
 from ci_flame.report.words import columns, cut, duration, growth, interval, plural, share, visible
-from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict
+from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict, severity_of
 
 LIMIT_BYTES: Final = 1_000_000
 """A summary over 1 MiB is dropped whole by GitHub; the rest is room for other steps' text."""
@@ -35,7 +35,7 @@ def render(verdict: Verdict, limit_bytes: int = LIMIT_BYTES) -> str:
     """Return the summary, at most `limit_bytes` of UTF-8; what was left out is said."""
     head = [f"## {_SIGNS[verdict.outcome]} {text(terminal.headline(verdict))}", ""]
     head += [f"> {text(note.text)}\n" for note in verdict.notes]
-    parts = ["\n".join(head), *map(_benchmark, sorted(verdict.benchmarks, key=_worst_first))]
+    parts = ["\n".join(head), *map(_benchmark, sorted(verdict.benchmarks, key=_best_last))]
     # Room for the sentence that says what was left out.
     room = limit_bytes - 300
     kept: list[str] = []
@@ -77,9 +77,8 @@ def code(raw: str) -> str:
     return f"<code>{text(cut(visible(raw), _NAME))}</code>"
 
 
-def _worst_first(each: BenchmarkVerdict) -> int:
-    order = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN, Outcome.NO_BASELINE, Outcome.PASS)
-    return order.index(each.outcome)
+def _best_last(each: BenchmarkVerdict) -> int:
+    return -severity_of(each.outcome)
 
 
 def _benchmark(each: BenchmarkVerdict) -> str:

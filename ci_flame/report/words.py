@@ -93,6 +93,8 @@ def visible(text: str) -> str:
     A benchmark's names are anybody's text: an ESC would reach the terminal, a newline would
     forge a line, a right-to-left override would show another name than it is.
     """
+    if text.isprintable():
+        return text
     return "".join(
         ascii(letter)[1:-1]
         if unicodedata.category(letter) in {"Cc", "Cs", "Zl", "Zp"} or letter in _BIDI
@@ -103,6 +105,8 @@ def visible(text: str) -> str:
 
 def columns(text: str) -> int:
     """Return how many terminal columns the text takes."""
+    if text.isascii():
+        return len(text)
     return sum(
         0
         if unicodedata.combining(letter)

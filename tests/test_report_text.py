@@ -1,0 +1,380 @@
+"""Terminal, JSON, JUnit, Markdown and SVG: every reporter with every kind of verdict."""
+
+# ruff: noqa: S314, RUF001 - the XML is our own; the minus sign is what is printed
+
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from verdicts import ALL, HOSTILE, benchmark_diff, change, failing, passing, renamed, verdict
+
+from ci_flame.policy import Policy
+from ci_flame.report import REPORTERS, json_report, junit, markdown, svg, terminal
+from ci_flame.report.words import columns, visible
+from ci_flame.verdict import Note, Outcome
+
+DATA = Path(__file__).parent / "data" / "report"
+SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "verdict.schema.json").read_text("utf-8"))
+OUTCOMES = ["empty", "pass", "fail", "warn", "inconclusive", "no-baseline"]
+WRITERS = {**REPORTERS, "svg": lambda v: "".join(map(svg.render, v.benchmarks))}
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.mark.parametrize("reporter", WRITERS)
+@pytest.mark.parametrize("case", ALL)
+def test_every_reporter_writes_every_verdict_the_same_twice(reporter, case):
+    text = WRITERS[reporter](ALL[case])
+
+    assert text == WRITERS[reporter](ALL[case])
+    assert text.encode() or not ALL[case].benchmarks
+
+
+@pytest.mark.parametrize("reporter", ["terminal", "json", "junit", "svg", "html"])
+def test_every_reporter_prints_the_sentence_as_it_is(reporter):
+    sentence = str(ALL["fail"].benchmarks[0].findings[0])
+    text = WRITERS[reporter](ALL["fail"])
+    if reporter != "json":
+        text = text.replace("&gt;", ">").replace("&#39;", "'")
+    if reporter == "json":
+        text = text.replace("\\u003e", ">")
+
+    assert sentence in text
+
+
+def check_golden(name, text):
+    """Compare with the stored file; CI_FLAME_BLESS=1 accepts what is written now."""
+    golden = DATA / name
+    if os.environ.get("CI_FLAME_BLESS"):
+        golden.write_text(text, "utf-8")
+    expected = golden.read_text("utf-8")
+    if text != expected:
+        golden.with_suffix(golden.suffix + ".got").write_text(text, "utf-8")
+    assert text == expected
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_golden_text_and_markdown(outcome):
+    check_golden(f"{outcome}.txt", terminal.render(ALL[outcome]))
+    check_golden(f"{outcome}.md", markdown.render(ALL[outcome]))
+
+
+@pytest.mark.parametrize("outcome", ["fail", "inconclusive"])
+def test_golden_svg(outcome):
+    check_golden(f"{outcome}.svg", svg.render(ALL[outcome].benchmarks[0]))
+
+
+# ---- terminal ----
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_the_table_fits_the_width(width):
+    each = renamed(failing(), "名" * 80)
+    table = [
+        line
+        for line in terminal.benchmark_lines(each, width=width)
+        if "->" in line and line.startswith("  ") and "limit" not in line and "per iter" not in line
+    ]
+
+    assert len(table) == terminal.ROWS
+    assert len({columns(line) for line in table}) == 1
+    assert columns(table[0]) <= max(width, 16 + 75)
+
+
+def test_names_cannot_forge_lines_or_reach_the_terminal():
+    text = terminal.render(ALL["hostile-newline"])
+
+    assert "\x1b" not in text
+    assert "\x00" not in text
+    assert not any(line.startswith("second") for line in text.splitlines())
+
+
+def test_colour_only_on_request():
+    assert "\x1b[1;31mFAIL\x1b[0m" in terminal.render(ALL["fail"], colour=True)
+    assert "\x1b" not in terminal.render(ALL["fail"])
+
+
+def test_only_functions_that_can_be_told_from_noise_are_listed():
+    listed = {str(frame.frame) for frame in terminal.changed(failing())}
+
+    assert "shop.parser:tokenize" in listed
+    assert "shop.tax:_load_table" in listed
+    assert "[gc]" not in listed
+    assert terminal.changed(passing()) == ()
+
+
+def test_a_finding_within_noise_is_listed_all_the_same():
+    each = failing()
+    quiet = replace(each.diff.frames[0].total, p_value=1.0)
+    frames = tuple(replace(frame, total=quiet) for frame in each.diff.frames)
+
+    (only,) = terminal.changed(replace(each, diff=replace(each.diff, frames=frames)))
+
+    assert only.frame == each.findings[0].frame
+
+
+# ---- json ----
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_json_keeps_its_schema(case):
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+    document = json.loads(json_report.render(ALL[case]), parse_constant=pytest.fail)
+
+    jsonschema.validate(document, SCHEMA, cls=jsonschema.Draft202012Validator)
+
+
+def test_the_schema_refuses_other_documents():
+    document = json.loads(json_report.render(ALL["fail"]))
+    for wrong in ({"schema_version": 2}, {"outcome": "failed"}, {"extra": 1}, {"benchmarks": None}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**document, **wrong}, SCHEMA)
+
+
+def test_json_tells_the_finding_with_file_and_line():
+    document = json.loads(json_report.render(ALL["fail"]))
+    each = ALL["fail"].benchmarks[0].findings[0]
+
+    (found,) = document["benchmarks"][0]["findings"]
+
+    assert found["sentence"] == str(each)
+    assert (found["file"], found["line"]) == ("src/shop/parser.py", 88)
+    assert found["path"][-1] == found["function"] == "shop.parser:tokenize"
+    assert found["change"]["before_ns"] == pytest.approx(60_100)
+    assert found["change"]["growth"] == pytest.approx(75.2 / 60.1 - 1)
+    assert found["impact"] == pytest.approx(15.1 / 396.9, rel=1e-2)
+    assert document["outcome"] == "fail"
+    assert document["counts"]["fail"] == 1
+    assert document["before"]["commit"].startswith("3f2a9c")
+
+
+def test_json_writes_infinity_as_null_with_its_reason():
+    functions = json.loads(json_report.render(ALL["fail"]))["benchmarks"][0]["functions"]
+    by_name = {each["function"]: each["total"] for each in functions}
+    new, gone = by_name["shop.tax:cached_lookup"], by_name["shop.tax:_load_table"]
+
+    assert (new["new"], new["gone"], new["growth"], new["low"]) == (True, False, None, None)
+    assert (gone["new"], gone["gone"], gone["growth"]) == (False, True, -1)
+
+
+def test_json_keeps_the_functions_that_changed_most_and_counts_the_others():
+    each = failing()
+    frames = tuple(each.diff.frames) * 5
+    many = verdict(replace(each, diff=replace(each.diff, frames=frames)))
+
+    benchmark = json.loads(json_report.render(many))["benchmarks"][0]
+
+    assert len(benchmark["functions"]) == json_report.FUNCTIONS
+    assert benchmark["functions_left_out"] == len(frames) - json_report.FUNCTIONS > 0
+
+
+def test_json_takes_the_numbers_of_numpy():
+    numbers = replace(change(1, 2), before_ns=np.float64(1), samples_after=np.int64(3))
+
+    assert json.dumps(json_report.change(numbers))
+
+
+# ---- junit ----
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_junit_has_one_case_per_benchmark(case):
+    root = ET.fromstring(junit.render(ALL[case]))
+
+    assert len(root.findall(".//testcase")) == len(ALL[case].benchmarks)
+    failing_cases = [b for b in ALL[case].benchmarks if b.outcome is Outcome.FAIL]
+    assert int(root.get("failures")) == len(failing_cases)
+
+
+def test_junit_names_the_test_as_pytest_does():
+    root = ET.fromstring(junit.render(ALL["fail"]))
+    case = root.find(".//testcase")
+
+    assert (case.get("classname"), case.get("name")) == ("tests.bench_shop", "test_checkout")
+    assert case.get("file") == "tests/bench_shop.py"
+    assert case.find("failure").get("message") == str(ALL["fail"].benchmarks[0].findings[0])
+    assert case.find("failure").text.startswith("src/shop/parser.py:88\nbench_shop:test_checkout")
+
+
+@pytest.mark.parametrize(
+    ("case", "policy", "tag"),
+    [
+        ("inconclusive", Policy(), "skipped"),
+        ("inconclusive", Policy(inconclusive_fails=True), "error"),
+        ("no-baseline", Policy(), "skipped"),
+        ("no-baseline", Policy(baseline_required=True), "error"),
+    ],
+)
+def test_junit_says_what_was_not_judged(case, policy, tag):
+    root = ET.fromstring(junit.render(replace(ALL[case], policy=policy)))
+
+    (found,) = root.findall(f".//testcase/{tag}")
+
+    assert found.get("message") == ALL[case].benchmarks[0].notes[0].text
+
+
+def test_a_warning_is_no_failure_in_junit():
+    root = ET.fromstring(junit.render(ALL["warn"]))
+
+    assert root.find(".//failure") is None
+    assert str(ALL["warn"].benchmarks[0].findings[0]) in root.find(".//system-out").text
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_names_stay_told_apart_in_xml(name):
+    root = ET.fromstring(junit.render(verdict(renamed(failing(), name))))
+
+    assert visible(name)[:50] in root.find(".//testcase/system-out").text.replace("\n", "\\n")
+
+
+def test_characters_that_xml_lacks_become_escapes():
+    text = junit.render(verdict(renamed(failing(), "a\x00b\uffffc\U0001fffed")))
+
+    assert ET.fromstring(text).find(".//testcase").get("name") == "a\\x00b\\uffffc\\U0001fffed"
+
+
+# ---- markdown ----
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_names_are_only_text_in_markdown(name):
+    raw = markdown.render(verdict(renamed(failing(), name)))
+    outside = re.sub(r"```text\n.*?```", "", raw, flags=re.DOTALL)
+
+    assert not re.search(r"<(?!/?(?:code|details|summary)>)", outside)
+    assert "@octocat" not in outside
+    assert "](http" not in outside
+    assert "://" not in outside
+    assert raw.count("```") == 2
+    for line in outside.splitlines():
+        if line.startswith("|"):
+            assert line.count("|") == 7
+
+
+def test_markdown_stays_under_its_limit_and_says_what_is_missing():
+    benchmarks = [passing(f"tests/bench.py::test_{n}") for n in range(40)]
+    many = verdict(failing(), *benchmarks, notes=(Note("slow-machine", "slow"),))
+    whole = markdown.render(many)
+
+    cut = markdown.render(many, limit_bytes=5_000)
+
+    assert len(cut.encode()) <= 5_000 < len(whole.encode())
+    assert "left out" not in whole
+    assert re.search(r"_\d+ benchmarks of 41 left out here", cut)
+    assert "tokenize grew by" in cut, "the worst comes first"
+
+
+def test_a_summary_of_ten_thousand_benchmarks_can_be_uploaded():
+    each = passing()
+    many = verdict(
+        *[replace(each, benchmark=f"test_{n}" + "x" * 200, diff=None) for n in range(9_000)]
+    )
+
+    assert len(markdown.render(many).encode()) <= markdown.LIMIT_BYTES
+
+
+def test_the_flame_strip_leads_to_the_guilty_function():
+    strip = markdown.render(ALL["fail"]).split("```")[1].splitlines()[1:]
+
+    assert strip[0].startswith("[total]")
+    assert strip[-1].startswith("shop.parser:tokenize")
+    assert "+25.1 %" in strip[-1]
+    assert len({columns(line) for line in strip}) == 1
+    assert strip[0].count("█") == markdown.STRIP
+
+
+# ---- svg ----
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_svg_is_safe_and_readable_without_script(case):
+    for each in ALL[case].benchmarks:
+        text = svg.render(each)
+        root = ET.fromstring(text)
+
+        assert "<script" not in text
+        assert {e.tag.removeprefix(SVG) for e in root.iter()} <= {
+            "svg",
+            "g",
+            "rect",
+            "text",
+            "title",
+        }
+        for element in root.iter():
+            assert not {"style", "class", "href"} & set(element.attrib)
+            assert not any(name.startswith("on") for name in element.attrib)
+
+
+def test_every_box_of_the_svg_has_a_tooltip_and_the_guilty_one_an_outline():
+    each = failing()
+    root = ET.fromstring(svg.render(each))
+    titles = [group.find(f"{SVG}title").text for group in root.iter(f"{SVG}g")]
+    guilty = [title for title in titles if title.startswith(str(each.findings[0]))]
+
+    assert len(guilty) == 1
+    assert guilty[0].splitlines()[1:] == [
+        "shop.parser:tokenize",
+        "60.1 µs → 75.2 µs per iteration",
+        "+25.1 % (+20.9 to +29.4 %), +15.1 µs per iteration",
+        "15.1 % → 18.6 % of the benchmark",
+        "2,906 → 3,576 samples",
+    ]
+    outlines = [r for r in root.iter(f"{SVG}rect") if r.get("stroke") == svg.EDGE]
+    assert len(outlines) == 2, "the box and the legend"
+    assert len(titles) == len(each.diff.paths) + 1
+
+
+def test_the_svg_draws_what_vanished_and_leaves_noise_grey():
+    root = ET.fromstring(svg.render(failing()))
+    boxes = {g.find(f"{SVG}title").text.splitlines()[-5]: g for g in root.iter(f"{SVG}g")}
+    gone = next(g for name, g in boxes.items() if name == "shop.tax:_load_table")
+    told = {
+        g.find(f"{SVG}title").text: g.find(f"{SVG}rect").get("fill") for g in root.iter(f"{SVG}g")
+    }
+
+    assert gone.find(f"{SVG}rect").get("stroke-dasharray")
+    for title, fill in told.items():
+        red, _, blue = (int(fill[i : i + 2], 16) for i in (1, 3, 5))
+        if "cannot be told" in title:
+            assert abs(red - blue) < 16
+        elif "\n+" in title and "gone" not in title:
+            assert red > blue + 30
+        elif "\n−" in title:
+            assert blue > red + 30
+
+
+def test_boxes_that_are_too_narrow_are_left_out_but_never_the_guilty_one():
+    own = {path: (before, after) for path, (before, after) in benchmark_own().items()}
+    diff = benchmark_diff(own)
+    each = failing()
+    narrow = replace(each, diff=diff)
+
+    root = ET.fromstring(svg.render(narrow, width=80))
+
+    assert len(list(root.iter(f"{SVG}g"))) < len(diff.paths)
+    assert any(
+        (group.find(f"{SVG}title").text or "").startswith(str(each.findings[0]))
+        for group in root.iter(f"{SVG}g")
+    )
+
+
+def benchmark_own():
+    from verdicts import tree
+
+    return {
+        path: (cost[0] / 1e4, cost[1] / 1e4) if path[-1].module == "shop.parser" else cost
+        for path, cost in tree().items()
+    }
+
+
+def test_a_long_sentence_is_whole_in_the_tooltip():
+    each = renamed(failing(), "n" * 10_000)
+
+    assert str(each.findings[0]).replace(">", "&gt;") + "\n" in svg.render(each)
+    assert max(map(len, re.findall(r"<text[^>]*>([^<]*)", svg.render(each)))) < 250
