@@ -9,6 +9,7 @@ that a machine that drifts does so for both.
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from ci_flame.profile import (
     Profile,
     Round,
     Run,
+    Stack,
     Unit,
     Weight,
 )
@@ -50,27 +52,9 @@ seconds, so that two moments of 2 ms would say little about them."""
 TAIL_LINES: Final = 8
 GRACE_S: Final = 5.0
 
-_LAUNCHER: Final = """
-import os, signal, sys
-go, told = int(sys.argv[1]), int(sys.argv[2])
-os.set_inheritable(told, False)
-data = b""
-while piece := os.read(go, 65536):
-    data += piece
-os.close(go)
-words = data.split(b"\\0")
-if words.pop(0) != b"go":
-    os._exit(0)
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-try:
-    os.execvpe(sys.argv[3], sys.argv[3:], dict(word.split(b"=", 1) for word in words if word))
-except OSError as error:
-    os.write(told, str(error.errno).encode())
-os._exit(127)
-"""
-"""Waits for the word, then becomes the command: with the environment and the signals that it
-would have had without us (Python adds LC_CTYPE and ignores SIGPIPE)."""
+_LAUNCHER: Final = Path(__file__).with_name("launcher.py")
+_LAUNCHER_MODULE: Final = "ci_flame.launcher"
+"""Of the launcher's own frames, in the moment before it becomes the command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,9 +293,12 @@ def _process(
     plan: RecordConfig,
 ) -> Process:
     """Return the account of one repetition: every phase that was sampled is its one round."""
-    weights: dict[tuple[Frame, ...], Weight] = {}
+    weights: dict[Stack, Weight] = {}
     for stacks in recording.samples.values():
-        for stack, samples in stacks.items():
+        for whole, samples in stacks.items():
+            stack = _without_launcher(whole)
+            if not stack:
+                continue
             seen = Weight(samples, samples * recording.period_ns)
             weights[stack] = weights[stack] + seen if stack in weights else seen
     profile = Profile(weights, Unit.NANOSECONDS, 1)
@@ -334,6 +321,14 @@ def _process(
     )
 
 
+def _without_launcher(stack: Stack) -> Stack:
+    """Return the stack without our own frames in front; empty where it has no others."""
+    first = next(
+        (n for n, frame in enumerate(stack) if frame.module != _LAUNCHER_MODULE), len(stack)
+    )
+    return stack[first:]
+
+
 class _Suspended:
     """The command, waiting in front of its first instruction; ended with the block."""
 
@@ -347,9 +342,9 @@ class _Suspended:
         try:
             self._child = subprocess.Popen(
                 [
-                    *(sys.executable, "-I", "-S", "-c", _LAUNCHER),
+                    *(sys.executable, "-I", "-S", str(_LAUNCHER)),
                     *(str(read_go), str(write_told)),
-                    *self._side.command,
+                    *(self._located(), *self._side.command),
                 ],
                 cwd=self._side.folder,
                 stdin=subprocess.DEVNULL,
@@ -366,6 +361,13 @@ class _Suspended:
         self._reader = threading.Thread(target=self._pass_on, daemon=True)
         self._reader.start()
         return self
+
+    def _located(self) -> str:
+        """Return the path of the program, so that the launcher has nothing left to look for."""
+        word = self._side.command[0]
+        if "/" in word:
+            return word
+        return shutil.which(word, path=self._side.environment.get("PATH", os.defpath)) or word
 
     def run(self) -> _Clocks:
         """Let the command go and wait for its end; CollectError if it fails."""
