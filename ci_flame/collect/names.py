@@ -23,7 +23,7 @@ RawFrame = tuple[str, str, str, str, int]
 """kind, module, function, file, first line; a Python frame's module is named by the owner."""
 
 # Borders between frames in folded stacks and in paths; a line must stay a line.
-_UNSAFE: Final = {ord(";"): ",", **{code: " " for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}}
+_UNSAFE: Final = {ord(";"): ",", **dict.fromkeys((*range(32), 127, 133, 8232, 8233), " ")}
 
 
 class ImageNames(Protocol):

@@ -83,7 +83,10 @@ def unpack_string(data: bytes) -> tuple[int, str]:
         return key, ""
     whole = raw[: min(length * kind, len(raw) // kind * kind)]
     # Lone surrogates (undecodable file names) must survive in one form on every machine.
-    text = whole.decode(_ENCODINGS[kind], "surrogatepass")
+    try:
+        text = whole.decode(_ENCODINGS[kind], "surrogatepass")
+    except UnicodeDecodeError:  # caught while the process wrote it
+        text = whole.decode(_ENCODINGS[kind], "replace")
     return key, text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -44,7 +44,7 @@ _STRATA: Final = 16
 _REDRAW_SECONDS: Final = 0.04
 _DISCOVERY_SECONDS: Final = 0.003
 _DISCOVERY_LIMIT_SECONDS: Final = 5.0
-_ROOT_SECONDS: Final = 2.0
+_ROOT_SECONDS: Final = 1.0
 _HEADROOM: Final = 1.3
 _FIRST_IMAGE: Final = 1
 
@@ -170,7 +170,7 @@ class Sampler:
         deadline = time.monotonic() + _ROOT_SECONDS
         while True:
             layout = cpython.find_python(pid, self._native)
-            if layout is not None or not python or time.monotonic() > deadline:
+            if layout or not python or not _alive(pid) or time.monotonic() > deadline:
                 break
             time.sleep(_DISCOVERY_SECONDS)
         if not _alive(pid):

@@ -47,7 +47,8 @@ def name_module(file: str, layout: Layout) -> tuple[str, str]:
     if file.startswith("<") or not file:
         shape = _ADDRESS.sub("N", file) or "<unknown>"
         return shape.replace(";", ","), shape
-    path = posixpath.normpath(file)
+    # A relative name is relative to where the target was started: the project, most likely.
+    path = posixpath.normpath(posixpath.join(*layout.roots[:1], file))
     place = place_of(path, layout.roots)
     if known := layout.module_files.get(file) or layout.module_files.get(path):
         return known, place
