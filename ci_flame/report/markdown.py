@@ -107,6 +107,7 @@ def _benchmark(each: BenchmarkVerdict) -> str:
 
 def _table(each: BenchmarkVerdict) -> list[str]:
     frames = terminal.changed(each)
+    blamed = {finding.frame for finding in each.findings}
     if not frames:
         return ["No function changed more than noise can explain.", ""]
     lines = [
@@ -115,14 +116,19 @@ def _table(each: BenchmarkVerdict) -> list[str]:
     ]
     for frame in frames[:ROWS]:
         total = frame.total
+        name = _bold(code(str(frame.frame)), blamed=frame.frame in blamed)
         lines.append(
-            f"| {code(str(frame.frame))} | {duration(total.before_ns)} | {duration(total.after_ns)}"
+            f"| {name} | {duration(total.before_ns)} | {duration(total.after_ns)}"
             f" | {growth(total)} | {interval(total)}"
             f" | {share(total.before_share)} → {share(total.after_share)} |"
         )
     if len(frames) > ROWS:
         lines.append(f"| and {plural(len(frames) - ROWS, 'function')} more | | | | | |")
     return [*lines, ""]
+
+
+def _bold(name: str, *, blamed: bool) -> str:
+    return f"**{name}**" if blamed else name
 
 
 def _strip(finding: Finding, diff: BenchmarkDiff) -> list[str]:

@@ -114,7 +114,8 @@ def tree(profile: Profile) -> list[Node]:
             weights[stack[:depth]] += weight
     nodes: list[Node] = [(TOTAL, -1, Weight(profile.samples, profile.value))]
     index: dict[Stack, int] = {(): 0}
-    for path in sorted(weights):
+    names = {frame: str(frame) for stack in profile.stacks for frame in stack}
+    for path in sorted(weights, key=lambda path: [names[frame] for frame in path]):
         index[path] = len(nodes)
         nodes.append((path[-1], index[path[:-1]], weights[path]))
     return nodes

@@ -2,7 +2,7 @@
 // The interactive part of report.html: one differential flame graph and one table per benchmark.
 // It decides nothing: colours, sentences and costs come with the data.
 (() => {
-  const ROW = 22;
+  const ROWS = { low: 20, high: 28, room: 440 }; // px; a shallow graph has taller rows
   const NARROWEST = 0.5; // px; narrower boxes are not drawn
   const LETTER = 6.5; // px of a letter of the 11.5 px font, on the generous side
   const FIRST_ROWS = 200;
@@ -87,6 +87,9 @@
       for (let i = 1; i < this.count; i++) this.children[this.boxes.parent[i]].push(i);
       this.depth = new Uint16Array(this.count);
       for (let i = 1; i < this.count; i++) this.depth[i] = this.depth[this.boxes.parent[i]] + 1;
+      const rows = this.depth.reduce((most, depth) => Math.max(most, depth), 0) + 1;
+      this.rowHeight = Math.max(ROWS.low, Math.min(ROWS.high, Math.floor(ROWS.room / rows)));
+      this.graph.style.setProperty("--row", `${this.rowHeight}px`);
       this.layOut();
       this.listen();
       this.drawTable();
@@ -144,7 +147,7 @@
         add(i, (this.left[i] - origin) * scale, w, false);
         for (let k = this.children[i].length - 1; k >= 0; k--) todo.push(this.children[i][k]);
       }
-      this.graph.style.height = `${(deepest + 1) * ROW + 4}px`;
+      this.graph.style.height = `${(deepest + 1) * this.rowHeight + 4}px`;
       this.graph.replaceChildren(fragment);
       this.mark();
       if (!this.drawn.has(this.focused)) this.focused = this.zoomed;
@@ -161,7 +164,7 @@
       const element = make("div", `box ${plain ? `hue${this.data.hues[f]}` : toneClass(tone[i])}`);
       element.dataset.i = i;
       element.style.left = `${x}px`;
-      element.style.top = `${this.depth[i] * ROW}px`;
+      element.style.top = `${this.depth[i] * this.rowHeight}px`;
       element.style.width = `${w > 2.5 ? w - 1 : w}px`;
       element.tabIndex = -1;
       element.setAttribute("role", "treeitem");
@@ -479,7 +482,8 @@
         cell(this.data.unit === "samples" ? format.count(Math.round(after)) : format.duration(after));
         const share = make("td", "share");
         const bar = make("span", "bar");
-        bar.style.width = `${Math.min(100, wholeAfter > 0 ? (after / wholeAfter) * 100 : 0)}%`;
+        const part = wholeAfter > 0 ? Math.min(1, after / wholeAfter) : 0;
+        bar.style.width = `calc(${part.toFixed(4)} * (100% - 68px))`; // 68 px are the figure's
         share.append(bar, make("span", "", format.share(wholeAfter > 0 ? after / wholeAfter : 0)));
         row.append(share);
         return row;
