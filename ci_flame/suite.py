@@ -308,7 +308,7 @@ class Suite:
         benchmarks = tuple(each.verdict for _, each in sorted(self.judged.items()))
         gone = tuple(sorted(removed))
         notes = [
-            Note("removed-benchmark", "is in the baseline and was not found here", name)
+            Note("gone-benchmark", f"{name} is in the baseline and no longer here", name)
             for name in gone
         ]
         changes = None
