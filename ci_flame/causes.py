@@ -70,13 +70,24 @@ def deepest(broken: Sequence[Broken], columns: Columns) -> list[Broken]:
             # A warning below does not excuse a failure above it.
             if one.fails or not each.fails:
                 explained |= nodes & inside
-        grown = float(growth[inside].sum())
-        if grown > 0 and float(growth[explained].sum()) >= EXPLAINED * grown:
+        if _told(each, float(growth[inside].sum()), float(growth[explained].sum())):
             continue
         each.cause = "" if each.unit.own else _cause(each, inside, growth, columns)
         kept.append(each)
         covered.append(inside)
     return sorted(kept, key=lambda each: (not each.fails, -each.growth_ns, str(each.unit.frame)))
+
+
+def _told(each: Broken, grown: float, explained: float) -> bool:
+    """Tell whether what its callees explain leaves nothing of a caller's growth to report.
+
+    Nothing is less than a fifth, or less than the caller's own noise (two standard errors).
+    """
+    if grown <= 0 or explained >= EXPLAINED * grown:
+        return grown > 0
+    unit = each.unit
+    noise_ns = 2 * unit.entry(unit.estimates.standard_error) * unit.entry(unit.estimates.before)
+    return explained >= MOSTLY * grown and grown - explained <= noise_ns
 
 
 def explained_by(unit: Unit, kept: Sequence[Broken], columns: Columns) -> bool:

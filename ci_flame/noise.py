@@ -90,7 +90,7 @@ class Estimates:
 
 def _dispersion(counts: Floats, exposure: Floats) -> tuple[Floats, Floats]:
     """Return the Pearson sum of squares of one side, and its degrees of freedom, by row."""
-    rate = counts.sum(axis=1) / exposure.sum()
+    rate = counts.sum(axis=1) / max(float(exposure.sum()), 1e-300)
     expected = rate[:, None] * exposure[None, :]
     with np.errstate(divide="ignore", invalid="ignore"):
         squares = np.where(expected > 0, (counts - expected) ** 2 / expected, 0.0).sum(axis=1)

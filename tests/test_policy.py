@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 from hypothesis import given
-from strategies import FRAMES
+from recordings import NAMED_FRAMES
 from synthetic import stack_of
 
 from ci_flame.policy import (
@@ -117,7 +117,7 @@ def test_benchmark_globs(globs, name, expected):
     assert matches_name(globs, name) is expected
 
 
-@given(FRAMES)
+@given(NAMED_FRAMES)
 def test_every_frame_is_matched_by_its_own_name_and_excluded_by_it(frame):
     if any(char in str(frame) for char in "[]*?!"):
         return
