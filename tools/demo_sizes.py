@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 TURNS = 150
@@ -83,11 +83,34 @@ def _ask(worker: "subprocess.Popen[str]") -> dict[str, float]:
     return answer
 
 
-def _count_bytecodes(run: Callable[[], object], code: object) -> int:
+def _count_bytecodes(run: Callable[[], object], code: CodeType) -> int:
     """Return the number of bytecodes executed in frames of `code` during one run."""
+    return (_count_monitored if sys.version_info >= (3, 12) else _count_traced)(run, code)
+
+
+def _count_monitored(run: Callable[[], object], code: CodeType) -> int:
+    monitoring: Any = getattr(sys, "monitoring")  # noqa: B009 - the checker's Python has none
+    tool, count = monitoring.PROFILER_ID, 0
+
+    def instruction(_code: object, _offset: int) -> None:
+        nonlocal count
+        count += 1
+
+    monitoring.use_tool_id(tool, "demo")
+    monitoring.register_callback(tool, monitoring.events.INSTRUCTION, instruction)
+    monitoring.set_local_events(tool, code, monitoring.events.INSTRUCTION)
+    try:
+        run()
+    finally:
+        monitoring.set_local_events(tool, code, 0)
+        monitoring.free_tool_id(tool)
+    return count
+
+
+def _count_traced(run: Callable[[], object], code: CodeType) -> int:
     count = 0
 
-    def trace(frame: FrameType, _event: str, _argument: object) -> Any:  # noqa: ANN401
+    def enter(frame: FrameType, _event: str, _argument: object) -> Any:  # noqa: ANN401
         if frame.f_code is not code:
             return None
         frame.f_trace_lines = False
@@ -99,7 +122,7 @@ def _count_bytecodes(run: Callable[[], object], code: object) -> int:
         count += event == "opcode"
         return opcode
 
-    sys.settrace(trace)
+    sys.settrace(enter)
     try:
         run()
     finally:
