@@ -408,7 +408,7 @@ def _through_shares(seen: Floats, share: Floats, clock: Machine) -> Floats:
     """
     room = 1 - share * (1 + seen)
     growth = np.where(room > 0, seen / np.maximum(room, 1e-12), np.inf)
-    return np.asarray(np.maximum(growth, np.expm1(2.0 * clock.raw_error)))
+    return np.asarray(np.maximum(growth, np.expm1(4.0 * clock.raw_error)))
 
 
 def visible_at(made: Columns, share: float, alpha: float) -> float:

@@ -13,7 +13,15 @@ import numpy as np
 
 from ci_flame import budgets, noise
 from ci_flame.causes import Broken, deepest, explained_by
-from ci_flame.diff import BenchmarkDiff, Columns, RunDiff, change, smallest_visible, visible_at
+from ci_flame.diff import (
+    NOMINAL_FALSE_FAILURES,
+    BenchmarkDiff,
+    Columns,
+    RunDiff,
+    change,
+    smallest_visible,
+    visible_at,
+)
 from ci_flame.family import Unit, close, units_of
 from ci_flame.moved import Move, moves
 from ci_flame.policy import Policy, Rule, Severity, gates_total
@@ -49,6 +57,8 @@ class _Answer:
     limit: str
     margin: float
     """ln distance of the estimate from the limit."""
+    agreed: bool = True
+    """False: only shares were compared, and the raw clock does not surely say the same."""
 
 
 def _ask(rule: Rule, unit: Unit, diff: BenchmarkDiff, columns: Columns) -> _Answer:
@@ -72,20 +82,20 @@ def _ask(rule: Rule, unit: Unit, diff: BenchmarkDiff, columns: Columns) -> _Answ
             np.sqrt(unit.entry(estimates.dispersion) / unit.entry(estimates.samples_after))
         )
     certainty = float(noise.probability_above(log_ratio, error, degrees, nearest))
+    agreed = True
     if diff.anchor == "shares" and np.isfinite(log_ratio):
         # A share also grows where another shrinks; the raw clock must agree that it did.
         clock = columns.clock
-        raw = log_ratio + clock.raw_shift
-        certainty = min(
-            certainty,
-            float(noise.probability_above(raw, np.hypot(error, clock.raw_error), degrees, nearest)),
-        )
+        raw, raw_error = log_ratio + clock.raw_shift, np.hypot(error, clock.raw_error)
+        sure = float(noise.probability_above(raw, raw_error, degrees, nearest))
+        agreed = sure >= 1 - NOMINAL_FALSE_FAILURES
     impact = (after - before) / float(estimates.before[0])
     return _Answer(
         bool(log_ratio > nearest and impact >= rule.min_impact and after > before),
         certainty,
         text,
         log_ratio - nearest,
+        agreed,
     )
 
 
@@ -170,7 +180,7 @@ def _apply(
             move = shifted.get(unit.function) if unit.mask is None else None
             if move is not None and not move.breaks(rule):
                 told[str(move.frame)] = move
-            elif unit.real and answer.certainty >= rule.certainty:
+            elif unit.real and answer.agreed and answer.certainty >= rule.certainty:
                 fails = rule.severity is Severity.FAIL
                 broken.append(Broken(unit, rule, answer.certainty, answer.limit, fails))
             elif q_value <= NOT_CERTAIN_Q:
@@ -327,7 +337,11 @@ def _not_certain(
         if answer.certainty < rule.certainty:
             doubt = f"that is only {np.floor(answer.certainty * 100):.0f} % certain"
         else:
-            doubt = "noise can still do that in one build of many"
+            doubt = (
+                "noise can still do that in one build of many"
+                if answer.agreed
+                else "only as a share of the benchmark: something else may have shrunk"
+            )
         notes.append(
             Note(
                 "not-certain",
