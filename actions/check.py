@@ -12,13 +12,23 @@ import subprocess
 from pathlib import Path
 from typing import NoReturn
 
+MAX_ANNOTATIONS = 9
 KINDS = ("auto", "none", "rerun:", "folder:", "git:")
+
+
+def escape(text: str) -> str:
+    """Return text that cannot end the runner's command that it is part of."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def escape_property(text: str) -> str:
+    """Return text for a property of a command, where `:` and `,` end it too."""
+    return escape(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def fail(message: str, hint: str) -> NoReturn:
     """End the step with one annotation: what was wrong, then the cure."""
-    text = f"{message}; {hint}".replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    print(f"::error title=ci_flame::{text}", flush=True)
+    print(f"::error title=ci_flame::{escape(f'{message}; {hint}')}", flush=True)
     raise SystemExit(2)
 
 
@@ -91,6 +101,24 @@ def outcome_of(report: Path) -> str:
         return "error"
 
 
+def annotations(report: Path) -> list[str]:
+    """Return one command for each finding, at its file and line; `[]` without a verdict.
+
+    The runner keeps ten of a kind per action, and one is needed for the outcome.
+    """
+    try:
+        verdict = json.loads((report / "verdict.json").read_text(encoding="utf-8"))
+        found = [each for benchmark in verdict["benchmarks"] for each in benchmark["findings"]]
+        return [
+            f"::{'error' if each['outcome'] == 'fail' else 'warning'} title=ci_flame"
+            + (f",file={escape_property(each['file'])},line={each['line']}" if each["file"] else "")
+            + f"::{escape(each['sentence'])}"
+            for each in found[:MAX_ANNOTATIONS]
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def publish(**outputs: str) -> None:
     """Append step outputs; the random delimiter keeps values from ending their own text."""
     with Path(os.environ["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as file:
@@ -124,9 +152,12 @@ def main() -> None:
         baseline=baseline,
         report=str(report) if report.is_dir() else "",
     )
-    if code:
-        level = "error" if outcome in {"fail", "error"} else "warning"
-        print(f"::{level} title=ci_flame::{outcome} (exit code {code}); see the job summary")
+    for line in annotations(report):
+        print(line)
+    if outcome == "error":
+        print(f"::error title=ci_flame::nothing was judged (exit code {code}); see the log above")
+    elif code:
+        print(f"::error title=ci_flame::{outcome} (exit code {code}); see the job summary")
 
 
 if __name__ == "__main__":
