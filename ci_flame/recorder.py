@@ -35,7 +35,7 @@ from ci_flame.profile import (
 from ci_flame.rounds import Clocks, Driven, Window
 from ci_flame.verdict import Note
 
-MACHINERY: Final = frozenset({"ci_flame.pytest_item", "ci_flame.rounds"})
+MACHINERY: Final = frozenset({"ci_flame.pytest_item", "ci_flame.rounds", "ci_flame.collect.ebpf"})
 """Modules whose frames stand between the test function and what it measures."""
 MIN_SAMPLES: Final = 100
 """Fewer say nothing: a function of 10 % of the benchmark would have ten."""

@@ -40,6 +40,7 @@ interpreter still gains (5 % and more)."""
 DELAY_LIMIT: Final = 0.25
 """Share of a round's wall time spent waiting for a CPU from which the round is left out:
 whoever had the CPU has also emptied its caches."""
+_EMPTY_WINDOWS: Final = 51
 _LEAD_IN_FROM: Final = 10
 """Iterations in a round from which one more runs before the window, to refill the caches
 after the reference work; with fewer it would cost more than it corrects."""
@@ -56,11 +57,6 @@ def children_cpu_ns() -> int:
     """Return the CPU time of all waited-for child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return round((usage.ru_utime + usage.ru_stime) * 1e9)
-
-
-def cpu_ns() -> int:
-    """Return the CPU time of this process, all its threads and its waited-for children."""
-    return time.process_time_ns() + children_cpu_ns()
 
 
 def run_delay_ns() -> int:
@@ -83,7 +79,9 @@ def run_delay_ns() -> int:
 class Clocks:
     """Where the time comes from; tests bring their own."""
 
-    cpu_ns: Callable[[], int] = cpu_ns
+    cpu_ns: Callable[[], int] = time.process_time_ns
+    """Of this process, all its threads."""
+    children_ns: Callable[[], int] = children_cpu_ns
     wall_ns: Callable[[], int] = time.perf_counter_ns
     run_delay_ns: Callable[[], int] = run_delay_ns
     references: Callable[[], Mapping[str, tuple[int, ...]]] = reference.measure
@@ -100,27 +98,50 @@ class Window:
         self.phase = PHASE_NONE
         self._session = session
         self._clocks = clocks
-        self._opened_cpu = self._opened_wall = -1
+        self._opened_cpu = self._opened_wall = self._opened_children = -1
         self.cpu_ns = 0
         self.wall_ns = 0
         self.openings = 0
+        self._own_cpu = self._own_wall = 0
+        self._measure_itself()
+
+    def _measure_itself(self) -> None:
+        """Take what an empty window costs off every later one: blocks may be microseconds."""
+        cpu, wall = [], []
+        for _ in range(_EMPTY_WINDOWS):
+            self.reset(PHASE_NONE)
+            self.open()
+            self.close()
+            cpu.append(self.cpu_ns)
+            wall.append(self.wall_ns)
+        self.reset(PHASE_NONE)
+        self._own_cpu, self._own_wall = int(statistics.median(cpu)), int(statistics.median(wall))
 
     def open(self) -> None:
-        """Start the clocks, then switch the phase: the clocks' own cost is not sampled."""
+        """Start the clocks, then switch the phase: the clocks' own cost is not sampled.
+
+        The CPU clock is read last here and first in `close`, because it decides.
+        """
         if self._opened_wall >= 0:
             raise UsageError(
                 "`with flame:` was entered while it was open",
                 "a benchmark has one window; put what belongs together into one block",
             )
-        self._opened_wall = self._clocks.wall_ns()
-        self._opened_cpu = self._clocks.cpu_ns()
+        clocks = self._clocks
+        self._opened_wall = clocks.wall_ns()
+        self._opened_children = clocks.children_ns()
+        self._opened_cpu = clocks.cpu_ns()
         self._session.set_phase(self.phase)
 
     def close(self) -> None:
         """Switch the phase back, then stop the clocks."""
         self._session.set_phase(PHASE_NONE)
-        self.cpu_ns += self._clocks.cpu_ns() - self._opened_cpu
-        self.wall_ns += self._clocks.wall_ns() - self._opened_wall
+        clocks = self._clocks
+        cpu = clocks.cpu_ns() - self._opened_cpu
+        cpu += clocks.children_ns() - self._opened_children
+        wall = clocks.wall_ns() - self._opened_wall
+        self.cpu_ns += max(0, cpu - self._own_cpu)
+        self.wall_ns += max(0, wall - self._own_wall)
         self._opened_cpu = self._opened_wall = -1
         self.openings += 1
 

@@ -3,9 +3,10 @@
 import asyncio
 import gc
 import math
+import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -24,6 +25,7 @@ class FakeClock:
     cpu: int = 0
     wall: int = 0
     delay: int = 0
+    children: int = 0
     phase: int = 0
     phases: list = field(default_factory=list)
     seen: dict = field(default_factory=dict)
@@ -48,7 +50,11 @@ class FakeClock:
     @property
     def clocks(self):
         return rounds.Clocks(
-            lambda: self.cpu, lambda: self.wall, lambda: self.delay, self.references
+            cpu_ns=lambda: self.cpu,
+            children_ns=lambda: self.children,
+            wall_ns=lambda: self.wall,
+            run_delay_ns=lambda: self.delay,
+            references=self.references,
         )
 
 
@@ -381,14 +387,37 @@ def test_asynchronous_benchmarks_run_on_the_running_loop():
     assert {each.iterations for each in driven.rounds} == {10}
 
 
-def test_real_clocks_count_children_and_threads():
-    before = rounds.cpu_ns()
-    script = "import time\nwhile time.process_time() < 0.15: pass"
-    import subprocess
+def test_the_window_s_own_cost_is_not_the_benchmark_s():
+    clock = FakeClock()
 
+    def ticking():  # every look at the clock costs 300 ns
+        clock.cpu += 300
+        return clock.cpu
+
+    clocks = replace(clock.clocks, cpu_ns=ticking)
+    window = rounds.Window(clock, clocks)
+    with window:
+        clock.spend(5_000)
+
+    assert window.cpu_ns == 5_000
+
+
+def test_children_count_in_the_window_s_cpu_time():
+    clock = FakeClock()
+    window = rounds.Window(clock, clock.clocks)
+    with window:
+        clock.spend(MS)
+        clock.children += 3 * MS
+
+    assert window.cpu_ns == 4 * MS
+
+
+def test_real_clocks_count_children():
+    before = rounds.children_cpu_ns()
+    script = "import time\nwhile time.process_time() < 0.15: pass"
     subprocess.run([sys.executable, "-c", script], check=True)
 
-    assert rounds.cpu_ns() - before >= 150 * MS
+    assert rounds.children_cpu_ns() - before >= 140 * MS
     assert rounds.run_delay_ns() >= 0
 
 
