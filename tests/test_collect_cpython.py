@@ -35,8 +35,10 @@ def debug_offsets(version=0x030D00F0, free_threaded=0, unicode=(64, 32, 16, 40),
     for _, fields in cpython._GROUPS.get(minor, cpython._GROUPS[13]):
         raw += struct.pack(f"<{len(fields)}Q", *range(number, number + len(fields)))
         number += 100
-    raw += struct.pack("<9Q", *range(5000, 5009))  # groups that differ between versions
-    return (raw + struct.pack("<4Q", *unicode) + struct.pack("<2Q", *gc)).ljust(2048, b"\0")
+    # The groups that differ between versions; list_object ends like unicode_object begins.
+    raw += struct.pack("<9Q", *range(5000, 5006), 32, 16, 40)
+    raw += struct.pack("<4Q", *unicode) + (struct.pack("<Q", 56) if minor == 15 else b"")
+    return (raw + struct.pack("<2Q", *gc)).ljust(2048, b"\0")
 
 
 @pytest.mark.parametrize(

@@ -683,3 +683,127 @@ def test_requests_that_are_not_understood_get_one_line():
 def test_choose_takes_it_first_here():
     assert choose(MACHINE, python=True).name == "ebpf"
     assert choose(MACHINE, python=False, wanted="ebpf").name == "ebpf"
+
+
+def test_two_sessions_at_once_see_their_own_tree_only(tmp_path):
+    body = "def work(): busy(0.4)"
+    with (
+        script(tmp_path, body) as process,
+        sampling(process.pid, roots=(str(tmp_path),)) as other,
+        sampling() as own,
+    ):
+        own.set_phase(1)
+        other.set_phase(5)
+        tell(process)
+        for_cpu_seconds(0.2, mixed_work)()
+        assert process.stdout.readline() == "done\n"
+        own.set_phase(0)
+        other.set_phase(0)
+        here, there = own.read(), other.read()
+
+    assert share(there, "target:main", "target:work", phase=5) > 0.95
+    assert set(there.samples) == {5}
+    assert not any(f.startswith("target:main") for stack, _ in names(there, 1) for f in stack)
+    # The script is a child of this process, but was started before the session: not its tree.
+    assert share(here, f"{SELF}:mixed_work") > 0.9
+    assert share(here, "target:main") == 0.0
+
+
+def test_a_target_that_ends_at_once_neither_hangs_nor_invents():
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-S", "-c", "pass"])
+        try:
+            session = COLLECTORS["ebpf"].start(Target(process.pid, python=True))
+        except CollectError as error:
+            assert str(process.pid) in error.message  # noqa: PT017 - either end is right
+        else:
+            session.set_phase(1)
+            process.wait()
+            recording = session.read()
+            session.close()
+            assert sum(recording.samples.get(1, {}).values()) < 500
+        finally:
+            process.wait()
+
+
+INSIDE = """
+import os, sys, time
+sys.path[:0] = {path!r}
+from ci_flame.collect import COLLECTORS, Target, choose
+from ci_flame.collect.machine import probe
+found = probe()
+session = choose(found, python=True, wanted="ebpf").start(Target(os.getpid(), python=True))
+def work():
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        sum(range(1000))
+session.set_phase(1)
+work()
+session.set_phase(0)
+recording = session.read()
+session.close()
+total = sum(recording.samples[1].values())
+hits = sum(n for s, n in recording.samples[1].items() if any(f.function == "work" for f in s))
+print(os.getpid() < 100, found.root, hits > 0.9 * total > 100)
+"""
+
+
+def inside(tmp_path, python, *prefix):
+    file = tmp_path / "inside.py"
+    path = [str(HERE.parent), *(p for p in sys.path if p.endswith("site-packages"))]
+    file.write_text(INSIDE.format(path=path))
+    return subprocess.run(
+        [*prefix, python, "-"], input=file.read_text(), capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
+def test_in_a_pid_namespace_as_containers_are(tmp_path):
+    done = inside(tmp_path, sys.executable, "unshare", "--pid", "--fork", "--mount-proc")
+
+    assert (done.stderr, done.stdout) == ("", "True True True\n")
+
+
+def test_a_target_in_another_pid_namespace_is_refused():
+    command = ["unshare", "--pid", "--fork", sys.executable, "-S", "-c"]
+    with subprocess.Popen([*command, "import time; time.sleep(30)"]) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 5
+        while not (inner := children.read_text().split()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        try:
+            with pytest.raises(CollectError, match="in another PID namespace") as error:
+                COLLECTORS["ebpf"].start(Target(int(inner[0]), python=True))
+        finally:
+            os.kill(int(inner[0]), signal.SIGKILL)
+            process.kill()
+    assert "inside the container" in error.value.hint
+
+
+GRANTED = "+bpf,+perfmon,+sys_ptrace,+syslog"
+AS_NOBODY = (
+    *("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"),
+    *("--inh-caps", GRANTED, "--ambient-caps", GRANTED),
+)
+
+
+def for_everyone():
+    """Return an interpreter of our version that `nobody` may run, or None."""
+    # Twice: what setpriv itself starts is opened with the rights that it is about to drop.
+    again = "import sys; print(sys.version_info[:2], flush=True)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {again!r}])"
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info[1]}"):
+        done = subprocess.run([*AS_NOBODY, python, "-c", code], capture_output=True, check=False)
+        if done.stdout.decode().strip() == str(tuple(sys.version_info[:2])):
+            return python
+    return None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand out capabilities")
+def test_capabilities_are_enough(tmp_path):
+    python = for_everyone()
+    if python is None:
+        pytest.skip("nobody may run an interpreter of this version")
+    done = inside(tmp_path, python, *AS_NOBODY)
+
+    assert (done.stderr, done.stdout) == ("", "False False True\n")

@@ -178,9 +178,10 @@ _GROUPS: Final = {
 }
 """The groups of `_Py_DebugOffsets` by minor version, up to the last one read by position."""
 
-_UNICODE_GROUP: Final = struct.pack("<3Q", 32, 16, 40)
-"""state, length and asciiobject_size: the same in all of 3.13 to 3.15. Found by value, because
-the groups before it differ; `gc` (size, collecting) follows it."""
+_UNICODE_GROUP: Final = struct.pack("<4Q", 64, 32, 16, 40)
+"""size, state, length and asciiobject_size: the same in all of 3.13 to 3.15. Found by value,
+because the groups before it differ; `gc` (size, collecting) follows it."""
+_UNICODE_FIELDS: Final = {13: 4, 14: 4, 15: 5}
 
 
 def find_python(pid: int, names: NativeNames) -> Layout | None:
@@ -230,7 +231,8 @@ def parse_debug_offsets(raw: bytes, runtime: int) -> Layout:
     collecting = NO_FIELD
     ascii_bytes, unicode_at = 40, raw.find(_UNICODE_GROUP, position)
     if unicode_at >= 0:
-        gc_size, in_gc = struct.unpack_from("<QQ", raw, unicode_at + len(_UNICODE_GROUP))
+        after = unicode_at + 8 * _UNICODE_FIELDS[minor]
+        gc_size, in_gc = struct.unpack_from("<QQ", raw, after)
         if in_gc < gc_size < 1 << 16:
             collecting = field["interpreter", "gc"] + in_gc
     return Layout(

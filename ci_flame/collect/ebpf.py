@@ -13,6 +13,7 @@ window is one store, without a system call.
 """
 
 import contextlib
+import importlib.util
 import json
 import mmap
 import os
@@ -263,15 +264,21 @@ def _is_package(folder: str) -> bool:
     return os.path.exists(posixpath.join(folder, "__init__.py"))  # noqa: PTH110 - a str in, many calls
 
 
+def _folders() -> list[str]:
+    """Return the folders that this package, numpy and pyelftools are imported from here."""
+    specs = (importlib.util.find_spec(name) for name in ("ci_flame", "numpy", "elftools"))
+    origins = (Path(spec.origin) for spec in specs if spec and spec.origin)
+    return list(dict.fromkeys(str(origin.resolve().parent.parent) for origin in origins))
+
+
 def _spawn(theirs: socket.socket, stderr: "IO[bytes]") -> "subprocess.Popen[bytes]":
     """Start the collector process with the socket as its standard input.
 
     `-I` keeps the target's environment, user folder and working directory out of a root process;
-    the folder this package lies in is added last, so that it hides nothing.
+    the folders of this package and of what it needs are added last, so that they hide nothing.
     """
-    folder = str(Path(__file__).resolve().parent.parent.parent)
     code = (
-        f"import sys; sys.path.append({folder!r});"
+        f"import sys; sys.path += {_folders()!r};"
         " from ci_flame.collect.ebpf_process import main; sys.exit(main())"
     )
     command = [sys.executable, "-I", "-c", code]

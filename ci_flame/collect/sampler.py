@@ -333,6 +333,11 @@ def _config(pid: int, layout: bytes) -> bytes:
         namespace = Path(f"/proc/{pid}/ns/pid").stat()
     except OSError as error:
         raise CollectError(f"process {pid} cannot be looked at: {error.strerror}") from None
+    if namespace.st_ino != Path("/proc/self/ns/pid").stat().st_ino:
+        raise CollectError(
+            f"process {pid} is in another PID namespace than ci-flame",
+            "run ci-flame inside the container, beside the benchmark",
+        )
     head = struct.pack("<QQIIQ", namespace.st_dev, namespace.st_ino, pid, 0, _FIRST_IMAGE + 1)
     return head + struct.pack("<Q", _FIRST_IMAGE) + layout
 
