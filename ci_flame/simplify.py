@@ -98,12 +98,12 @@ def merge_recursion(profile: Profile) -> Profile:
 
 
 def clean(profile: Profile) -> Profile:
-    """Give native functions the name that their source has.
+    """Give native and kernel functions the name that their source has.
 
     `native:shop:parse(int).constprop.0` becomes `native:shop:parse`: compilers split and
     copy functions as they like, and a copy's name must not look like a new function.
     """
-    return _rewrite(profile, lambda stack: tuple(map(_clean_frame, stack)))
+    return _rewrite(profile, lambda stack: tuple(map(clean_frame, stack)))
 
 
 def clean_name(name: str) -> str:
@@ -116,8 +116,9 @@ def clean_name(name: str) -> str:
     return _CLONE.sub("", cut) or name
 
 
-def _clean_frame(frame: Frame) -> Frame:
-    if frame.kind is not Kind.NATIVE:
+def clean_frame(frame: Frame) -> Frame:
+    """Return a native or kernel frame with its name cleaned, any other one as it is."""
+    if frame.kind not in {Kind.NATIVE, Kind.KERNEL}:
         return frame
     name = clean_name(frame.function)
     return frame if name == frame.function else replace(frame, function=name)

@@ -39,10 +39,10 @@ def save(run: Run, folder: Path) -> None:
     """
     files = {RUN_JSON: run_json.encode(run).encode("utf-8")}
     # What cannot be read again must not replace what can.
-    stored = run_json.decode(files[RUN_JSON].decode("utf-8"), "the run")
+    run_json.decode(files[RUN_JSON].decode("utf-8"), "the run")
     for measurement in run.measurements:
-        for mode, name in stored.files.get(measurement.benchmark, {}).items():
-            files[name] = pprof.write(measurement, mode)
+        for mode in measurement.modes:
+            files[run_json.file_name(measurement.benchmark, mode)] = pprof.write(measurement, mode)
     check_writable(folder)
     with _sentences(folder, sum(map(len, files.values()))):
         # A link to a folder stays a link: what it leads to is replaced.

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Final
 from ci_flame.collect import Obstacle, Recording, Session, Target
 from ci_flame.errors import CiFlameError, CollectError
 from ci_flame.formats import perf_script
-from ci_flame.profile import TRUNCATED, Frame, Kind, Stack
-from ci_flame.simplify import clean_name
+from ci_flame.profile import TRUNCATED, Stack
+from ci_flame.simplify import clean_frame
 
 if TYPE_CHECKING:
     from ci_flame.collect.machine import Machine
@@ -339,7 +339,7 @@ def gather(lines: Iterable[str], pid: int, depth_limit: int) -> _Gathered:
                 waiting, before = False, _Gathered()
             case perf_script.Sample():
                 into = before if waiting and record.pid == pid else gathered
-                stack = tuple(map(_clean, record.stack))
+                stack = tuple(map(clean_frame, record.stack))
                 if len(stack) >= depth_limit:
                     into.truncated += 1
                     stack = (TRUNCATED, *stack)
@@ -348,12 +348,6 @@ def gather(lines: Iterable[str], pid: int, depth_limit: int) -> _Gathered:
         gathered.samples[stack] = gathered.samples.get(stack, 0) + samples
     gathered.truncated += before.truncated
     return gathered
-
-
-def _clean(frame: Frame) -> Frame:
-    if frame.kind is not Kind.NATIVE:
-        return frame
-    return Frame(clean_name(frame.function), frame.module, frame.kind)
 
 
 def _until(deadline: float, lines: Iterable[str]) -> Iterator[str]:

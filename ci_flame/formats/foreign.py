@@ -18,7 +18,7 @@ _ANNOTATION: Final = re.compile(r"(?P<name>.+)_\[(?P<letter>[kji])\]")
 """How FlameGraph's stackcollapse programs mark kernel, jitted and inlined frames."""
 _KERNEL_DSO: Final = re.compile(r"\[(?:kernel|guest)\b.*\]|.*vmlinux.*|.*\.ko(?:\.\w+)?")
 _JIT_FILE: Final = re.compile(
-    r".*\.(?:[cm]?js|[cm]?ts|java|rb)|.*perf-\d+\.map|.*jitted-\d+-.*\.so"
+    r"node:.*|.*\.(?:[cm]?js|[cm]?ts|java|rb)|.*perf-\d+\.map|.*jitted-\d+-.*\.so"
 )
 _LIBRARY_PATH: Final = re.compile(r".*(?:/site-packages/|/dist-packages/|/lib/python3\.\d+/)")
 

@@ -40,7 +40,7 @@ _TRAMPOLINE: Final = re.compile(r"py::(?P<function>.+):(?P<file>[^:]+)")
 _V8: Final = re.compile(r"(?P<sort>[A-Z]\w+:)[*~^+]?(?P<name>.*?)(?::\d+){0,2}")
 """V8's name, with its mark for how far a function was optimised (it changes while a program
 runs) and its line (it changes with every edit above)."""
-_JAVA: Final = re.compile(r"L?(?P<type>[\w/$]+);::(?P<method>.+)")
+_JAVA: Final = re.compile(r"L?(?P<type>[\w/$]+);(?:::|\.)(?P<method>.+)")
 """How perf-map-agent writes a method."""
 _KERNEL_HALF: Final = 1 << 63
 _USER_MARKS: Final = frozenset({"[vdso]", "[vsyscall]", "[heap]", "[stack]", "[anon]", "[uprobes]"})

@@ -239,7 +239,8 @@ class _Reader:
         if not types:
             raise self.error("it names no sample type")
         wanted = self.string(self.message.default_sample_type, "default sample type")
-        samples = next((i for i, each in enumerate(types) if each == ("samples", "count")), None)
+        counts = {("samples", "count"), ("sample", "count")}
+        samples = next((i for i, each in enumerate(types) if each in counts), None)
         timed = [i for i, (_, unit) in enumerate(types) if unit in _TO_NS]
         value = next((i for i, (name, _) in enumerate(types) if name == wanted), None)
         if value is None or (types[value][1] not in _TO_NS and not self.own and timed):
