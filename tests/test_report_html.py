@@ -294,7 +294,9 @@ def test_the_page_rounds_as_python_does(show):
     ours = page.evaluate(
         """([durations, shares]) => [durations.map(ciFlame.format.duration),
            shares.map(ciFlame.format.share), shares.map(ciFlame.format.signed),
-           shares.map((share) => ciFlame.format.growth(8, 8 + 8 * share))]""",
+           shares.map((share) => ciFlame.format.growth(8, 8 + 8 * share)),
+           shares.map((share) => ciFlame.format.interval(share, 50 * share + 1)),
+           durations.map((after) => ciFlame.format.difference(1000, after))]""",
         [durations, shares],
     )
 
@@ -303,6 +305,13 @@ def test_the_page_rounds_as_python_does(show):
     assert ours[2] == [words.signed(each) for each in shares]
     assert ours[3] == [
         words.growth(replace(change(1, 1), before_ns=8.0, after_ns=8 + 8 * each)) for each in shares
+    ]
+    assert ours[4] == [
+        words.interval(replace(change(1, 1), low=each, high=50 * each + 1)) for each in shares
+    ]
+    assert ours[5] == [
+        words.change_of_time(replace(change(1, 1), before_ns=1000.0, after_ns=each))
+        for each in durations
     ]
 
 
@@ -502,6 +511,17 @@ def test_tabs_and_findings_lead_to_their_benchmark(show):
     page.locator(".findings a").click()
     assert "test_checkout" in shown()
     assert "tokenize" in page.evaluate("document.activeElement.textContent")
+
+
+@pytest.mark.browser
+def test_a_sentence_that_has_no_room_above_is_at_its_benchmark(show):
+    many = [failing(f"tests/bench.py::test_{n}") for n in range(html.FINDINGS + 1)]
+    page = show(html.render(verdict(*many)))
+    local = page.locator("section:not([hidden]) .finding").locator("visible=true")
+
+    assert local.count() == 0, "it is above already"
+    page.locator("[role=tab]").last.click()
+    assert local.inner_text() == str(many[-1].findings[0])
 
 
 @pytest.mark.browser

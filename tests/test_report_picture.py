@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from verdicts import benchmark_diff, change, failing, finding, tree
 
+from ci_flame.diff import PathChange
 from ci_flame.profile import TOTAL, Frame
 from ci_flame.report import folded, picture
 from ci_flame.report.picture import Direction
@@ -119,6 +120,19 @@ def test_the_guilty_box_is_the_end_of_the_findings_path():
 
     assert str(graph.boxes[index].frame) == "shop.parser:tokenize"
     assert graph.boxes[index].change == each.findings[0].change
+
+
+def test_a_finding_on_a_path_of_no_frames_is_the_benchmark():
+    graph = picture.lay_out(benchmark_diff())
+
+    assert graph.find(()) == graph.find((TOTAL,)) == 0
+
+
+def test_a_diff_that_lists_the_benchmark_as_a_path_has_one_root():
+    diff = benchmark_diff()
+    root = PathChange((TOTAL,), diff.total, diff.total, judged=True)
+
+    assert picture.lay_out(replace(diff, paths=(root, *diff.paths))) == picture.lay_out(diff)
 
 
 def test_a_finding_on_the_benchmark_is_the_root_and_a_lost_one_is_left_out():

@@ -3,8 +3,11 @@
 # ruff: noqa: S314, RUF001 - the XML is our own; the minus sign is what is printed
 
 import json
+import math
 import os
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +15,22 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from verdicts import ALL, HOSTILE, benchmark_diff, change, failing, passing, renamed, verdict
+from verdicts import (
+    ALL,
+    HOSTILE,
+    benchmark_diff,
+    change,
+    failing,
+    finding,
+    passing,
+    renamed,
+    verdict,
+)
 
 from ci_flame.policy import Policy
 from ci_flame.report import REPORTERS, json_report, junit, markdown, svg, terminal
 from ci_flame.report.words import columns, visible
-from ci_flame.verdict import Note, Outcome
+from ci_flame.verdict import Note, Outcome, Sort
 
 DATA = Path(__file__).parent / "data" / "report"
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "verdict.schema.json").read_text("utf-8"))
@@ -33,6 +46,27 @@ def test_every_reporter_writes_every_verdict_the_same_twice(reporter, case):
 
     assert text == WRITERS[reporter](ALL[case])
     assert text.encode() or not ALL[case].benchmarks
+
+
+def test_the_bytes_do_not_depend_on_the_process():
+    program = (
+        "import hashlib, sys, verdicts; from test_report_text import WRITERS;"
+        "print(hashlib.sha256(''.join(write(v) for write in WRITERS.values()"
+        " for v in verdicts.ALL.values()).encode()).hexdigest())"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("reporter", ["terminal", "json", "junit", "svg", "html"])
@@ -92,6 +126,81 @@ def test_names_cannot_forge_lines_or_reach_the_terminal():
     assert "\x1b" not in text
     assert "\x00" not in text
     assert not any(line.startswith("second") for line in text.splitlines())
+
+
+def test_a_mode_other_than_on_cpu_is_named_everywhere():
+    waiting = verdict(replace(failing(), mode="off-cpu"))
+
+    assert "test_checkout [off-cpu] FAIL" in terminal.render(waiting)
+    assert "</code> [off-cpu] fail" in markdown.render(waiting)
+    assert (
+        ET.fromstring(junit.render(waiting)).find(".//testcase").get("name").endswith("(off-cpu)")
+    )
+    assert "<small>off-cpu</small>" in REPORTERS["html"](waiting)
+
+
+def bare(name="[total]"):
+    """Return a failing benchmark on one function, without place, interval or known power."""
+    each = failing()
+    total = replace(each.diff.total, low=math.inf, high=math.inf)
+    diff = replace(each.diff, total=total, frames=each.diff.frames[:1], anchor_error=0.0)
+    found = replace(finding(diff, name), place=None, change=total)
+    return replace(each, findings=(found,), diff=diff, smallest_visible=None, notes=())
+
+
+@pytest.mark.parametrize("reporter", WRITERS)
+def test_what_is_not_known_is_not_told(reporter):
+    text = WRITERS[reporter](verdict(bare()))
+
+    assert "mallest growth" not in text
+    assert "Smallest visible growth" not in text
+    assert "None" not in text
+    assert not re.search(r"\b(?:inf|nan)\b", text)
+
+
+def test_a_finding_on_the_benchmark_has_its_change_in_json():
+    (found,) = json.loads(json_report.render(verdict(bare())))["benchmarks"][0]["findings"]
+
+    assert found["function"] == "[total]"
+    assert found["path_change"]["after_ns"] == found["change"]["after_ns"]
+    assert (found["file"], found["line"]) == (None, None)
+
+
+def test_a_budget_without_a_baseline_has_a_finding_and_no_diff():
+    each = failing()
+    alone = replace(
+        each,
+        findings=(replace(each.findings[0], sort=Sort.BUDGET, budget_interval=(0.17, math.inf)),),
+        diff=None,
+    )
+    document = json.loads(json_report.render(verdict(alone)))
+    jsonschema.validate(document, SCHEMA, cls=jsonschema.Draft202012Validator)
+    (found,) = document["benchmarks"][0]["findings"]
+
+    assert (found["sort"], found["budget_interval"]) == ("budget", [0.17, None])
+    assert found["impact"] is found["path_change"] is None
+    for writer in WRITERS.values():
+        assert "budget" in writer(verdict(alone))
+
+
+def test_many_changes_are_counted_after_those_that_are_listed():
+    each = failing()
+    total = replace(each.diff.total, p_value=0.0)
+    frames = tuple(replace(frame, total=total) for frame in each.diff.frames)
+    all_changed = verdict(replace(each, diff=replace(each.diff, frames=frames)))
+
+    text, summary = terminal.render(all_changed), markdown.render(all_changed)
+
+    assert f"and {len(frames) - terminal.ROWS} functions more that changed" in text
+    assert f"and {len(frames) - markdown.ROWS} functions more |" in summary
+
+
+def test_the_svg_says_how_many_boxes_it_left_out(monkeypatch):
+    monkeypatch.setattr(svg, "BOXES", 30)
+
+    assert f"{len(failing().diff.paths) + 1 - 30} of the narrowest boxes left out" in svg.render(
+        failing()
+    )
 
 
 def test_colour_only_on_request():

@@ -77,6 +77,8 @@ def test_growth(before, after, expected):
         (0.18, 0.33, "+18.0 to +33.0 %"),
         (-0.05, 0.02, "−5.0 to +2.0 %"),
         (0.5, math.inf, "over +50.0 %"),
+        (0.5, 99.99, "+50.0 to +9999 %"),
+        (0.5, 100.0, "over +50.0 %"),
         (-math.inf, -0.5, "under −50.0 %"),
         (math.inf, math.inf, ""),
         (math.nan, math.nan, ""),
@@ -84,6 +86,20 @@ def test_growth(before, after, expected):
 )
 def test_an_interval_without_an_end_says_so(low, high, expected):
     assert words.interval(replace(change(10, 12), low=low, high=high)) == expected
+
+
+@given(st.floats(), st.floats(), st.floats(), st.floats())
+def test_no_number_is_an_error(before, after, low, high):
+    numbers = replace(change(1, 1), before_ns=before, after_ns=after, low=low, high=high)
+
+    for text in (
+        words.duration(before),
+        words.share(after),
+        words.growth(numbers),
+        words.interval(numbers),
+        words.change_of_time(numbers),
+    ):
+        assert text.isprintable()
 
 
 @given(st.text())

@@ -325,4 +325,5 @@ ALL = {
     "warn": verdict(failing(outcome=Outcome.WARN)),
     "inconclusive": verdict(inconclusive()),
     "no-baseline": verdict(no_baseline()),
+    "alone": replace(verdict(no_baseline()), diff=None),
 } | {f"hostile-{key}": verdict(renamed(failing(), name)) for key, name in HOSTILE.items()}

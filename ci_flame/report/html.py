@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import ci_flame
-from ci_flame.diff import BenchmarkDiff, Change
+from ci_flame.diff import BenchmarkDiff, Change, FrameChange
 from ci_flame.profile import Environment as Machine
 from ci_flame.profile import Frame, Kind
 from ci_flame.report import picture
@@ -29,6 +29,8 @@ BOXES: Final = 20_000
 """Boxes of one benchmark; the narrowest are left out, and the page says how many."""
 BOXES_OF_PAGE: Final = 100_000
 FUNCTIONS: Final = 2_000
+"""Rows of one benchmark's table, those that changed most first."""
+FUNCTIONS_OF_PAGE: Final = 20_000
 FINDINGS: Final = 8
 """Findings shown above the benchmarks; all are shown at their benchmark."""
 HUES: Final = 6
@@ -60,10 +62,9 @@ _COLUMNS: Final = (
 
 def render(verdict: Verdict) -> str:
     """Return the page; the same verdict gives the same bytes."""
-    total = len(verdict.benchmarks)
-    limit = min(BOXES, max(200, BOXES_OF_PAGE // max(total, 1)))
+    limits = limits_of(len(verdict.benchmarks))
     pictures = [
-        None if each.diff is None else picture.lay_out(each.diff, limit)
+        None if each.diff is None else picture.lay_out(each.diff, limits[0])
         for each in verdict.benchmarks
     ]
     first = next(
@@ -75,6 +76,7 @@ def render(verdict: Verdict) -> str:
         for finding in each.findings
     ]
     findings.sort(key=lambda finding: finding["outcome"] != Outcome.FAIL.value)
+    above = {id(finding["finding"]) for finding in findings[:FINDINGS]}
     return page(
         title=f"{verdict.outcome.value.upper()} - ci_flame",
         outcome=verdict.outcome.value,
@@ -84,12 +86,37 @@ def render(verdict: Verdict) -> str:
         findings_left_out=max(0, len(findings) - FINDINGS),
         notes=[visible(note.text) for note in verdict.notes],
         benchmarks=[
-            {**_benchmark(each, graph), "first": n == first}
+            {
+                **_benchmark(each, graph, limits[1]),
+                "first": n == first,
+                "sentences": [
+                    {
+                        "outcome": finding.outcome.value,
+                        "text": visible(str(finding)),
+                        "above": id(finding) in above,
+                    }
+                    for finding in each.findings
+                ],
+            }
             for n, (each, graph) in enumerate(zip(verdict.benchmarks, pictures, strict=True))
         ],
         columns=_COLUMNS,
         plain=False,
     )
+
+
+def limits_of(benchmarks: int) -> tuple[int, int]:
+    """Return how many boxes and functions each benchmark of a page may have."""
+    share = max(benchmarks, 1)
+    return (
+        min(BOXES, max(200, BOXES_OF_PAGE // share)),
+        min(FUNCTIONS, max(50, FUNCTIONS_OF_PAGE // share)),
+    )
+
+
+def left_out(boxes: int) -> str:
+    """Return what the legend says of boxes that the page does not have."""
+    return f"{boxes:,} narrow box{'' if boxes == 1 else 'es'} left out" if boxes else ""
 
 
 def page(**values: object) -> str:
@@ -237,6 +264,7 @@ def _headline(benchmark: int, finding: Finding, graph: Picture | None) -> Values
     found = {} if graph is None else picture.guilty(graph, [finding])
     place = finding.place
     return {
+        "finding": finding,
         "benchmark": benchmark,
         "outcome": finding.outcome.value,
         "sentence": visible(str(finding)),
@@ -245,7 +273,7 @@ def _headline(benchmark: int, finding: Finding, graph: Picture | None) -> Values
     }
 
 
-def _benchmark(each: BenchmarkVerdict, graph: Picture | None) -> Values:
+def _benchmark(each: BenchmarkVerdict, graph: Picture | None, functions: int) -> Values:
     diff = each.diff
     values: Values = {
         "name": visible(each.benchmark),
@@ -255,19 +283,15 @@ def _benchmark(each: BenchmarkVerdict, graph: Picture | None) -> Values:
         "growth": "" if diff is None else growth(diff.total),
         "tone": "" if diff is None else tone_class(diff.total),
         "facts": _facts(each),
-        "sentences": [
-            {"outcome": finding.outcome.value, "text": visible(str(finding))}
-            for finding in each.findings
-        ],
         "notes": [visible(note.text) for note in each.notes],
         "data": "",
-        "left_out": 0,
+        "left_out": "",
         "functions_left_out": 0,
     }
     if diff is not None and graph is not None:
-        values["data"] = embed(_data(each, diff, graph))
-        values["left_out"] = graph.left_out
-        values["functions_left_out"] = max(0, len(diff.frames) - FUNCTIONS)
+        values["data"] = embed(_data(each, graph, diff.frames[:functions]))
+        values["left_out"] = left_out(graph.left_out)
+        values["functions_left_out"] = max(0, len(diff.frames) - functions)
     return values
 
 
@@ -294,8 +318,7 @@ def _fact(label: str, value: str, more: str = "") -> Values:
     return {"label": label, "value": value, "more": more, "tone": ""}
 
 
-def _data(each: BenchmarkVerdict, diff: BenchmarkDiff, graph: Picture) -> Values:
-    rows = diff.frames[:FUNCTIONS]
+def _data(each: BenchmarkVerdict, graph: Picture, rows: Sequence[FrameChange]) -> Values:
     index, columns = frame_table(
         [*(box.frame for box in graph.boxes), *(row.frame for row in rows)]
     )

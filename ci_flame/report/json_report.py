@@ -16,6 +16,9 @@ from ci_flame.verdict import BenchmarkVerdict, Finding, Note, Outcome, Verdict
 SCHEMA_VERSION: Final = 1
 FUNCTIONS: Final = 200
 """Functions kept per benchmark, those that changed most first; the number left out is told."""
+FUNCTIONS_IN_ALL: Final = 10_000
+"""With many benchmarks fewer are kept of each, but never under FEWEST."""
+FEWEST: Final = 20
 
 Json = dict[str, object]
 
@@ -32,6 +35,7 @@ def render(verdict: Verdict) -> str:
 def document(verdict: Verdict) -> Json:
     """Return the document as plain values."""
     diff = verdict.diff
+    kept = min(FUNCTIONS, max(FEWEST, FUNCTIONS_IN_ALL // max(len(verdict.benchmarks), 1)))
     return {
         "schema_version": SCHEMA_VERSION,
         "outcome": verdict.outcome.value,
@@ -45,7 +49,7 @@ def document(verdict: Verdict) -> Json:
         "added": [] if diff is None else list(diff.added),
         "removed": [] if diff is None else list(diff.removed),
         "notes": [_note(each) for each in verdict.notes],
-        "benchmarks": [_benchmark(each) for each in verdict.benchmarks],
+        "benchmarks": [_benchmark(each, kept) for each in verdict.benchmarks],
     }
 
 
@@ -66,7 +70,7 @@ def _side(commit: str, environment: Environment) -> Json:
     }
 
 
-def _benchmark(each: BenchmarkVerdict) -> Json:
+def _benchmark(each: BenchmarkVerdict, kept: int) -> Json:
     frames = () if each.diff is None else each.diff.frames
     return {
         "benchmark": each.benchmark,
@@ -76,8 +80,8 @@ def _benchmark(each: BenchmarkVerdict) -> Json:
         "findings": [_finding(finding, each.diff) for finding in each.findings],
         "notes": [_note(note) for note in each.notes],
         "diff": None if each.diff is None else _evidence(each.diff),
-        "functions": [_function(frame) for frame in frames[:FUNCTIONS]],
-        "functions_left_out": max(0, len(frames) - FUNCTIONS),
+        "functions": [_function(frame) for frame in frames[:kept]],
+        "functions_left_out": max(0, len(frames) - kept),
     }
 
 

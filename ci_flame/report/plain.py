@@ -20,13 +20,12 @@ from ci_flame.profile import (
     Weight,
 )
 from ci_flame.report.html import (
-    BOXES,
-    BOXES_OF_PAGE,
-    FUNCTIONS,
     Column,
     Values,
     embed,
     frame_table,
+    left_out,
+    limits_of,
     machine,
     number,
     page,
@@ -44,7 +43,7 @@ _COLUMNS: Final = (
 def render(run: Run) -> str:
     """Return the page: one flame graph and table per benchmark and mode."""
     selected = [(each, mode) for each in run.measurements for mode in each.modes]
-    limit = min(BOXES, max(200, BOXES_OF_PAGE // max(len(selected), 1)))
+    limits = limits_of(len(selected))
     incomplete = "This run was interrupted: it is incomplete and cannot be a baseline."
     return page(
         title="Profile - ci_flame",
@@ -61,17 +60,17 @@ def render(run: Run) -> str:
         findings_left_out=0,
         notes=[] if run.complete else [incomplete],
         benchmarks=[
-            _benchmark(each, mode, limit, n == 0) for n, (each, mode) in enumerate(selected)
+            _benchmark(each, mode, limits, first=n == 0) for n, (each, mode) in enumerate(selected)
         ],
         columns=_COLUMNS,
         plain=True,
     )
 
 
-def _benchmark(each: Measurement, mode: Mode, limit: int, first: bool) -> Values:  # noqa: FBT001 - a field of the page
+def _benchmark(each: Measurement, mode: Mode, limits: tuple[int, int], *, first: bool) -> Values:
     profile = each.profile(mode)
     nodes = tree(profile)
-    kept = sorted(sorted(range(len(nodes)), key=lambda i: (-nodes[i][2].value, i))[:limit])
+    kept = sorted(sorted(range(len(nodes)), key=lambda i: (-nodes[i][2].value, i))[: limits[0]])
     rows = _functions(profile)
     return {
         "name": visible(each.benchmark),
@@ -84,10 +83,10 @@ def _benchmark(each: Measurement, mode: Mode, limit: int, first: bool) -> Values
         "facts": _facts(each, profile),
         "sentences": [],
         "notes": [] if profile.samples else ["No samples were taken in this benchmark."],
-        "data": embed(_data(profile, nodes, kept, rows[:FUNCTIONS], each)),
+        "data": embed(_data(profile, nodes, kept, rows[: limits[1]], each)),
         "unit": profile.unit.value,
-        "left_out": len(nodes) - len(kept),
-        "functions_left_out": max(0, len(rows) - FUNCTIONS),
+        "left_out": left_out(len(nodes) - len(kept)),
+        "functions_left_out": max(0, len(rows) - limits[1]),
     }
 
 

@@ -32,6 +32,7 @@ BOLD_LETTER: Final = 6.9
 LETTER: Final = 6.1
 """Width of a letter of the 11 px font, in pixels, on the generous side."""
 MAX_ROWS: Final = 300
+BOXES: Final = 20_000
 SENTENCES: Final = 5
 LINES: Final = 4
 """Lines of a sentence above the picture; it is whole in the tooltip of its box."""
@@ -59,7 +60,7 @@ def render(benchmark: BenchmarkVerdict, width: int = WIDTH) -> str:
     """Return the SVG document; the same verdict gives the same bytes."""
     if benchmark.diff is None:
         return _nothing(benchmark, width)
-    graph = picture.lay_out(benchmark.diff)
+    graph = picture.lay_out(benchmark.diff, BOXES)
     blamed = picture.guilty(graph, benchmark.findings)
     scale = (width - 2 * MARGIN) / graph.boxes[0].width if graph.boxes[0].width > 0 else 0.0
     sentences = [
@@ -243,7 +244,11 @@ def _legend(graph: Picture, y: float) -> list[str]:
     if graph.left_out:
         parts.append(
             _text(
-                MARGIN, y + 26, f"{graph.left_out:,} narrow boxes left out", size=10, colour=QUIET
+                MARGIN,
+                y + 26,
+                f"{graph.left_out:,} of the narrowest boxes left out",
+                size=10,
+                colour=QUIET,
             )
         )
     return parts
@@ -251,22 +256,24 @@ def _legend(graph: Picture, y: float) -> list[str]:
 
 def _nothing(benchmark: BenchmarkVerdict, width: int) -> str:
     name = visible(benchmark.benchmark)
-    lines = [visible(note.text) for note in benchmark.notes] or ["Nothing to compare with."]
-    height = 50 + 16 * len(lines)
-    return "\n".join(
-        [
-            *_open(width, height, f"No comparison for {name}"),
-            _text(
-                MARGIN,
-                22,
-                _fit(f"{benchmark.outcome.value.upper()}  {name}", width - 2 * MARGIN, 7.4),
-                size=13,
-                weight="600",
-            ),
-            *(
-                _text(MARGIN, 42 + 16 * i, _fit(line, width - 2 * MARGIN), colour=QUIET)
-                for i, line in enumerate(lines)
-            ),
-            "</svg>\n",
-        ]
-    )
+    room = width - 2 * MARGIN
+    sentences = [
+        line for finding in benchmark.findings for line in _wrap(visible(str(finding)), room)
+    ]
+    notes = [visible(note.text) for note in benchmark.notes] or ["Nothing to compare with."]
+    title = f"{benchmark.outcome.value.upper()}  {name}"
+    lines = [
+        *_open(width, 50 + 16 * (len(sentences) + len(notes)), f"No comparison for {name}"),
+        _text(MARGIN, 22, _fit(title, room, 7.4), size=13, weight="600"),
+    ]
+    for i, line in enumerate([*sentences, *notes]):
+        guilty = i < len(sentences)
+        told = _text(
+            MARGIN,
+            42 + 16 * i,
+            line if guilty else _fit(line, room),
+            colour=EDGE if guilty else QUIET,
+            weight="600" if guilty else "400",
+        )
+        lines.append(told)
+    return "\n".join([*lines, "</svg>\n"])

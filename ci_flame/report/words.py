@@ -15,12 +15,17 @@ from ci_flame.diff import Change
 MINUS: Final = "\N{MINUS SIGN}"
 ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 
+BOUNDLESS: Final = 100.0
+"""An upper end of growth from 10,000 % on comes from too few samples to name one."""
+
 _UNITS: Final = (("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9))
 _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def _fixed(value: float, decimals: int) -> str:
     """Round half away from zero, as JavaScript's `toFixed` does."""
+    if not abs(value) < 1e15:  # noqa: PLR2004 - past this there are no decimals to round to
+        return f"{value:.3g}"
     return str(Decimal(value).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP))
 
 
@@ -71,7 +76,7 @@ def growth(change: Change) -> str:
 def interval(change: Change) -> str:
     """Return the 90 % interval of growth, `+18.0 to +33.0 %`; empty where there is none."""
     low, high = change.low, change.high
-    if math.isfinite(low) and math.isfinite(high):
+    if math.isfinite(low) and math.isfinite(high) and high < BOUNDLESS:
         return f"{signed(low)} to {signed(high)} %"
     if math.isfinite(low):
         return f"over {signed(low)} %"

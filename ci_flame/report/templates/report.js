@@ -35,7 +35,7 @@
       return ratio >= 10 ? `× ${digits(ratio)}` : `${format.signed(ratio - 1)} %`;
     },
     interval(low, high) {
-      if (low !== null && high !== null) return `${format.signed(low)} to ${format.signed(high)} %`;
+      if (low !== null && high !== null && high < 100) return `${format.signed(low)} to ${format.signed(high)} %`;
       if (low !== null) return `over ${format.signed(low)} %`;
       return high !== null ? `under ${format.signed(high)} %` : "";
     },
