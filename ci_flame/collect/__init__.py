@@ -39,7 +39,7 @@ class Target:
     module_files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """File of code -> dotted module, where the target knows better than its path tells."""
     roots: Sequence[str] = ()
-    """Folders (project, sys.path) that file names are made relative to, most specific first."""
+    """Folders (project, sys.path) that file names are made relative to; the project's first."""
 
 
 @dataclass(frozen=True, slots=True)

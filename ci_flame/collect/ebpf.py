@@ -167,11 +167,11 @@ class EbpfSession:
         if self._closed:
             return
         self._closed = True
-        if self._phase is not None:
-            self._phase[0] = 0
         self._socket.close()
         if os.getpid() != self._owner:
-            return  # a forked child: the process is not ours to wait for
+            return  # a forked child: neither the window nor the process is its own
+        if self._phase is not None:
+            self._phase[0] = 0
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             try:
                 self._process.wait(CLOSE_SECONDS - 2)

@@ -200,4 +200,6 @@ class BpfObject:
         hint = "see `ci-flame doctor`"
         if number in (errno.EPERM, errno.EACCES) and "permitted" in " ".join(lines):
             hint = "run as root, allow `sudo -n`, or see `ci-flame doctor`"
+        if any(word in " ".join(lines) for word in ("unknown func", "invalid func")):
+            hint = "Linux 5.17 or newer is needed"
         return CollectError(f"{what}: {reason}" + (f" ({' / '.join(told)})" if told else ""), hint)
