@@ -108,18 +108,12 @@ def test_stacks_and_kinds_are_those_of_flamescope():
         actual[("", sample.comm), *frames] += 1
 
     def plain(counter):
-        """Without what differs: its names of Java methods keep `L…;`, its [vdso] is kernel."""
+        """Without what differs: it keeps Java's `L…;`, and the unknown is user's."""
         java = re.compile(r"^L?([\w/$]+);(?:::|\.)")
         found = Counter()
         for stack, number in counter.items():
-            names = tuple(
-                (
-                    kind if name != "[unknown]" else "",
-                    re.sub(r"^L?([\w/$]+);(?:::|\.)", r"\1::", name),
-                )
-                for kind, name in stack
-            )
-            found[names] += number
+            names = ((kind, java.sub(r"\1::", name)) for kind, name in stack)
+            found[tuple(("" if n == "[unknown]" else kind, n) for kind, n in names)] += number
         return found
 
     missing = plain(expected) - plain(actual)
