@@ -492,3 +492,66 @@ def test_same_code_is_called_real_at_most_at_the_level(truth, noise, builds):
 
     assert real <= builds * 0.05 + 3 * (builds * 0.05 * 0.95) ** 0.5
     assert 0.86 <= covered / intervals <= 0.98
+
+
+@pytest.mark.parametrize(("limit", "fails"), [(20_000.0, True), (60_000.0, False)])
+def test_what_is_new_is_compared_whole_with_an_absolute_limit(limit, fails):
+    after = SHOP | {f"{API};shop.log:write": 38_000.0}
+    rules = policy(rule(max_growth=Limit(ns=limit), frames=("shop.log:*",)))
+
+    assert (named(verdict(SHOP, after, rules)) == ["shop.log:write"]) is fails
+
+
+def test_a_warning_below_does_not_excuse_a_failure_above():
+    rules = policy(
+        rule(frames=("shop.parser:*",), severity=Severity.WARN), rule(frames=("shop.api:*",))
+    )
+    got = verdict(SHOP, grown(SHOP, TOKENIZE, 2.0), rules)
+
+    assert named(got) == ["shop.api:checkout", TOKENIZE]
+    assert [finding.outcome for finding in got.findings] == [Outcome.FAIL, Outcome.WARN]
+
+
+def test_two_causes_are_two_findings():
+    got = verdict(SHOP, grown(grown(SHOP, TOKENIZE, 1.5), "shop.render:page", 1.5))
+
+    assert sorted(named(got)) == ["shop.parser:tokenize", "shop.render:page"]
+
+
+def test_budgets_of_nothing_and_under_shares_alone():
+    truth = {"m:a": 700_000.0, "m:b": 300_000.0}
+    rules = policy(rule(max_growth=None, frames=("m:b",), budget=Limit(ns=100_000.0)))
+    empty = replace(synthetic_measurement(truth), processes=())
+
+    alone = judge_alone(empty, Mode.ON_CPU, rules, Note("no-baseline", "why"))
+
+    assert alone.outcome is Outcome.NO_BASELINE
+    assert named(verdict(truth, truth, rules, references=())) == ["m:b"]
+
+
+def test_a_policy_without_growth_rules_is_blind_by_choice():
+    got = verdict(SHOP, grown(SHOP, TOKENIZE, 3.0), policy(rule(max_growth=None)))
+
+    assert got.outcome is Outcome.PASS
+    assert got.notes[-1].text == "no rule limits growth here"
+
+
+def test_many_likely_growths_are_summed_up():
+    after = {path: cost * 1.2 for path, cost in SHOP.items()} | {"bench_shop:test_checkout": 1e4}
+    got = verdict(SHOP, after, policy(rule(certainty=0.999999999, frames=("*", "![total]"))))
+
+    notes = [note.text for note in got.notes if note.slug == "not-certain"]
+    assert len(notes) == 4
+    assert re.fullmatch(r"\d+ more may have grown past their limit", notes[-1])
+
+
+def test_family_of_a_build_is_its_benchmarks_unless_told():
+    one, other = (synthetic_measurement(SHOP, benchmark=f"b.py::{n}") for n in "ab")
+    after = synthetic_run(one, other)
+    compared = diff(synthetic_run(one, other), after)
+
+    counted = judge(compared, policy(), after=after).benchmarks[0].smallest_visible
+    told = judge(compared, policy(), after=after, family=2).benchmarks[0].smallest_visible
+    more = judge(compared, policy(), after=after, family=50).benchmarks[0].smallest_visible
+
+    assert counted == told < more
