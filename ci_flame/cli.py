@@ -34,10 +34,12 @@ def main() -> NoReturn:
     """Run the command line; every error is one line and its cure, never a traceback."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        code = cli.main(standalone_mode=False)
+        # Not cli.main(): it ends with 1 on a broken pipe, which here means that a path grew.
+        with cli.make_context("ci-flame", sys.argv[1:]) as context:
+            code = cli.invoke(context)
         sys.stdout.flush()
-    except click.exceptions.Abort:
-        code = _say(InterruptedRunError("interrupted"))
+    except click.exceptions.Exit as ended:
+        code = ended.exit_code
     except KeyboardInterrupt:
         code = _say(InterruptedRunError("interrupted"))
     except click.ClickException as error:
@@ -311,7 +313,7 @@ def export(folder: str, form: str, benchmark: str | None, out: str | None) -> in
     if out is not None:
         _write(Path(out), data)
         return 0
-    stream = click.get_binary_stream("stdout")
+    stream = sys.stdout.buffer
     if form == "pprof" and stream.isatty():
         raise UsageError("a pprof profile is not for a terminal", "add -o FILE.pb.gz")
     stream.write(data)

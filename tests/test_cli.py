@@ -1,0 +1,528 @@
+"""The command line as a user meets it: the sentence, the exit code, the files."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, replace
+from unittest import mock
+
+import pytest
+from click.testing import CliRunner
+from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
+
+import ci_flame
+from ci_flame import cli, collect
+from ci_flame.baseline import folder
+from ci_flame.collect import machine
+from ci_flame.errors import CollectError
+
+GUILTY = "shop.parser:tokenize"
+CI_FLAME = (sys.executable, "-m", "ci_flame")
+
+
+def ebpf_usable():
+    return collect.COLLECTORS["ebpf"].obstacle(machine.probe(), python=True) is None
+
+
+needs_ebpf = [
+    pytest.mark.root,
+    pytest.mark.skipif(not ebpf_usable(), reason="no eBPF here"),
+]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project folder, and in it two runs: `before` and `after`, which grew."""
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    for variable in ("PYTEST_ADDOPTS", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(variable, raising=False)
+    folder.save(synthetic_run(synthetic_measurement(SHOP, seed=1)), root / "before")
+    after = synthetic_measurement(grown(SHOP, GUILTY, 2.0), seed=2)
+    folder.save(synthetic_run(after), root / "after")
+    return root
+
+
+@dataclass
+class Ended:
+    """How a command line ended and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def call(*words, check=None):
+    """Run `ci-flame` in this process, the way its entry point does."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    handler = signal.getsignal(signal.SIGTERM)
+    with (
+        mock.patch.object(sys, "argv", ["ci-flame", *map(str, words)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        cli.main()
+    signal.signal(signal.SIGTERM, handler)
+    told = [stream.buffer.getvalue().decode() for stream in (out, err)]
+    done = Ended(ended.value.code, *told)
+    assert check in (None, done.returncode), done
+    return done
+
+
+def spawn(*words, check=None):
+    """Run `ci-flame` in a process of its own, with all that its children print."""
+    done = subprocess.run(
+        [*CI_FLAME, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert check in (None, done.returncode), done.stdout + done.stderr
+    return done
+
+
+# -- compare, explain, gate, report ---------------------------------------------------
+
+
+def test_a_hot_path_that_grew_fails(project):
+    done = call("compare", "before", "after", "-o", "out", check=1)
+
+    assert f"{GUILTY} grew by" in done.stdout
+    assert "ci-flame: fail; out/report.html" in done.stderr
+    verdict = json.loads((project / "out/verdict.json").read_text())
+    assert verdict["outcome"] == "fail"
+    (failure,) = ET.parse(project / "out/junit.xml").getroot().iter("failure")  # noqa: S314
+    assert GUILTY in failure.get("message")
+
+
+def test_the_same_passes(project):
+    done = call("compare", "before", "before", check=0)
+
+    assert "PASS" in done.stdout
+    assert (project / ".ci-flame/report/report.html").exists()
+
+
+def test_the_policy_decides(project):
+    lenient = "version: 1\nrules:\n  - {frames: '*', max_growth: 500%}\n"
+    (project / "lenient.yml").write_text(lenient)
+    (project / "ci-flame.yml").write_text(lenient.replace("500%", "10%, severity: warn"))
+
+    call("compare", "before", "after", "--policy", "lenient.yml", check=0)
+    done = call("compare", "before", "after", "-o", "out", check=0)
+
+    assert "WARN" in done.stdout
+    assert json.loads((project / "out/verdict.json").read_text())["outcome"] == "warn"
+
+
+def test_gate_ends_as_the_stored_verdict(project):
+    call("compare", "before", "after", "-o", "fail")
+    call("compare", "before", "before", "-o", "pass")
+
+    assert "ci-flame: fail" in call("gate", "fail", check=1).stderr
+    call("gate", "pass", check=0)
+    call("gate", "before", check=2)
+
+
+def test_explain_judges_again_and_ends_with_0(project):
+    call("compare", "before", "after", "-o", "out", check=1)
+
+    done = call("explain", "out", check=0)
+    assert "rule default: *: max_growth 10%, min_impact 0.50%, certainty 80%, fail" in done.stdout
+    assert "judged again: fail (the same)" in done.stdout
+
+    (project / "p.yml").write_text("version: 1\nrules:\n  - {frames: '*', max_growth: 500%}\n")
+    done = call("explain", "out", "--policy", "p.yml", check=0)
+    assert "judged again: pass (the report says fail)" in done.stdout
+
+
+def test_pages_of_runs_and_reports(project):
+    call("compare", "before", "after", "-o", "out")
+    page = (project / "out/report.html").read_bytes()
+
+    call("report", "out", "-o", "again.html", check=0)
+    assert (project / "again.html").read_bytes() == page
+    call("report", "before", check=0)
+    assert "tokenize" in (project / "before/report.html").read_text()
+    call("report", "before", "-o", "no/such/folder/x.html", check=2)
+    call("report", "nosuch", check=2)
+
+
+# -- export ---------------------------------------------------------------------------
+
+
+def test_folded_stacks_add_up(project):
+    done = call("export", "before", "--format", "folded", check=0)
+    total = sum(int(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines())
+
+    measured = folder.load(project / "before").measurements[0].profile()
+    assert total in (measured.samples, measured.value)
+    assert f"shop.parser:parse;{GUILTY} " in done.stdout
+
+
+def test_pprof_reads_back(project):
+    from ci_flame.formats import pprof
+
+    call("export", "before", "--format", "pprof", "-o", "x.pb.gz", check=0)
+    read = pprof.read((project / "x.pb.gz").read_bytes(), "x")
+
+    measured = folder.load(project / "before").measurements[0]
+    assert sum(p.samples for p in read.profiles.values()) == measured.profile().samples
+
+
+def test_export_asks_which_benchmark(project):
+    second = synthetic_measurement(SHOP, benchmark="b::two", processes=1, rounds=2)
+    run = folder.load(project / "before")
+    folder.save(replace(run, measurements=(*run.measurements, second)), project / "two")
+
+    done = call("export", "two", "--format", "folded", check=2)
+    assert "the run holds several benchmarks" in done.stderr
+    done = call("export", "two", "--format", "folded", "--benchmark", "b::tow", check=2)
+    assert 'no benchmark b::tow; did you mean "b::two"?' in done.stderr
+    call("export", "two", "--format", "folded", "--benchmark", "b::two", check=0)
+
+
+def test_a_reader_that_goes_away_is_no_error(project):
+    words = " ".join([*CI_FLAME, "export", "before", "--format", "folded"])
+    done = subprocess.run(
+        ["bash", "-c", f"{words} | true; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+# -- errors ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ([], 2, "Usage: ci-flame"),
+        (["nosuch"], 2, "No such command 'nosuch'"),
+        (["record"], 2, "Missing argument 'COMMAND...'"),
+        (["record", "--bogus", "--", "true"], 2, "No such option"),
+        (["record", "--repeat", "0", "--", "true"], 2, "--repeat 0 is outside 1 to 100"),
+        (["record", "--repeat", "101", "--", "true"], 2, "--repeat 101 is outside 1 to 100"),
+        (["record", "--repeat", "x", "--", "true"], 2, "--repeat is a plain number"),
+        (["record", "--frequency", "9", "true"], 2, "--frequency 9 is outside 10 to 20000 Hz"),
+        (["record", "--collector", "prf", "true"], 2, 'did you mean "perf"?'),
+        (["record", "--name", "a\nb", "true"], 2, "is not a name"),
+        (["record", "--policy", "nosuch.yml", "true"], 2, "policy nosuch.yml cannot be read"),
+        (["compare", "before", "nosuch"], 2, "nosuch: there is no such folder"),
+        (["compare", "nosuch", "after"], 2, "nosuch: there is no such folder"),
+        (["compare", "none", "after"], 2, "BEFORE none: no baseline"),
+        (["compare", "git:main", "after"], 2, "is not in a git work tree"),
+        (["compare", "rerun:main", "after"], 2, "is recorded, not loaded"),
+        (["compare", "before", "after", "-o", "before"], 2, "is not empty and not a report"),
+        (["check", "--baseline", "gti:x", "--", "true"], 2, 'did you mean "git"?'),
+        (["check", "--baseline", "rerun:main", "--", "true"], 2, "is not in a git work tree"),
+        (["check", "--baseline", "folder:nosuch", "--", "true"], 2, "there is no such folder"),
+        (["explain", "before"], 2, "before is not a report"),
+        (["gate", "nosuch"], 2, "nosuch does not exist"),
+        (["export", "before", "--format", "svg"], 2, "'svg' is not one of 'folded', 'pprof'"),
+        (["check", "--pytest", "--", "no-such-program"], 3, "no-such-program cannot be run"),
+        (["check", "--pytest", "--", "true"], 3, "pytest passed, but recorded no benchmark"),
+        (["check", "--pytest", "--", "false"], 3, "exit code 1 and left no report"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(project, words, code, message):
+    done = call(*words, check=code)
+
+    assert message in done.stderr
+
+
+def test_a_policy_error_has_file_and_line(project):
+    (project / "ci-flame.yml").write_text("version: 1\nrules:\n  - {max_grwth: 10%}\n")
+    done = call("compare", "before", "after", check=2)
+
+    first, hint = done.stderr.splitlines()
+    assert first.startswith('ci-flame: ci-flame.yml:3: unknown key "max_grwth"')
+    assert first.endswith('did you mean "max_growth"?')
+    assert hint.startswith("  hint: ")
+
+
+def test_an_unforeseen_refusal_of_the_system_is_told(monkeypatch, capsys):
+    def refuse(_context):
+        raise PermissionError(13, "Permission denied", "/x")
+
+    monkeypatch.setattr(sys, "argv", ["ci-flame", "doctor"])
+    monkeypatch.setattr(cli.cli, "invoke", refuse)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+
+    assert ended.value.code == 3
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_version():
+    assert call("--version", check=0).stdout == f"ci-flame, version {ci_flame.__version__}\n"
+
+
+def test_help_is_quick_and_complete():
+    runner = CliRunner()
+    listed = runner.invoke(cli.cli, ["--help"]).output
+    for name in ("record", "compare", "check", "report", "explain", "export", "doctor", "gate"):
+        assert name in listed
+        assert runner.invoke(cli.cli, [name, "--help"]).exit_code == 0
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, ci_flame.cli; print(*sys.modules)"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert {"numpy", "scipy", "yaml", "jinja2", "google.protobuf", "pytest"}.isdisjoint(loaded)
+
+
+# -- doctor ---------------------------------------------------------------------------
+
+
+def test_the_doctor_says_the_same_as_json(project):
+    told = call("doctor")
+    document = json.loads(call("doctor", "--json").stdout)
+
+    assert told.returncode == (0 if document["usable"] else 3)
+    for row in document["rows"]:
+        assert row["found"] in told.stdout
+
+
+def test_the_doctor_of_a_machine_that_cannot(monkeypatch):
+    def refuse(_machine, *, python, wanted="auto"):
+        raise CollectError("no collector can record a Python benchmark here")
+
+    monkeypatch.setattr(collect, "choose", refuse)
+    done = CliRunner().invoke(cli.cli, ["doctor", "--json"], standalone_mode=False)
+
+    assert done.return_value == 3
+    assert json.loads(done.output)["usable"] is False
+
+
+# -- replay: the whole way without privileges -----------------------------------------
+
+
+def replayed(project, *words):
+    name = "tests/bench_shop.py::test_checkout"
+    return call("check", "--name", name, *words, "--", "true")
+
+
+def test_check_compares_with_a_stored_run(project):
+    done = replayed(project, "--replay", "after", "--baseline", "folder:before")
+
+    assert done.returncode == 1
+    assert f"{GUILTY} grew by" in done.stdout
+    assert (project / ".ci-flame/run/run.json").exists()
+    assert replayed(project, "--replay", "before", "--baseline", "folder:before").returncode == 0
+
+
+def test_what_a_ci_job_collects(project):
+    words = ["--replay", "after", "--baseline", "folder:before", "-o", "out"]
+    words += ["--summary", "summary", "--github-output", "output"]
+    (project / "summary").write_text("before us\n")
+
+    assert replayed(project, *words, "--exit-zero").returncode == 0
+    assert (project / "output").read_text() == "outcome=fail\nexit-code=1\nreport=out\n"
+    assert (project / "summary").read_text().startswith("before us\n")
+    assert GUILTY in (project / "summary").read_text()
+    assert replayed(project, *words).returncode == 1
+    call("gate", "out", check=1)
+
+
+def test_a_job_that_cannot_record_says_so_in_its_outputs(project):
+    call("check", "--github-output", "output", "--", "no-such-program", check=3)
+
+    assert (project / "output").read_text() == "outcome=error\nexit-code=3\nreport=\n"
+
+
+def test_no_baseline_passes_unless_it_is_required(project):
+    assert replayed(project, "--replay", "after", "--baseline", "none").returncode == 0
+    (project / "ci-flame.yml").write_text("version: 1\nbaseline: {required: true}\n")
+    done = replayed(project, "--replay", "after")
+
+    assert done.returncode == 4
+    assert "no baseline: .ci-flame/baseline does not exist" in done.stdout
+    call("gate", ".ci-flame/report", check=4)
+
+
+def test_another_machine_is_inconclusive(project):
+    run = folder.load(project / "after")
+    other = replace(run.environment, cpu_model="Another CPU 2")
+    folder.save(replace(run, environment=other), project / "other")
+
+    assert replayed(project, "--replay", "other", "--baseline", "folder:before").returncode == 0
+    (project / "ci-flame.yml").write_text("version: 1\ninconclusive: fail\n")
+    done = replayed(project, "--replay", "other", "--baseline", "folder:before")
+
+    assert done.returncode == 5
+    assert "Another CPU 2" in done.stdout
+
+
+# -- the real thing -------------------------------------------------------------------
+
+BUSY = """
+import time
+def spin(n):
+    return sum(i * i for i in range(n))
+for _ in range(30):
+    spin(100_000)
+"""
+
+
+def run_git(place, *words):
+    return subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words],
+        cwd=place, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+
+
+class TestForReal:
+    pytestmark = needs_ebpf
+
+    def test_record_and_look_at_it(self, project):
+        (project / "busy.py").write_text(BUSY)
+        done = spawn(
+            "record", "-o", "run", "--name", "busy", "--repeat", "2", "--",
+            sys.executable, "busy.py", check=0,
+        )  # fmt: skip
+
+        assert "busy: 2 repetitions, " in done.stderr
+        assert "busy:spin" in spawn("export", "run", "--format", "folded", check=0).stdout
+        run = folder.load(project / "run")
+        assert run.complete
+        assert len(run.measurements[0].processes) == 2
+
+    def test_ctrl_c_keeps_what_was_recorded_and_marks_it(self, project):
+        # The third run of the command (one is a warm-up) says that it is there, and stays.
+        (project / "busy.py").write_text(
+            BUSY + "from pathlib import Path\n"
+            "n = len(list(Path('.').glob('ran*')))\n"
+            "Path(f'ran{n}').touch()\n"
+            "time.sleep(60 if n == 2 else 0)\n"
+        )
+        words = ["record", "-o", "run", "--name", "busy", "--repeat", "5", "--"]
+        process = subprocess.Popen(
+            [*CI_FLAME, *words, sys.executable, "busy.py"],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            for _ in range(600):
+                if (project / "ran2").exists():
+                    break
+                time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGINT)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+
+        assert process.returncode == 130
+        assert "interrupted; the run is marked incomplete" in told
+        run = folder.load(project / "run", incomplete_ok=True)
+        assert not run.complete
+        assert len(run.measurements[0].processes) == 1
+        done = spawn("compare", "run", "after", check=2)
+        assert "not complete" in done.stderr
+
+    def test_check_against_the_base_commit(self, project):
+        """The base commit in a worktree, and a guilty function that is named."""
+        run_git(project, "init", "-q")
+        (project / ".gitignore").write_text("before/\nafter/\n.ci-flame/\n__pycache__/\n")
+        (project / "shop.py").write_text(
+            "def tokenize(n):\n    return sum(len(str(i)) for i in range(n))\n"
+            "def render(n):\n    return ''.join([str(i * i) for i in range(n)])\n"
+        )
+        (project / "busy.py").write_text(
+            "import shop\nfor _ in range(60):\n    shop.tokenize(15_000); shop.render(40_000)\n"
+        )
+        run_git(project, "add", "-A")
+        run_git(project, "commit", "-q", "-m", "one")
+        source = (project / "shop.py").read_text()
+        twice = source.replace("for i in range(n))", "for i in range(n * 2))")
+        (project / "shop.py").write_text(twice)
+        before = run_git(project, "worktree", "list"), run_git(project, "status", "--porcelain")
+        words = ["--baseline", "rerun:HEAD", "--repeat", "3", "--", sys.executable, "busy.py"]
+
+        done = spawn("check", *words, check=1)
+
+        assert "shop:tokenize" in done.stdout
+        assert "shop:render grew" not in done.stdout
+        assert (
+            run_git(project, "worktree", "list"),
+            run_git(project, "status", "--porcelain"),
+        ) == before
+        sides = [folder.load(project / ".ci-flame/report" / side) for side in ("before", "after")]
+        assert [run.dirty for run in sides] == [False, True]
+        assert len({run.commit for run in sides}) == 1
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_an_interrupted_check_leaves_the_repository_as_it_was(
+        self, project, tmp_path, number, monkeypatch
+    ):
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        monkeypatch.setenv("TMPDIR", str(scratch))
+        run_git(project, "init", "-q")
+        (project / "busy.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
+        run_git(project, "add", "busy.py")
+        run_git(project, "commit", "-q", "-m", "one")
+        before = run_git(project, "worktree", "list"), run_git(project, "status", "--porcelain")
+        words = ["check", "--baseline", "rerun:HEAD", "--", sys.executable, "busy.py"]
+        process = subprocess.Popen(
+            [*CI_FLAME, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            assert process.stdout.readline() == "here\n"
+            assert len(list(scratch.iterdir())) == 1
+            process.send_signal(number)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+
+        assert process.returncode == 130
+        assert "ci-flame: interrupted before one repetition had ended; nothing is kept" in told
+        assert list(scratch.iterdir()) == []
+        assert (
+            run_git(project, "worktree", "list"),
+            run_git(project, "status", "--porcelain"),
+        ) == before
+
+    def test_check_runs_pytest_with_our_options(self, project):
+        (project / "bench_x.py").write_text(
+            "def work():\n    return sum(i * i for i in range(20_000))\n\n"
+            "def test_work(flame):\n    flame(work)\n"
+        )
+        words = ["--baseline", "none", "--repeat", "1", "--seconds", "0.5"]
+        done = spawn(
+            "check", *words, "--", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+            "bench_x.py", check=0,
+        )  # fmt: skip
+
+        assert "1 passed" in done.stdout
+        assert "ci-flame: no-baseline; .ci-flame/report/report.html" in done.stderr
+        run = folder.load(project / ".ci-flame/run")
+        assert [m.benchmark for m in run.measurements] == ["bench_x.py::test_work"]
+
+    def test_a_test_that_fails_is_no_hot_path(self, project):
+        (project / "bench_x.py").write_text(
+            "def test_work(flame):\n    flame(lambda: sum(i * i for i in range(20_000)))\n\n"
+            "def test_other():\n    assert False\n"
+        )
+        words = ["--baseline", "none", "--repeat", "1", "--seconds", "0.5", "--"]
+        done = spawn("check", *words, sys.executable, "-m", "pytest", "-q", "bench_x.py", check=3)
+
+        assert "pytest ended with exit code 1, and not because of a hot path" in done.stderr
