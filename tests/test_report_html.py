@@ -605,11 +605,11 @@ def large_diff(own):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1400])
-def test_pictures_for_people(show, width, tmp_path):
+def test_pictures_for_people(show, tmp_path):
     """Screenshots go to CI_FLAME_SHOTS where it is set; printing keeps the graph."""
     folder = Path(os.environ.get("CI_FLAME_SHOTS") or tmp_path)
     page = show(FAIL, color_scheme="light")
+    page.locator(".box.guilty").hover()
     page.screenshot(path=folder / "report.png")
     page.emulate_media(media="print")
 

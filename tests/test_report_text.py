@@ -15,6 +15,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
 from verdicts import (
     ALL,
     HOSTILE,
@@ -22,11 +23,13 @@ from verdicts import (
     change,
     failing,
     finding,
+    no_baseline,
     passing,
     renamed,
     verdict,
 )
 
+from ci_flame import diff, judge
 from ci_flame.policy import Policy
 from ci_flame.report import REPORTERS, json_report, junit, markdown, svg, terminal
 from ci_flame.report.words import columns, visible
@@ -88,7 +91,7 @@ def check_golden(name, text):
         golden.write_text(text, "utf-8")
     expected = golden.read_text("utf-8")
     if text != expected:
-        golden.with_suffix(golden.suffix + ".got").write_text(text, "utf-8")
+        golden.with_suffix(golden.suffix + ".got-now").write_text(text, "utf-8")
     assert text == expected
 
 
@@ -143,9 +146,9 @@ def bare(name="[total]"):
     """Return a failing benchmark on one function, without place, interval or known power."""
     each = failing()
     total = replace(each.diff.total, low=math.inf, high=math.inf)
-    diff = replace(each.diff, total=total, frames=each.diff.frames[:1], anchor_error=0.0)
-    found = replace(finding(diff, name), place=None, change=total)
-    return replace(each, findings=(found,), diff=diff, smallest_visible=None, notes=())
+    less = replace(each.diff, total=total, frames=each.diff.frames[:1], anchor_error=0.0)
+    found = replace(finding(less, name), place=None, change=total)
+    return replace(each, findings=(found,), diff=less, smallest_visible=None, notes=())
 
 
 @pytest.mark.parametrize("reporter", WRITERS)
@@ -183,6 +186,25 @@ def test_a_budget_without_a_baseline_has_a_finding_and_no_diff():
         assert "budget" in writer(verdict(alone))
 
 
+def test_a_verdict_of_the_judge_itself():
+    """From samples to every report, with nothing built by hand in between."""
+    before = synthetic_run(synthetic_measurement(SHOP, seed=1))
+    after = synthetic_run(synthetic_measurement(grown(SHOP, "shop.parser:tokenize", 1.5), seed=2))
+    judged = judge.judge(diff.diff(before, after), Policy(), after=after)
+    (found,) = judged.benchmarks[0].findings
+
+    document = json.loads(json_report.render(judged))
+
+    jsonschema.validate(document, SCHEMA, cls=jsonschema.Draft202012Validator)
+    assert document["outcome"] == "fail"
+    for name, writer in WRITERS.items():
+        text = writer(judged)
+        assert text == writer(judged)
+        assert "shop.parser:tokenize grew by" in text, name
+    titles = [e.text for e in ET.fromstring(svg.render(judged.benchmarks[0])).iter(f"{SVG}title")]
+    assert sum(title.startswith(str(found)) for title in titles) == 1
+
+
 def test_many_changes_are_counted_after_those_that_are_listed():
     each = failing()
     total = replace(each.diff.total, p_value=0.0)
@@ -215,6 +237,7 @@ def test_only_functions_that_can_be_told_from_noise_are_listed():
     assert "shop.tax:_load_table" in listed
     assert "[gc]" not in listed
     assert terminal.changed(passing()) == ()
+    assert terminal.changed(no_baseline()) == ()
 
 
 def test_a_finding_within_noise_is_listed_all_the_same():
@@ -460,13 +483,12 @@ def test_the_svg_draws_what_vanished_and_leaves_noise_grey():
 
 def test_boxes_that_are_too_narrow_are_left_out_but_never_the_guilty_one():
     own = {path: (before, after) for path, (before, after) in benchmark_own().items()}
-    diff = benchmark_diff(own)
     each = failing()
-    narrow = replace(each, diff=diff)
+    narrow = replace(each, diff=benchmark_diff(own))
 
     root = ET.fromstring(svg.render(narrow, width=80))
 
-    assert len(list(root.iter(f"{SVG}g"))) < len(diff.paths)
+    assert len(list(root.iter(f"{SVG}g"))) < len(narrow.diff.paths)
     assert any(
         (group.find(f"{SVG}title").text or "").startswith(str(each.findings[0]))
         for group in root.iter(f"{SVG}g")
