@@ -372,11 +372,10 @@ def test_findings_become_annotations_with_their_place(tmp_path):
     verdict = {"benchmarks": [{"findings": [finding(1), finding(2, "warn")]}]}
     (tmp_path / "verdict.json").write_text(json.dumps(verdict), encoding="utf-8")
 
+    place, tail = "file=src/a%2Cb.py,line=", "grew by 20 %25, 1 -> 2%0Ams; limit 10 %25"
     assert check.annotations(tmp_path) == [
-        "::error title=ci_flame,file=src/a%2Cb.py,line=1"
-        "::bench: f1 grew by 20 %25, 1 -> 2%0Ams; limit 10 %25",
-        "::warning title=ci_flame,file=src/a%2Cb.py,line=2"
-        "::bench: f2 grew by 20 %25, 1 -> 2%0Ams; limit 10 %25",
+        f"::error title=ci_flame,{place}1::bench: f1 {tail}",
+        f"::warning title=ci_flame,{place}2::bench: f2 {tail}",
     ]
 
 
