@@ -21,7 +21,7 @@ from demo_sizes import Sizes, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 CASE = ROOT / "examples" / "demo"
-WORK = ROOT / "build" / "demo"
+WORK = Path("build") / "demo"
 GUILTY = "sqlparse.sql:Token.match"
 BRANCHES = {"pass": "words", "fail": "tidy"}
 GIT_ENVIRONMENT = {
@@ -77,13 +77,13 @@ def git(*arguments: str, repository: Path) -> str:
     return done.stdout
 
 
-def fetch() -> Path:
+def fetch(work: Path) -> Path:
     """Return the library's file: of this version and this hash, from pip's usual index."""
-    folder = WORK / "download"
+    folder = work / "download"
     have = sorted(folder.glob("*.whl"))
     if have:
         return have[0]
-    partial = WORK / "download.partial"
+    partial = work / "download.partial"
     shutil.rmtree(partial, ignore_errors=True)
     words = ["download", "-qq", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     done = subprocess.run(
@@ -99,9 +99,9 @@ def fetch() -> Path:
     return next(folder.glob("*.whl"))
 
 
-def build_repository(wheel: Path) -> Path:
+def build_repository(wheel: Path, work: Path) -> Path:
     """Make the repository: the release on `main`, one branch for each pull request."""
-    repository = WORK / "repository"
+    repository = work / "repository"
     shutil.rmtree(repository, ignore_errors=True)
     shutil.copytree(CASE, repository, ignore=shutil.ignore_patterns("__pycache__", "*.patch"))
     with zipfile.ZipFile(wheel) as archive:
@@ -123,11 +123,11 @@ def build_repository(wheel: Path) -> Path:
     return repository
 
 
-def true_sizes(repository: Path) -> Sizes:
+def true_sizes(repository: Path, work: Path) -> Sizes:
     """Measure both states of the library without ci_flame."""
     folders = []
     for name in ("main", BRANCHES["fail"]):
-        folder = WORK / f"sizes-{name}"
+        folder = work / f"sizes-{name}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         git("switch", "--quiet", name, repository=repository)
@@ -194,14 +194,14 @@ def tell(checked: Checked) -> None:
             say(f"    {os.path.relpath(file)}")
 
 
-def story(repository: Path, wheel: Path) -> None:
+def story(repository: Path, wheel: Path, work: Path) -> None:
     """Say what is checked, and how big the change is by other means than ci_flame's."""
     say(f"Library   {wheel.name.split('-py3')[0]} from PyPI, as released; not written by us")
     say("Benchmark parse the SQL query of a monthly report (benchmarks/test_report.py)")
     say("Change    'Normalise the arguments of Token.match before they are used':\n")
     diff = git("diff", "--unified=1", "main", BRANCHES["fail"], repository=repository)
     say("".join(f"    {line}\n" for line in diff.splitlines()[2:]))
-    sizes = true_sizes(repository)
+    sizes = true_sizes(repository, work)
     say("True size, measured without sampling, both sides in turns:")
     say(
         f"  Token.match    {sizes.function:+.0%} time of its calls, "
@@ -216,14 +216,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeat", type=int, default=1, help="times that both are checked")
     parser.add_argument("--sizes", action="store_true", help="only measure the change's true size")
+    parser.add_argument("--work", type=Path, metavar="DIR", help=f"folder to work in ({WORK})")
     options = parser.parse_args()
     if options.repeat < 1:
         parser.error(f"--repeat is {options.repeat}; it must be 1 or more")
-    WORK.mkdir(parents=True, exist_ok=True)
+    work = (ROOT / WORK if options.work is None else options.work).absolute()
+    work.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    wheel = fetch()
-    repository = build_repository(wheel)
-    story(repository, wheel)
+    wheel = fetch(work)
+    repository = build_repository(wheel, work)
+    story(repository, wheel, work)
     if options.sizes:
         return 0
     done: list[Checked] = []
@@ -232,7 +234,7 @@ def main() -> int:
             turn = f" {number}/{options.repeat}" if options.repeat > 1 else ""
             say(f"Pull request{turn}: {what}; both commits recorded here, alternating")
             suffix = f"-{number}" if options.repeat > 1 else ""
-            checked = check(repository, wanted, WORK / f"report-{wanted}{suffix}")
+            checked = check(repository, wanted, work / f"report-{wanted}{suffix}")
             tell(checked)
             done.append(checked)
             if checked.exit_code == 3:  # noqa: PLR2004 - nothing can be recorded here

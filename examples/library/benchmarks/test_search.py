@@ -8,7 +8,8 @@ KINDS = ("table", "chair", "shelf with doors", "lamp for the desk", "bed in two 
 WOODS = ("oak", "beech", "walnut from the region", "ash", "pine")
 STYLES = ("plain", "with drawers", "on castors", "for the garden", "in black and white", "to fold")
 CATALOGUE = [
-    f"{kind} of {wood}, {style}: one of the classics" for kind, wood, style in product(KINDS, WOODS, STYLES)
+    f"{kind} of {wood}, {style}: one of the classics"
+    for kind, wood, style in product(KINDS, WOODS, STYLES)
 ]
 
 
