@@ -230,7 +230,11 @@ class Columns:
         start = 1 + 2 * self.functions + self.nodes
         cost = self.estimates.before[start:] + self.estimates.after[start:]
         found: dict[int, int] = {}
-        for node in np.flatnonzero(tree.judged).tolist():
+        # In order of names: which of two equal paths is told must not depend on the order in
+        # which stacks were recorded or read.
+        for node in self.in_order:
+            if not tree.judged[node]:
+                continue
             frame = int(tree.node_frame[node])
             if frame not in found or cost[node] > cost[found[frame]] * (1 + 1e-12):
                 found[frame] = node
