@@ -303,7 +303,7 @@ def _figure(key: str, value: object, shown: str) -> int | float:
 
 
 def _path(word: str, shown: str) -> Path:
-    if not word.strip() or "\0" in word:
+    if not word.strip() or "\0" in word or "\n" in word:
         raise UsageError(f"{shown} needs a path, not {quote(word)}")
     return Path(word).expanduser() if word.startswith("~/") else Path(word)
 

@@ -164,10 +164,6 @@ def _globs(words: tuple[str, ...]) -> tuple[str, ...]:
             raise _WordError(f"a glob of {len(word)} characters; at most {MAX_GLOB}")
         if not word.removeprefix("!").strip():
             raise _WordError(f"{quote(word)} is an empty glob", 'write "*" for everything')
-    if all(word.startswith("!") for word in words):
-        raise _WordError(
-            f"{quote(words[0])} only excludes", f'say from what: ["*", {quote(words[0])}]'
-        )
     return words
 
 

@@ -436,7 +436,7 @@ class TestForReal:
     def test_check_against_the_base_commit(self, project):
         """The base commit in a worktree, and a guilty function that is named."""
         run_git(project, "init", "-q")
-        (project / ".gitignore").write_text("before/\nafter/\n.ci-flame/\n__pycache__/\n")
+        (project / ".gitignore").write_text("before/\nafter/\nagain/\n.ci-flame/\n__pycache__/\n")
         (project / "shop.py").write_text(
             "def tokenize(n):\n    return sum(len(str(i)) for i in range(n))\n"
             "def render(n):\n    return ''.join([str(i * i) for i in range(n)])\n"
@@ -460,7 +460,11 @@ class TestForReal:
             run_git(project, "worktree", "list"),
             run_git(project, "status", "--porcelain"),
         ) == before
-        sides = [folder.load(project / ".ci-flame/report" / side) for side in ("before", "after")]
+        report = project / ".ci-flame/report"
+        spawn("compare", report / "before", report / "after", "-o", "again", check=1)
+        again = (project / "again/verdict.json").read_text()
+        assert again == (report / "verdict.json").read_text()
+        sides = [folder.load(report / side) for side in ("before", "after")]
         assert [run.dirty for run in sides] == [False, True]
         assert len({run.commit for run in sides}) == 1
 
