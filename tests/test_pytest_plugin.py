@@ -6,6 +6,7 @@ had at once and without privileges; `test_pytest_recording.py` records for real.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -31,15 +32,37 @@ def record(path, *benchmarks, factor=1.0, seed=0, **run):
     """Write a run of these benchmarks in which the guilty function costs `factor` times."""
     leaf = next(name for name in (stack.split(";")[-1] for stack in SHOP) if "tokenize" in name)
     measurements = [
-        synthetic_measurement(grown(SHOP, leaf, factor), benchmark=each, seed=seed + 31 * index)
+        synthetic_measurement(
+            grown(SHOP, leaf, factor), benchmark=each, seed=seed + 31 * index, rounds=5
+        )
         for index, each in enumerate(benchmarks)
     ]
     folder.save(replace(synthetic_run(*measurements), **run), path)
 
 
+NAMES = (
+    "test_shop.py::test_fixture",
+    "test_shop.py::test_marker",
+    "test_shop.py::TestIt::test_many[1]",
+    "test_shop.py::TestIt::test_many[2]",
+)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Runs of the shop before a change, of the same code again, and after the change."""
+    made = tmp_path_factory.mktemp("recordings")
+    record(made / "before", *NAMES)
+    record(made / "same", *NAMES, seed=7)
+    record(made / "after", *NAMES, factor=1.5, seed=7)
+    return made
+
+
 @pytest.fixture
-def shop(pytester):
+def shop(pytester, recordings):
     """A project with one benchmark of each kind, recorded before and after a change."""
+    for each in recordings.iterdir():
+        shutil.copytree(each, pytester.path / each.name)
     pytester.makepyfile(
         test_shop="""
         import pytest
@@ -57,15 +80,6 @@ def shop(pytester):
             pass
         """
     )
-    names = [
-        "test_shop.py::test_fixture",
-        "test_shop.py::test_marker",
-        "test_shop.py::TestIt::test_many[1]",
-        "test_shop.py::TestIt::test_many[2]",
-    ]
-    record(pytester.path / "before", *names)
-    record(pytester.path / "same", *names, seed=7)
-    record(pytester.path / "after", *names, factor=1.5, seed=7)
     return pytester
 
 
@@ -248,8 +262,7 @@ def test_the_marker_replaces_the_policy_s_fields(shop):
 )
 def test_a_marker_that_does_not_fit_is_a_usage_error(pytester, marker, told):
     pytester.makepyfile(f"import pytest\n@pytest.mark.{marker}\ndef test_a(): pass\n")
-    record(pytester.path / "run", "test_a.py::test_a")
-    made = run(pytester, "--flame-replay", "run")
+    made = run(pytester, "--flame-replay", "not-read-yet")
 
     assert made.ret == 4
     made.stderr.fnmatch_lines([told])

@@ -114,7 +114,7 @@ def test_every_way_to_say_what_is_measured(pytester):
             assert True
         """
     )
-    made = run(pytester)
+    made = run(pytester, "--benchmark-max-time=0.05")
     made.assert_outcomes(passed=11)
     seen = recorded(pytester)
 
@@ -127,7 +127,7 @@ def test_every_way_to_say_what_is_measured(pytester):
         "test_benchmark": ("test_benchmark", "shop:tokenize"),
         "test_pedantic": ("test_pedantic", "shop:tokenize"),
         "test_coroutine": ("test_coroutine", "shop:render"),
-        "test_deep": ("test_deep", "shop:render"),
+        "test_deep": ("test_deep", "shop:render"),  # the rest is the recursion
     }
     assert set(seen) == {*inside, "test_sleeps"}
     for name, (root, function) in inside.items():
@@ -138,12 +138,12 @@ def test_every_way_to_say_what_is_measured(pytester):
         assert measurement.root == Frame(root, "test_ways"), name
         assert process.kept >= 0.9 * process.expected, name  # 98 % is the collector's own test
         assert process.unrooted <= 0.02 * process.kept, name
-        assert shares[function] >= 0.5, name
+        assert shares[function] >= 0.3, name
         assert not [frame for frame in shares if frame.startswith(("ci_flame", "_pytest"))], name
         assert all(each.references for each in process.rounds)
     assert "shop:sort" not in functions(seen["test_block"])
     assert "shop:sort" not in functions(seen["test_pedantic"])
-    assert functions(seen["test_deep"])["test_ways:größe"] >= 0.5
+    assert functions(seen["test_deep"])["test_ways:größe"] >= 0.3
     assert any(len(stack) > 128 for stack in seen["test_deep"].profile().stacks)
     made.stdout.fnmatch_lines(["*on the CPU for only * %*its waiting is not judged"])
 
