@@ -61,7 +61,21 @@ def test_debug_offsets_by_version(version, gc_state, thread_native_id, frame):
     assert layout.frame_owner == frame + 5
     assert layout.code_qualname == frame + 103
     assert layout.thread_cframe == cpython.NO_FIELD
-    assert len(layout.pack()) == len(cpython.EMPTY) == 80
+    assert len(cpython.EMPTY) == 80
+
+
+def test_the_c_structure_and_what_does_not_fit_it():
+    for minor, table in cpython._TABLES.items():
+        layout = cpython.Layout(**table)
+        words = struct.unpack("<Q18I", layout.pack())
+        assert words[13] == {11: 72, 12: 64}[minor], "where the copy of a code object begins"
+        assert words[14] - words[13] + 8 <= 72
+        assert words[16] == table["code_line"]
+    fits = {**cpython._TABLES[12], "code_qualname": 64 + 72 - 8}
+    assert len(cpython.Layout(**fits).pack()) == len(cpython.EMPTY)
+    for field, value in (("code_qualname", 64 + 72 - 7), ("frame_owner", 80)):
+        with pytest.raises(cpython.UnsupportedPythonError, match="in another way"):
+            cpython.Layout(**{**cpython._TABLES[12], field: value}).pack()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -222,6 +223,51 @@ def test_generators_exec_and_names_outside_ascii():
     for stack, _ in names(recording):
         for above, below in itertools.pairwise(stack):
             assert ":made_" not in below or above == f"{SELF}:generated_functions", stack
+
+
+def left(path, work):
+    wander(path, work)
+
+
+def right(path, work):
+    wander(path, work)
+
+
+def wander(path, work):
+    """Go a way of calls that no other sample has gone, so that each sends its whole stack."""
+    if path > 1:
+        (left if path & 1 else right)(path >> 1, work)
+    else:
+        work()
+
+
+def test_samples_that_do_not_fit_are_counted_as_lost():
+    """The collector process stands still until the ring buffer (8 MiB) is full."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(4000)
+    steps = random.Random(1)  # noqa: S311 - no secret
+    try:
+        with sampling(frequency_hz=4999) as session:
+            os.kill(session._process.pid, signal.SIGSTOP)
+            try:
+                leaf = lambda: sum(range(40_000))  # noqa: E731
+                work = for_cpu_seconds(2.0, lambda: wander(1 << 400 | steps.getrandbits(400), leaf))
+                session.set_phase(1)
+                work()
+                session.set_phase(0)
+            finally:
+                os.kill(session._process.pid, signal.SIGCONT)
+            recording = session.read()
+            again, _ = window(session, for_cpu_seconds(0.1, mixed_work), phase=2)
+    finally:
+        sys.setrecursionlimit(limit)
+
+    assert recording.lost > 0
+    assert recording.metrics["collector.unsent"] > 0
+    kept = sum(recording.samples[1].values())
+    assert kept + recording.lost == recording.metrics["collector.ticks"]
+    assert again.lost == 0
+    assert share(again, f"{SELF}:mixed_work", phase=2) > 0.8
 
 
 def test_every_thread_is_sampled():

@@ -21,6 +21,9 @@ _COOKIE: Final = b"xdebugpy"
 _DEBUG_BYTES: Final = 2048
 _RELEASE_CANDIDATE: Final = 0xC
 _FIRST_WITH_OFFSETS: Final = 13
+_CODE_BYTES: Final = 72
+_FRAME_BYTES: Final = 80
+"""What python_walk.h copies of a code object (from its first field on) and of a frame."""
 _GC_GENERATIONS: Final = 24
 _GC_GENERATION0: Final = 96
 """In `struct _gc_runtime_state` of 3.11 and 3.12, `generation0` points at `generations[0]`."""
@@ -58,6 +61,13 @@ class Layout:
 
     def pack(self) -> bytes:
         """Return the C structure."""
+        fields = (self.code_file, self.code_qualname, self.code_line)
+        start = min(fields) & ~7
+        if max(fields) + 8 - start > _CODE_BYTES or self.frame_owner >= _FRAME_BYTES:
+            raise UnsupportedPythonError(
+                f"CPython {self.version} keeps its code objects in another way than is known",
+                f"{_SUPPORTED} are supported",
+            )
         return struct.pack(
             "<Q18I",
             self.interpreters,
@@ -73,12 +83,12 @@ class Layout:
             self.frame_previous,
             self.frame_owner,
             self.owner_not_python,
+            start,
             self.code_file,
             self.code_qualname,
             self.code_line,
             self.ascii_bytes,
             self.compact_bytes,
-            0,
         )
 
 

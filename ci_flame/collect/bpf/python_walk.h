@@ -16,11 +16,15 @@
 #define PY_MAX_THREADS 1024
 #define PY_NO_FIELD 0xffffffffU
 
-/* Bytes copied at once of a frame, a code object and the head of a string: one copy of 160 bytes
- * costs about as much as one of 8. No CPython has smaller structures. */
+/* Bytes copied at once of a frame, and of a code object from its first field that is needed: what
+ * a copy costs is the cache lines that it touches. No CPython has smaller structures. */
 #define PY_FRAME_BYTES 80
-#define PY_CODE_BYTES 160
-#define PY_STRING_HEAD 40
+#define PY_CODE_BYTES 72
+
+/* A code object's address can be used again, with strings at the addresses of freed ones. So its
+ * name's length and hash belong to its id; but each is a cache line more, and code that comes and
+ * goes stands near the leaf: only this many innermost frames are told apart by content. */
+#define PY_CHECKED_FRAMES 8
 
 #define PY_FLAG_TRUNCATED 1U /* more than PY_MAX_FRAMES slots */
 #define PY_FLAG_FAULT 2U     /* a read failed: the outermost frames are missing */
@@ -43,19 +47,19 @@ struct py_layout {
 	__u32 frame_previous;
 	__u32 frame_owner;
 	__u32 owner_not_python; /* this owner and higher ones are C's entry frames */
+	__u32 code_start; /* of the next three, which are told from the object's beginning */
 	__u32 code_file;
 	__u32 code_qualname;
 	__u32 code_line;
 	__u32 ascii_bytes;   /* where the characters of an ASCII string begin */
 	__u32 compact_bytes; /* where those of any other string begin */
-	__u32 unused;
 };
 
 struct py_stack {
 	__u64 id[PY_MAX_FRAMES];
 	__u64 code[PY_MAX_FRAMES];
 	__u8 frame[PY_FRAME_BYTES + 48]; /* masked offsets stay below 120 + 8 */
-	__u8 object[PY_CODE_BYTES + 96]; /* and below 248 + 8 */
+	__u8 object[PY_CODE_BYTES + 56]; /* and these too */
 };
 
 struct py_walk {
@@ -167,14 +171,17 @@ static long py_walk_step(__u32 index, struct py_walk *walk)
 	stack->id[index] = 0;
 	if (!code || owner >= layout->owner_not_python)
 		return 0;
-	if (bpf_probe_read_user(stack->object, PY_CODE_BYTES, (void *)code)) {
+	if (bpf_probe_read_user(stack->object, PY_CODE_BYTES, (void *)(code + layout->code_start))) {
 		walk->flags |= PY_FLAG_FAULT;
 		return 1;
 	}
-	file = PY_FIELD(__u64, stack->object, layout->code_file, 0xf8);
-	qualname = PY_FIELD(__u64, stack->object, layout->code_qualname, 0xf8);
-	line = PY_FIELD(__u32, stack->object, layout->code_line, 0xfc);
-	id = py_string_id(walk->image, qualname, &head);
+	file = PY_FIELD(__u64, stack->object, layout->code_file - layout->code_start, 0x78);
+	qualname = PY_FIELD(__u64, stack->object, layout->code_qualname - layout->code_start, 0x78);
+	line = PY_FIELD(__u32, stack->object, layout->code_line - layout->code_start, 0x7c);
+	if (index < PY_CHECKED_FRAMES)
+		id = py_string_id(walk->image, qualname, &head);
+	else
+		id = py_mix(walk->image, qualname);
 	id = py_mix(py_mix(py_mix(id, code), file), line);
 	stack->id[index] = id;
 	stack->code[index] = code;
