@@ -152,11 +152,12 @@ def test_no_round_of_the_mode_gives_an_empty_profile():
 
 
 @pytest.fixture(scope="session")
-def node_modules(pytestconfig):
-    """The pinned readers of tests/node, installed once into pytest's cache."""
+def node_modules(pytestconfig, tmp_path_factory):
+    """The pinned readers of tests/node, installed once into pytest's cache, where it has one."""
     if shutil.which("npm") is None:
         pytest.skip("Node.js with npm is not installed")
-    place = Path(pytestconfig.cache.mkdir("ci-flame-node"))
+    cache = getattr(pytestconfig, "cache", None)
+    place = tmp_path_factory.mktemp("node") if cache is None else cache.mkdir("ci-flame-node")
     lock = (NODE / "package-lock.json").read_bytes()
     done = place / "installed-lock.json"
     if not done.is_file() or done.read_bytes() != lock:
