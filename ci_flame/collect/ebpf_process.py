@@ -1,4 +1,4 @@
-"""The collector process: loads the BPF program, samples one process tree, names what it saw.
+"""Stage 1, edge: the collector process: loads the BPF program, samples and names one tree.
 
 Standard input is a socket. Each line on it is a JSON request, each gets one JSON line back:
 

@@ -1,4 +1,4 @@
-"""Bindings to libbpf.so.1 (1.1 and newer) and the few system calls beside it, through ctypes.
+"""Stage 1, edge: bindings to libbpf.so.1 (1.1 and newer) and the system calls beside it.
 
 Loading the committed object takes 0.1 s and no compiler; what libbpf and the verifier say is
 kept, so that an error carries the reason and not only a number.

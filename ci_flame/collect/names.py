@@ -1,4 +1,4 @@
-"""The collector process's tables: ids and addresses -> frames, and the reply to a read."""
+"""Stage 1, edge: the collector process's tables: ids and addresses -> frames, and replies."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping

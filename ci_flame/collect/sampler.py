@@ -1,4 +1,4 @@
-"""The eBPF sampler itself; runs in the collector process only.
+"""Stage 1, edge: the eBPF sampler itself; runs in the collector process only.
 
 perf event (per CPU, jittered) -> BPF program -> ring buffer -> counts by place -> names
 """

@@ -1,4 +1,4 @@
-"""Kernel addresses -> symbols, by /proc/kallsyms."""
+"""Stage 1, edge: kernel addresses -> symbols, by /proc/kallsyms."""
 
 import bisect
 import re

@@ -1,4 +1,4 @@
-"""User addresses -> (library, symbol), by a snapshot of the process's mappings.
+"""Stage 1, edge: user addresses -> (library, symbol), by a snapshot of the process's mappings.
 
 The snapshot outlives the process, so that names are found for targets that have ended.
 """
