@@ -123,6 +123,26 @@ def test_the_table_fits_the_width(width):
     assert columns(table[0]) <= max(width, 16 + 75)
 
 
+def test_a_narrow_terminal_leaves_the_share_out_before_it_cuts_names():
+    wide = "\n".join(terminal.benchmark_lines(failing(), width=100))
+    narrow = "\n".join(terminal.benchmark_lines(failing(), width=80))
+
+    assert "share of benchmark" in wide
+    assert "share of benchmark" not in narrow
+    assert "  native:_json.so…" in narrow
+    assert "  shop.parser:parse_order " in narrow
+
+
+@pytest.mark.parametrize("reporter", ["terminal", "markdown", "html"])
+def test_a_note_of_the_build_is_not_said_again_by_its_benchmarks(reporter):
+    note = Note("no-baseline", "no baseline here")
+    each = replace(passing(), notes=(note, Note("blind", "blind there")))
+    text = WRITERS[reporter](verdict(each, replace(each, benchmark="b"), notes=(note,)))
+
+    assert text.count("no baseline here") == 1
+    assert text.count("blind there") == 2
+
+
 def test_names_cannot_forge_lines_or_reach_the_terminal():
     text = terminal.render(ALL["hostile-newline"])
 

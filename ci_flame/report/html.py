@@ -20,7 +20,7 @@ import ci_flame
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
 from ci_flame.profile import Environment as Machine
 from ci_flame.profile import Frame, Kind
-from ci_flame.report import picture
+from ci_flame.report import picture, terminal
 from ci_flame.report.picture import Picture
 from ci_flame.report.words import duration, growth, interval, plural, share, visible
 from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict
@@ -87,7 +87,7 @@ def render(verdict: Verdict) -> str:
         notes=[visible(note.text) for note in verdict.notes],
         benchmarks=[
             {
-                **_benchmark(each, graph, limits[1]),
+                **_benchmark(terminal.once(each, verdict), graph, limits[1]),
                 "first": n == first,
                 "sentences": [
                     {
@@ -250,13 +250,18 @@ def _sides(verdict: Verdict) -> list[Values]:
     if diff is None:
         return []
     before, after = machine(diff.before), machine(diff.after)
+    if before == after:
+        sides = [
+            ("before", diff.before_commit, ""),
+            ("after", diff.after_commit, ""),
+            ("", "", after),
+        ]
+    else:
+        sides = [("before", diff.before_commit, before), ("after", diff.after_commit, after)]
     return [
-        {
-            "label": "before",
-            "commit": visible(diff.before_commit),
-            "machine": "" if before == after else before,
-        },
-        {"label": "after", "commit": visible(diff.after_commit), "machine": after},
+        {"label": label, "commit": visible(commit), "machine": told}
+        for label, commit, told in sides
+        if commit or told
     ]
 
 

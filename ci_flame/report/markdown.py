@@ -35,7 +35,13 @@ def render(verdict: Verdict, limit_bytes: int = LIMIT_BYTES) -> str:
     """Return the summary, at most `limit_bytes` of UTF-8; what was left out is said."""
     head = [f"## {_SIGNS[verdict.outcome]} {text(terminal.headline(verdict))}", ""]
     head += [f"> {text(note.text)}\n" for note in verdict.notes]
-    parts = ["\n".join(head), *map(_benchmark, sorted(verdict.benchmarks, key=_best_last))]
+    parts = [
+        "\n".join(head),
+        *(
+            _benchmark(terminal.once(each, verdict))
+            for each in sorted(verdict.benchmarks, key=_best_last)
+        ),
+    ]
     # Room for the sentence that says what was left out.
     room = limit_bytes - 300
     kept: list[str] = []

@@ -3,6 +3,7 @@
 Findings are printed whole, as their sentence; everything else fits the width.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
@@ -12,6 +13,9 @@ from ci_flame.verdict import BenchmarkVerdict, Outcome, Verdict
 
 ROWS: Final = 10
 """Functions listed per benchmark; the others are counted."""
+NAME: Final = 24
+"""Columns that a name should have; where there are fewer, the share is left out."""
+SHORTEST: Final = 16
 _ARROW: Final = "->"
 _COLOURS: Final = {
     Outcome.PASS: "32",
@@ -26,10 +30,16 @@ def render(verdict: Verdict, width: int = 100, *, colour: bool = False) -> str:
     """Return the whole verdict as text, ending in a newline."""
     lines: list[str] = []
     for each in verdict.benchmarks:
-        lines += [*benchmark_lines(each, width=width, colour=colour), ""]
+        lines += [*benchmark_lines(once(each, verdict), width=width, colour=colour), ""]
     lines += [f"note: {visible(note.text)}" for note in verdict.notes]
     lines.append(headline(verdict, colour=colour))
     return "\n".join(lines) + "\n"
+
+
+def once(each: BenchmarkVerdict, verdict: Verdict) -> BenchmarkVerdict:
+    """Return the benchmark without the notes that the verdict already has, for the whole build."""
+    said = {note.text for note in verdict.notes}
+    return replace(each, notes=tuple(note for note in each.notes if note.text not in said))
 
 
 def headline(verdict: Verdict, *, colour: bool = False) -> str:
@@ -101,6 +111,7 @@ def _shares(change: Change) -> str:
 
 
 def _table(frames: tuple[FrameChange, ...], width: int) -> list[str]:
+    """Return aligned rows; a narrow terminal leaves out the share, before it cuts names short."""
     rows = [("function", "per iteration", "growth", "90 % interval", "share of benchmark")]
     rows += [
         (
@@ -113,7 +124,10 @@ def _table(frames: tuple[FrameChange, ...], width: int) -> list[str]:
         for frame in frames
     ]
     widths = [max(columns(row[i]) for row in rows) for i in range(1, 5)]
-    room = max(16, width - sum(widths) - 2 * len(widths) - 2)
+    wanted = min(max(columns(row[0]) for row in rows), NAME)
+    if width - sum(widths) - 2 * len(widths) - 2 < wanted:
+        widths.pop()
+    room = max(SHORTEST, width - sum(widths) - 2 * len(widths) - 2)
     names = [cut(row[0], room) for row in rows]
     first = max(map(columns, names))
     return [
@@ -121,7 +135,8 @@ def _table(frames: tuple[FrameChange, ...], width: int) -> list[str]:
         + name
         + " " * (first - columns(name))
         + "".join(
-            "  " + " " * (w - columns(cell)) + cell for w, cell in zip(widths, row[1:], strict=True)
+            "  " + " " * (w - columns(cell)) + cell
+            for w, cell in zip(widths, row[1 : 1 + len(widths)], strict=True)
         )
         for name, row in zip(names, rows, strict=True)
     ]
