@@ -251,7 +251,7 @@ def test_samples_that_do_not_fit_are_counted_as_lost():
             os.kill(session._process.pid, signal.SIGSTOP)
             try:
                 leaf = lambda: sum(range(40_000))  # noqa: E731
-                work = for_cpu_seconds(2.0, lambda: wander(1 << 400 | steps.getrandbits(400), leaf))
+                work = for_cpu_seconds(0.7, lambda: wander(1 << 400 | steps.getrandbits(400), leaf))
                 session.set_phase(1)
                 work()
                 session.set_phase(0)
