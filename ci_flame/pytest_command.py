@@ -9,7 +9,6 @@ import re
 import shlex
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -84,7 +83,11 @@ def run(command: Sequence[str], config: Config) -> int:
     InterruptedRunError is raised.
     """
     try:
-        process = subprocess.Popen(list(command), env=environment(config, os.environ))
+        # In a group of its own it gets Ctrl-C once, from us: a second one, as from a terminal
+        # and from us, would cut its cleaning up short.
+        process = subprocess.Popen(
+            list(command), env=environment(config, os.environ), process_group=0
+        )
     except OSError as error:
         raise CollectError(f"{command[0]} cannot be run: {error.strerror}") from None
     try:
@@ -92,35 +95,18 @@ def run(command: Sequence[str], config: Config) -> int:
     except (KeyboardInterrupt, InterruptedRunError):
         _end(process)
         raise InterruptedRunError(
-            "interrupted; what was recorded is kept, marked incomplete"
+            "interrupted; pytest has kept what it had recorded, marked incomplete"
         ) from None
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     """Let pytest finish as after its own Ctrl-C, then insist."""
-    # From a terminal it has had the signal already; a second one would cut its cleaning up.
-    time.sleep(0.2)
-    if process.poll() is None and os.getpgid(process.pid) != _foreground():
-        process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     try:
         process.wait(GRACE_S)
     except (subprocess.TimeoutExpired, KeyboardInterrupt, InterruptedRunError):
         process.kill()
         process.wait()
-
-
-def _foreground() -> int:
-    """Return the process group that Ctrl-C of a terminal reaches, or -1."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY)
-    except OSError:
-        return -1
-    try:
-        return os.tcgetpgrp(terminal)
-    except OSError:
-        return -1
-    finally:
-        os.close(terminal)
 
 
 def outcome(ended: int, report: Path) -> Outcome:

@@ -469,28 +469,40 @@ class TestForReal:
         assert len({run.commit for run in sides}) == 1
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize(
+        ("command", "sentence"),
+        [
+            ((), "interrupted before one repetition had ended; nothing is kept"),
+            (("-m", "pytest", "-q", "-s"), "interrupted; pytest has kept what it had recorded"),
+        ],
+    )
     def test_an_interrupted_check_leaves_the_repository_as_it_was(
-        self, project, tmp_path, number, monkeypatch
+        self, project, tmp_path, monkeypatch, *, command, sentence, number
     ):
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         monkeypatch.setenv("TMPDIR", str(scratch))
+        monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
         run_git(project, "init", "-q")
-        (project / "busy.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
-        run_git(project, "add", "busy.py")
+        (project / "test_busy.py").write_text(
+            "import time\ndef test_sleep():\n    print('here', flush=True)\n    time.sleep(60)\n"
+            "if __name__ == '__main__':\n    test_sleep()\n"
+        )
+        (project / ".gitignore").write_text(".pytest_cache\n.ci-flame\n")
+        run_git(project, "add", "test_busy.py")
         run_git(project, "commit", "-q", "-m", "one")
         before = run_git(project, "worktree", "list"), run_git(project, "status", "--porcelain")
-        words = ["check", "--baseline", "rerun:HEAD", "--", sys.executable, "busy.py"]
+        words = ["check", "--baseline", "rerun:HEAD", "--", sys.executable]
         process = subprocess.Popen(
-            [*CI_FLAME, *words],
+            [*CI_FLAME, *words, *command, "test_busy.py"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
         try:
-            assert process.stdout.readline() == "here\n"
-            assert len(list(scratch.iterdir())) == 1
+            assert "here\n" in iter(process.stdout.readline, "")
+            assert [each.name[:14] for each in scratch.iterdir()] == ["ci-flame-base-"]
             process.send_signal(number)
             _, told = process.communicate(timeout=60)
         finally:
@@ -498,7 +510,7 @@ class TestForReal:
             process.wait()
 
         assert process.returncode == 130
-        assert "ci-flame: interrupted before one repetition had ended; nothing is kept" in told
+        assert f"ci-flame: {sentence}" in told
         assert list(scratch.iterdir()) == []
         assert (
             run_git(project, "worktree", "list"),

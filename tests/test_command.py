@@ -267,6 +267,41 @@ def test_the_other_side_imports_its_own_code(project, monkeypatch, capfd):
     ]
 
 
+EDITABLE = """
+import sys
+MAPPING = {{"shop": {source!r}}}
+class _EditableFinder:
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name in MAPPING:
+            from importlib.util import spec_from_file_location
+            return spec_from_file_location(name, MAPPING[name])
+def install():
+    sys.meta_path.append(_EditableFinder)
+"""
+
+
+def test_an_editable_install_does_not_leak_into_the_other_side(
+    project, tmp_path, monkeypatch, capfd
+):
+    """As setuptools makes it: a finder with a MAPPING, no entry in sys.path."""
+    root, tree = project
+    site = tmp_path / "site"
+    site.mkdir()
+    source = str(root / "src" / "shop.py")
+    (site / "__editable___shop_finder.py").write_text(EDITABLE.format(source=source))
+    (site / "sitecustomize.py").write_text(
+        "import __editable___shop_finder\n__editable___shop_finder.install()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    words = (sys.executable, "-c", "import shop; print(shop.__file__)")
+
+    command._run(command.Side.here(words), None, PLAN)
+    command._run(command.Side.there(words, Path.cwd(), tree), None, PLAN)
+
+    assert capfd.readouterr().out.splitlines() == [source, str(tree / "src" / "shop.py")]
+
+
 def test_paths_into_the_project_lead_into_the_tree(project):
     root, tree = project
     (root / ".venv").mkdir()
