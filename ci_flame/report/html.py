@@ -33,6 +33,8 @@ FUNCTIONS: Final = 2_000
 FUNCTIONS_OF_PAGE: Final = 20_000
 FINDINGS: Final = 8
 """Findings shown above the benchmarks; all are shown at their benchmark."""
+SCRIPTS: Final = ("words.js", "table.js", "report.js")
+"""Parts of the one script of the page, in this order."""
 HUES: Final = 6
 """Colours of modules on a page without a verdict; two more are for native and kernel code."""
 
@@ -121,7 +123,7 @@ def left_out(boxes: int) -> str:
 
 def page(**values: object) -> str:
     """Fill the template that pages with and without a verdict share."""
-    css, js = _source("report.css"), _source("report.js")
+    css, js = _source("report.css"), "".join(map(_source, SCRIPTS))
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_digest(css)}'; script-src '{_digest(js)}'"

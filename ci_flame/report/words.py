@@ -1,7 +1,7 @@
 """Stage 6, pure: numbers and names as every report prints them.
 
 The sentence of a finding is `str(finding)` and is not touched here; these are the cells
-of tables and the lines of tooltips. `templates/report.js` has the same functions, and a
+of tables and the lines of tooltips. `templates/words.js` has the same functions, and a
 test in a real browser holds the two equal.
 """
 

@@ -5,54 +5,7 @@
   const ROWS = { low: 20, high: 28, room: 440 }; // px; a shallow graph has taller rows
   const NARROWEST = 0.5; // px; narrower boxes are not drawn
   const LETTER = 6.5; // px of a letter of the 11.5 px font, on the generous side
-  const FIRST_ROWS = 200;
   const SIDES = { both: (b, a) => (b + a) / 2, before: (b) => b, after: (b, a) => a };
-  const plain = document.documentElement.dataset.plain === "yes";
-
-  // ---- numbers: the same functions as report/words.py ----
-  const digits = (x) => x.toFixed(x < 9.995 ? 2 : x < 99.95 ? 1 : 0);
-  const format = {
-    duration(ns) {
-      if (ns <= 0) return "0";
-      for (const [unit, size] of [["ns", 1], ["µs", 1e3], ["ms", 1e6], ["s", 1e9]]) {
-        if (ns / size < 999.5) return `${digits(ns / size)} ${unit}`;
-      }
-      return `${(ns / 1e9).toFixed(0)} s`;
-    },
-    difference(before, after) {
-      if (after === before) return "0";
-      return (after > before ? "+" : "−") + format.duration(Math.abs(after - before));
-    },
-    signed(share) {
-      const percent = Math.abs(share) * 100;
-      const text = percent.toFixed(percent < 99.95 ? 1 : 0);
-      return Number(text) === 0 ? "0.0" : (share > 0 ? "+" : "−") + text;
-    },
-    growth(before, after) {
-      if (before <= 0) return after > 0 ? "new" : "0.0 %";
-      if (after <= 0) return "gone";
-      const ratio = after / before;
-      return ratio >= 10 ? `× ${digits(ratio)}` : `${format.signed(ratio - 1)} %`;
-    },
-    interval(low, high) {
-      if (low !== null && high !== null && high < 100) return `${format.signed(low)} to ${format.signed(high)} %`;
-      if (low !== null) return `over ${format.signed(low)} %`;
-      return high !== null ? `under ${format.signed(high)} %` : "";
-    },
-    share(value) {
-      if (value <= 0) return "0 %";
-      return value < 0.0005 ? "<0.1 %" : `${(value * 100).toFixed(1)} %`;
-    },
-    count: (n) => String(n).replace(/\B(?=(\d{3})+$)/g, ","),
-  };
-
-  const make = (tag, classes, text) => {
-    const element = document.createElement(tag);
-    if (classes) element.className = classes;
-    if (text !== undefined) element.textContent = text;
-    return element;
-  };
-  const toneClass = (tone) => (tone > 0 ? `up${tone}` : tone < 0 ? `down${-tone}` : "same");
 
   // ---- the tooltip, one for the page ----
   const tip = document.getElementById("tip");
@@ -428,107 +381,9 @@
       // No space to draw on is not an error: the section is hidden until its tab is chosen.
       new ResizeObserver(() => this.draw()).observe(this.graph);
     }
-
-    // ---- the table ----
-    drawTable() {
-      const table = this.data.table;
-      const costs = table[this.costs];
-      const [wholeBefore, wholeAfter] = [this.boxes.before[0], this.boxes.after[0]];
-      const keys = {
-        name: (r) => this.data.functions[table.frame[r]].toLowerCase(),
-        before: (r) => costs.before[r],
-        after: (r) => costs.after[r],
-        change: (r) => Math.abs(costs.after[r] - costs.before[r]),
-        growth: (r) => (costs.before[r] > 0 ? costs.after[r] / costs.before[r] : costs.after[r] > 0 ? Infinity : 1),
-        share: (r) => costs.after[r],
-      };
-      const rows = table.frame.map((_, r) => r);
-      const { column, down } = this.order;
-      const key = keys[column || (plain ? "after" : "change")];
-      const way = column === null || down ? -1 : 1;
-      rows.sort((a, b) => {
-        const [x, y] = [key(a), key(b)];
-        return x === y ? a - b : (x < y ? -1 : 1) * way;
-      });
-      for (const button of this.section.querySelectorAll("th button")) {
-        const here = button.dataset.column === column;
-        button.closest("th").setAttribute("aria-sort", here ? (down ? "descending" : "ascending") : "none");
-      }
-      const shown = this.allRows ? rows : rows.slice(0, FIRST_ROWS);
-      const widest = this.plotRange(costs, rows);
-      const body = this.section.querySelector("tbody");
-      body.replaceChildren(...shown.map((r) => this.row(r, costs, wholeBefore, wholeAfter, widest)));
-      const more = this.section.querySelector(".more");
-      more.hidden = shown.length === rows.length;
-      more.textContent = `Show all ${format.count(rows.length)} functions`;
-      this.mark();
-    }
-
-    row(r, costs, wholeBefore, wholeAfter, widest) {
-      const f = this.data.table.frame[r];
-      const [before, after, tone] = [costs.before[r], costs.after[r], costs.tone[r]];
-      const row = make("tr", this.data.blamed.includes(f) ? "blamed" : "");
-      row.dataset.frame = f;
-      const name = make("td", "function");
-      const button = make("button", "");
-      button.type = "button";
-      button.append(make("span", "name", this.data.functions[f]), make("span", "module", this.data.modules[f]));
-      button.title = this.data.names[f] + (this.data.table.place[r] ? `\n${this.data.table.place[r]}` : "");
-      name.append(button);
-      row.append(name);
-      row.addEventListener("click", () => this.pickFrame(f));
-      const cell = (text, classes) => row.append(make("td", classes || "", text));
-      if (plain) {
-        cell(this.data.unit === "samples" ? format.count(Math.round(after)) : format.duration(after));
-        const share = make("td", "share");
-        const bar = make("span", "bar");
-        const part = wholeAfter > 0 ? Math.min(1, after / wholeAfter) : 0;
-        bar.style.width = `calc(${part.toFixed(4)} * (100% - 68px))`; // 68 px are the figure's
-        share.append(bar, make("span", "", format.share(wholeAfter > 0 ? after / wholeAfter : 0)));
-        row.append(share);
-        return row;
-      }
-      cell(format.duration(before));
-      cell(format.duration(after));
-      cell(format.difference(before, after), "difference");
-      cell(format.growth(before, after), `growth ${toneClass(tone)}`);
-      const plot = make("td", "plot");
-      plot.append(this.plot(before, after, costs.low[r], costs.high[r], tone, widest));
-      row.append(plot);
-      cell(format.share(wholeAfter > 0 ? after / wholeAfter : 0));
-      return row;
-    }
-
-    // Half the width of the interval plot, as ln of a ratio: what the sure changes need, 10 % to 100 %.
-    plotRange(costs, rows) {
-      const sizes = rows
-        .filter((r) => costs.tone[r] && costs.before[r] > 0 && costs.after[r] > 0)
-        .map((r) => Math.abs(Math.log(costs.after[r] / costs.before[r])));
-      return Math.min(Math.log(2), Math.max(Math.log(1.1), ...sizes) * 1.25);
-    }
-
-    plot(before, after, low, high, tone, widest) {
-      const plot = make("span", `interval ${toneClass(tone)}`);
-      const place = (growth) => {
-        const ratio = growth <= -1 ? -Infinity : Math.log1p(growth);
-        return 50 + 50 * Math.max(-1, Math.min(1, ratio / widest));
-      };
-      const text = before > 0 && after > 0 ? format.interval(low, high) : format.growth(before, after);
-      plot.title = `90 % interval: ${text}`;
-      plot.append(make("span", "unseen", text), make("i", "zero"));
-      if (before <= 0 && after <= 0) return plot;
-      if (before > 0 && after > 0 && low !== null && high !== null) {
-        const whisker = make("i", "whisker");
-        whisker.style.left = `${place(low)}%`;
-        whisker.style.width = `${Math.max(place(high) - place(low), 1)}%`;
-        plot.append(whisker);
-      }
-      const dot = make("i", "dot");
-      dot.style.left = `${place(before > 0 ? after / before - 1 : Infinity)}%`;
-      plot.append(dot);
-      return plot;
-    }
   }
+
+  Object.assign(Benchmark.prototype, tableMethods);
 
   // ---- tabs ----
   const sections = [...document.querySelectorAll("section.benchmark")];
