@@ -79,7 +79,7 @@ def _raw(side: Side) -> _Whole:
     """Return the cost by the clock of this machine, whose mood is part of the error."""
     costs = np.array([speed.process_clock(clocks, ())[0] for clocks in side.clocks])
     squares = float(((costs - costs.mean()) ** 2).sum())
-    prior = noise.CLOCK_DEGREES
+    prior = speed.RAW_DEGREES
     variance = (prior * speed.RAW_SPREAD**2 + squares) / (prior + len(costs) - 1)
     return _Whole(float(np.exp(costs.mean())), float(np.sqrt(variance / len(costs))))
 

@@ -19,7 +19,7 @@ Measured on same-code processes: with 8 the false alarms come out at the nominal
 LEAST_DISPERSION: Final = 0.10
 """Of counts / Poisson. Regular sampling of long visits measured 0.09 to 0.53; with fewer
 processes than that takes to see, nothing smaller is believed."""
-CLOCK_DEGREES: Final = 4.0
+CLOCK_DEGREES: Final = 3.0
 UNSEEN_SPREAD: Final = 0.04
 """A function's share between processes where one process a side leaves it unmeasured."""
 SETTLED: Final = 1e-12

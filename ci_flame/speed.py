@@ -12,13 +12,15 @@ import numpy as np
 
 from ci_flame.noise import CLOCK_DEGREES, SETTLED, Floats, Machine, Prior
 
-CLOCK_SPREAD: Final = 0.03
+CLOCK_SPREAD: Final = 0.04
 """Prior standard deviation, between processes, of ln(cost / reference); measured 0.007 to 0.06
 where the reference fits the work."""
 UNSEEN_CLOCK_SPREAD: Final = 0.05
 """The same where one process a side leaves it unmeasured: assumed, and said."""
 RAW_SPREAD: Final = 0.20
 """CPU time per iteration between processes, no reference; measured 0.16 to 0.26."""
+RAW_DEGREES: Final = 8.0
+"""A quiet quarter of an hour does not make a machine quiet."""
 SPARSE_ERROR: Final = 0.02
 """Floor for the centre of functions: that few of them changed is an assumption."""
 CENTRE_FUNCTIONS: Final = 5
@@ -202,7 +204,7 @@ def machine(before: Sequence[Clocks], after: Sequence[Clocks], centre: Centre | 
     raw_after, reference_after = clocks_after[:, 0], clocks_after[:, 1]
     per_side = 1 / len(before) + 1 / len(after)
     squares, degrees = _pooled(raw_before, raw_after)
-    raw_variance = _moderated(squares, degrees, RAW_SPREAD, CLOCK_DEGREES)
+    raw_variance = _moderated(squares, degrees, RAW_SPREAD, RAW_DEGREES)
     raw_shift = float(raw_after.mean() - raw_before.mean())
     raw_error = float(np.sqrt(raw_variance * per_side))
     level = float(raw_before.mean())
@@ -261,7 +263,7 @@ def uncorrected(before: Sequence[Clocks], after: Sequence[Clocks]) -> Machine:
     raw_before = np.array([process_clock(clocks, ())[0] for clocks in before])
     raw_after = np.array([process_clock(clocks, ())[0] for clocks in after])
     squares, degrees = _pooled(raw_before, raw_after)
-    variance = _moderated(squares, degrees, RAW_SPREAD, CLOCK_DEGREES)
+    variance = _moderated(squares, degrees, RAW_SPREAD, RAW_DEGREES)
     shift = float(raw_after.mean() - raw_before.mean())
     error = float(np.sqrt(variance * (1 / len(before) + 1 / len(after))))
     return Machine("clock", (), raw_before, raw_after, variance, 0.0, error, shift, error)
