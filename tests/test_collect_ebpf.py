@@ -250,8 +250,8 @@ def test_samples_that_do_not_fit_are_counted_as_lost():
         with sampling(frequency_hz=4999) as session:
             os.kill(session._process.pid, signal.SIGSTOP)
             try:
-                leaf = lambda: sum(range(40_000))  # noqa: E731
-                work = for_cpu_seconds(0.7, lambda: wander(1 << 400 | steps.getrandbits(400), leaf))
+                leaf = lambda: sum(range(8_000))  # noqa: E731
+                work = for_cpu_seconds(1.0, lambda: wander(1 << 600 | steps.getrandbits(600), leaf))
                 session.set_phase(1)
                 work()
                 session.set_phase(0)
