@@ -24,7 +24,8 @@ TEXT = st.text(
     max_size=12,
 )
 """Anything that UTF-8 can carry, with the characters that formats give a meaning to."""
-PLAIN = st.text(st.sampled_from("abcXYZ_.019<>é"), min_size=1, max_size=10)
+PLAIN = st.from_regex(r"[a-zA-Zé_<][abcXYZ_.019<>é]{0,8}", fullmatch=True)
+"""Names as languages have them."""
 INT64 = st.integers(0, 2**63 - 1)
 SMALL = st.integers(0, 50)
 

@@ -448,6 +448,16 @@ def test_profile_of_another_mode_is_refused(stored):
         folder.load(stored)
 
 
+def test_profile_of_another_unit_is_refused(stored):
+    def change(document):
+        document["benchmarks"][0]["processes"][0]["rounds"]["modes"]["on-cpu"]["unit"] = "samples"
+
+    edit(stored, change)
+
+    with pytest.raises(FormatError, match=r"it counts nanoseconds; run\.json says samples"):
+        folder.load(stored)
+
+
 def test_run_json_that_is_not_text_is_refused(stored):
     (stored / "run.json").write_bytes(b'{"format": "\xff"}')
 

@@ -287,6 +287,11 @@ def test_garbage_after_a_sample_is_refused_with_its_line():
         perf_script.read(text.splitlines(), "x")
 
 
+def test_frame_whose_parentheses_do_not_match_is_refused():
+    with pytest.raises(FormatError, match=r"^x:2: not a frame: 'f\) b\)'"):
+        samples("dd 9 1.5: 5 cpu-clock: \n\t7f f) b)\n")
+
+
 def test_line_and_depth_are_limited():
     header = "dd 9 1.5: 5 cpu-clock: \n"
     frame = "\t7f f (/usr/bin/a)\n"

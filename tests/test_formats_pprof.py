@@ -63,7 +63,7 @@ def message_of(data):
 # --- our own files ------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(measurements("t"), st.sampled_from(Mode))
 def test_read_returns_what_write_was_given(some, mode):
     expected = {
@@ -306,6 +306,23 @@ def test_inlined_lines_become_frames_of_their_own():
     made.sample([inner, made.location(("main", "m.c", 3))])
 
     assert list(made.stacks()) == ["native::main;native::copy;native::memcpy"]
+
+
+def test_one_function_may_be_in_several_places():
+    made = Foreign()
+    one = made.location(("walk", "w.c", 1))
+    made.message.location.add(id=9).line.extend(list(made.message.location[0].line) * 2)
+    made.sample([9, one])
+
+    assert list(made.stacks()) == ["native::walk;native::walk;native::walk"]
+
+
+def test_fields_of_later_versions_are_skipped():
+    """One of each wire type, with numbers that the schema does not know yet."""
+    plain = usual().message.SerializeToString()
+    later = b"\xf8\x06\x05" + b"\xf9\x06" + bytes(8) + b"\xfd\x06" + bytes(4) + b"\xfa\x06\x01x"
+
+    assert pprof.read(gzip.compress(plain + later), "x").profiles == usual().read().profiles
 
 
 def test_samples_of_one_stack_add_up_and_text_labels_are_ignored():

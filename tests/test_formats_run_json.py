@@ -213,6 +213,10 @@ def add(made, **entries):
         (lambda d: add(benchmark(d), root=["python", "m", ""]), "a frame without a function name"),
         (lambda d: benchmark(d)["profiles"].clear(), "the modes of its rounds are not those of"),
         (lambda d: add(benchmark(d)["profiles"], wall="x"), "'wall' is not one of on-cpu, off-cpu"),
+        (
+            lambda d: add(benchmark(d)["profiles"], a="", b=""),
+            "profiles: 3 entries; the limit is 2",
+        ),
         (lambda d: d["benchmarks"].append(benchmark(d)), "two benchmarks with the id tests/bench"),
         (
             lambda d: d["benchmarks"].append({**benchmark(d), "id": "other"}),
@@ -297,3 +301,24 @@ def test_profile_iterations_that_differ_from_the_rounds_are_kept():
     profile = measurement.processes[0].rounds[0].profiles[Mode.OFF_CPU]
 
     assert (profile.iterations, profile.unit) == (3, Unit.SAMPLES)
+
+
+def test_text_is_limited(monkeypatch):
+    text = run_json.encode(RUN)
+    monkeypatch.setattr(run_json, "MAX_TEXT", len(text))
+    assert run_json.decode(text, "x").run == RUN
+    monkeypatch.setattr(run_json, "MAX_TEXT", len(text) - 1)
+
+    with pytest.raises(FormatError, match=f"x: {len(text)} characters; the limit is"):
+        run_json.decode(text, "x")
+
+
+def test_benchmarks_that_would_share_a_file_are_refused(monkeypatch):
+    """Eight digits of a hash can agree by chance; nothing is then overwritten silently."""
+    (one,) = RUN.measurements
+    two = Run(RUN.environment, (one, Measurement("other", one.processes)))
+    assert run_json.encode(two)
+    monkeypatch.setattr(run_json, "file_name", lambda _benchmark, mode: f"profiles/x.{mode}.pb.gz")
+
+    with pytest.raises(FormatError, match=r"two benchmarks would share profiles/x\.on-cpu\.pb\.gz"):
+        run_json.encode(two)
