@@ -50,6 +50,12 @@ class BaselineError(CiFlameError):
     """The baseline is missing, empty, incomplete or from another version."""
 
 
+class MissingBaselineError(BaselineError):
+    """There is no baseline, and the policy requires one."""
+
+    exit_code = 4
+
+
 class CollectError(CiFlameError):
     """Recording was not possible, or the recorded command failed."""
 

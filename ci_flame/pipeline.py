@@ -11,7 +11,7 @@ from typing import Final
 
 from ci_flame import report_folder
 from ci_flame.config import DEFAULT_BASELINE, BaselineKind, BaselineSpec, Config
-from ci_flame.errors import BaselineError, InterruptedRunError, UsageError
+from ci_flame.errors import BaselineError, InterruptedRunError, MissingBaselineError, UsageError
 from ci_flame.policy import Policy
 from ci_flame.profile import Mode, Run
 from ci_flame.report_folder import Report
@@ -19,7 +19,7 @@ from ci_flame.terms import Terms
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict
 
 PASS, USAGE, FAIL, NOT_RECORDED, NO_BASELINE, INCONCLUSIVE, INTERRUPTED = 0, 2, 1, 3, 4, 5, 130
-_CURE_NO_BASELINE: Final = "ci-flame record -o .ci-flame/baseline …, or --baseline rerun:REV"
+_CURE_NO_BASELINE: Final = "pytest --flame --flame-out .ci-flame/baseline, or --baseline rerun:REV"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +240,15 @@ def check_pytest(config: Config, command: Sequence[str]) -> tuple[int, Outcome]:
     from ci_flame.baseline import rerun  # noqa: PLC0415
 
     report_folder.discard(config.report)
+    spec = config.baseline
+    if config.policy.baseline_required and spec.kind in (BaselineKind.AUTO, BaselineKind.NONE):
+        # Before anything runs: under pytest this would be a usage error like any other.
+        found = load_baseline(spec, Path.cwd())
+        if found.run is None:
+            raise MissingBaselineError(
+                f"{found.told}, and the policy requires one", _CURE_NO_BASELINE
+            )
     with ExitStack() as stack:
-        spec = config.baseline
         if spec.kind is BaselineKind.RERUN:
             tree = stack.enter_context(rerun.worktree(spec.value, Path.cwd()))
             spec = BaselineSpec(BaselineKind.TREE, str(tree))

@@ -352,6 +352,16 @@ def test_no_baseline_passes_unless_it_is_required(project):
     call("gate", ".ci-flame/report", check=4)
 
 
+@pytest.mark.parametrize("baseline", ["auto", "none"])
+def test_a_required_baseline_that_is_missing_stops_pytest_before_it_starts(project, baseline):
+    (project / "ci-flame.yml").write_text("version: 1\nbaseline: {required: true}\n")
+    done = call("check", "--baseline", baseline, "--", "pytest", "no-such-file.py", check=4)
+
+    assert done.stderr.startswith("ci-flame: no baseline: ")
+    assert "and the policy requires one" in done.stderr
+    assert "no-such-file" not in done.stdout
+
+
 def test_another_machine_is_inconclusive(project):
     run = folder.load(project / "after")
     other = replace(run.environment, cpu_model="Another CPU 2")
