@@ -853,3 +853,36 @@ def test_capabilities_are_enough(tmp_path):
     done = inside(tmp_path, python, *AS_NOBODY)
 
     assert (done.stderr, done.stdout) == ("", "False False True\n")
+
+
+def with_sudo(tmp_path, monkeypatch, script):
+    """Put a program called `sudo` first on PATH and take our own privileges for missing."""
+    sudo = tmp_path / "sudo"
+    sudo.write_text(f"#!/bin/sh\n{script}\n")
+    sudo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(ebpf, "machine_can_bpf", lambda: False)
+    monkeypatch.setattr(ebpf.os, "geteuid", lambda: 1000)
+
+
+def test_without_privileges_the_collector_process_goes_through_sudo(tmp_path, monkeypatch):
+    # As sudo does: descriptors above 2 closed, a clean environment, arguments passed on.
+    with_sudo(
+        tmp_path,
+        monkeypatch,
+        f'printf %s "$1" > {tmp_path}/first; shift;'
+        ' for fd in 3 4 5 6 7 8 9; do eval "exec $fd>&-"; done; exec env -i "$@"',
+    )
+    with sampling() as session:
+        recording, _ = window(session, for_cpu_seconds(0.2, mixed_work))
+
+    assert (tmp_path / "first").read_text() == "-n"
+    assert share(recording, f"{SELF}:mixed_work") > 0.9
+
+
+def test_a_sudo_that_wants_a_password_is_an_error_with_the_cure(tmp_path, monkeypatch):
+    with_sudo(tmp_path, monkeypatch, 'echo "sudo: a password is required" >&2; exit 1')
+    with pytest.raises(CollectError, match="sudo: a password is required") as error:
+        COLLECTORS["ebpf"].start(Target(os.getpid(), python=True))
+
+    assert "sudo setcap cap_bpf" in error.value.hint
