@@ -194,7 +194,7 @@ class Round:
 
     iterations: int
     cpu_ns: int
-    """CPU time of the window, all iterations (process time: all threads and waited-for children)."""
+    """CPU time of the window, all iterations (all threads and waited-for children)."""
     wall_ns: int
     run_delay_ns: int = 0
     """Time spent runnable but waiting for a CPU."""
@@ -238,7 +238,7 @@ class Process:
     """Samples without the benchmark's function in their stack."""
     counts: Mapping[Frame, Count] = field(default_factory=_no_counts)
     metrics: Mapping[str, float] = field(default_factory=_no_metrics)
-    """Figures a rule can limit (`run_queue.p99_ms`), and the collector's own cost (`collector.*`)."""
+    """Figures a rule can limit (`run_queue.p99_ms`), and the collector's cost (`collector.*`)."""
     warm_up_ns: int = 0
     """CPU time spent warming up before the first round."""
     settled: bool = True
@@ -297,7 +297,7 @@ class Environment:
     cores: int
     kernel: str
     python: str
-    """Full version of the measured interpreter (`3.11.7`); empty for commands that are not Python."""
+    """Full version of the measured interpreter (`3.11.7`); empty for other commands."""
     collector: str
     event: str
     frequency_hz: int
