@@ -5,7 +5,22 @@ from dataclasses import replace
 
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange, PathChange, RunDiff
 from ci_flame.policy import Limit, Policy, Rule
-from ci_flame.profile import TOTAL, Environment, Frame, Kind, Place, Stack
+from ci_flame.profile import (
+    TOTAL,
+    Environment,
+    Frame,
+    Kind,
+    Measurement,
+    Mode,
+    Place,
+    Process,
+    Profile,
+    Round,
+    Run,
+    Stack,
+    Unit,
+    Weight,
+)
 from ci_flame.verdict import BenchmarkVerdict, Finding, Note, Outcome, Verdict, worst
 
 ENVIRONMENT = Environment(
@@ -327,3 +342,17 @@ ALL = {
     "no-baseline": verdict(no_baseline()),
     "alone": replace(verdict(no_baseline()), diff=None),
 } | {f"hostile-{key}": verdict(renamed(failing(), name)) for key, name in HOSTILE.items()}
+
+
+def run(unit=Unit.NANOSECONDS, *, complete=True):
+    stacks = {}
+    for path, (before, _) in tree().items():
+        if before:
+            stacks[path] = Weight(round(before * 40), round(before * 40) * 500_250)
+    profile = Profile(stacks, unit, iterations=2_000)
+    each = Round(2_000, profile.value, profile.value, profiles={Mode.ON_CPU: profile})
+    place = {Frame("tokenize", "shop.parser"): Place("src/shop/parser.py", 88)}
+    measurement = Measurement(
+        "tests/bench_shop.py::test_checkout", (Process((each,)),), places=place
+    )
+    return Run(ENVIRONMENT, (measurement,), commit="b81e0d5f6a7c", complete=complete)
