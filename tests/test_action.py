@@ -451,13 +451,13 @@ def pull_request(tmp_path):
                 *("--action-cache-path", str(tmp_path / "act")),
                 *("--local-repository", f"{ours}={checkout}"),
                 *("--local-repository", f"{upload}={ROOT / 'tests/stubs/upload-artifact'}"),
-                *("--env", f"CI_FLAME_TEST_ARTIFACTS={artifacts}"),
+                *("--env", f"CI_FLAME_TEST_ARTIFACTS={artifacts}", "--env", "PIP_NO_COMPILE=1"),
             ],
             cwd=repository,
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=900,
             # The steps of host mode see this environment, and nothing else of this machine.
             env={
                 "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

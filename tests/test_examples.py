@@ -111,6 +111,21 @@ def test_demo_refuses_a_repeat_that_is_no_count(number):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give its capabilities up")
+def test_demo_without_privileges_says_the_cure_and_nothing_else(tmp_path):
+    """Without capabilities even root may not load BPF; the doctor says so, and the demo ends."""
+    dropped = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+    words = (sys.executable, ROOT / "tools" / "demo.py", "--work", tmp_path / "work")
+    done = run(*dropped, *words, cwd="/")
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert done.stdout.startswith("demo: Python benchmarks cannot be recorded here\n")
+    assert "cure: run as root, or allow `sudo -n`" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "work").exists()
+
+
 def test_demo_measures_the_true_size_of_its_change(tmp_path):
     """On the real library; the count of bytecodes is exact, so its growth is too."""
     words = ("--sizes", "--work", tmp_path / "work")

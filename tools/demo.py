@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CASE = ROOT / "examples" / "demo"
 WORK = Path("build") / "demo"
 GUILTY = "sqlparse.sql:Token.match"
+NOT_RECORDED = 3
+"""What ci-flame ends with, too, when nothing could be recorded."""
 BRANCHES = {"pass": "words", "fail": "tidy"}
 GIT_ENVIRONMENT = {
     # The demo's commits are the same on every machine, whatever git is told there.
@@ -75,6 +77,19 @@ def git(*arguments: str, repository: Path) -> str:
     if done.returncode:
         raise SystemExit(f"demo: git {arguments[0]} ended with {done.returncode}: {done.stderr}")
     return done.stdout
+
+
+def obstacle() -> str:
+    """Return what stops recording here, in the doctor's words; empty if nothing does."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "ci-flame"), "doctor"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.stdout if done.returncode else ""
 
 
 def fetch(work: Path) -> Path:
@@ -220,6 +235,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.repeat < 1:
         parser.error(f"--repeat is {options.repeat}; it must be 1 or more")
+    if not options.sizes and (stops := obstacle()):
+        say(f"demo: Python benchmarks cannot be recorded here\n{stops}")
+        return NOT_RECORDED
     work = (ROOT / WORK if options.work is None else options.work).absolute()
     work.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -237,8 +255,8 @@ def main() -> int:
             checked = check(repository, wanted, work / f"report-{wanted}{suffix}")
             tell(checked)
             done.append(checked)
-            if checked.exit_code == 3:  # noqa: PLR2004 - nothing can be recorded here
-                return 3
+            if checked.exit_code == NOT_RECORDED:
+                return NOT_RECORDED
     tally = {
         wanted: sum(each.right for each in done if each.wanted == wanted) for wanted in BRANCHES
     }
