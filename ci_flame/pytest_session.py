@@ -154,9 +154,10 @@ class Session:
         """Remember what was left out: it is not gone."""
         self._deselected.update(item.nodeid for item in items)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Find the benchmarks; refuse two with one id."""
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Find the benchmarks that are left after all selection; refuse two with one id."""
+        items = session.items
         for item in items:
             if not is_benchmark(item):
                 continue

@@ -198,7 +198,17 @@ def account(
         )
     notes = []
     share = cpu_s / wall_s if wall_s else 0.0
-    if share < 0.1 and wall_s > 0:  # noqa: PLR2004 - a tenth
+    delay_ns = min(driven.wall_ns, sum(each.run_delay_ns for each in driven.rounds))
+    if 2 * delay_ns > driven.wall_ns:
+        notes.append(
+            Note(
+                "starved",
+                f"waited for a CPU in {100 * delay_ns / driven.wall_ns:.0f} % of {wall_s:.1f} s:"
+                " other programs are using this machine",
+                benchmark,
+            )
+        )
+    elif 10 * driven.cpu_ns < driven.wall_ns - delay_ns:  # under a tenth
         notes.append(
             Note(
                 "waits",

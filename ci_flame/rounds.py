@@ -29,8 +29,10 @@ from ci_flame.profile import Round
 MIN_ROUNDS: Final = 3
 """Even where few fill the time: the judge takes medians over rounds."""
 WALL_FACTOR: Final = 3
-"""Rounds also end when their wall time is this many times the CPU time that was asked for:
-a benchmark that sleeps, or a machine that gives it no CPU, must end."""
+"""Rounds also end when their wall time, without the time spent waiting for a CPU, is this many
+times the CPU time that was asked for: a benchmark that sleeps must end."""
+PATIENCE_FACTOR: Final = 10
+"""As above, with the waiting for a CPU: a machine that is taken by others must not hang us."""
 WARM_UP_BLOCK: Final = 5
 """Rounds on each side of the warm-up's trend test."""
 WARM_UP_TOLERANCE: Final = 0.02
@@ -396,14 +398,11 @@ def _steps(
         iterations = _per_round(target_ns, statistics.median(walls[-WARM_UP_BLOCK:]))
 
     rounds: list[Round] = []
-    cpu_total = wall_total = 0
-    while not _enough(len(rounds), cpu_total, wall_total, plan.seconds):
+    while not _enough(rounds, plan.seconds):
         window.reset(first_phase + len(rounds))
         delay = clocks.run_delay_ns()
         yield iterations
         delay = max(0, clocks.run_delay_ns() - delay)
-        cpu_total += window.cpu_ns
-        wall_total += window.wall_ns
         rounds.append(Round(iterations, window.cpu_ns, window.wall_ns, delay, clocks.references()))
     window.reset(PHASE_NONE)
     return Driven(drop_delayed(rounds), first_phase, warm_up_cpu_ns, settled)
@@ -413,12 +412,16 @@ def _per_round(target_ns: float, iteration_ns: float) -> int:
     return max(1, round(target_ns / max(iteration_ns, 1e-3)))
 
 
-def _enough(rounds: int, cpu_total: int, wall_total: int, seconds: float) -> bool:
+def _enough(rounds: Sequence[Round], seconds: float) -> bool:
+    """Tell whether the rounds fill the seconds, by CPU time or by patience."""
     asked = seconds * 1e9
-    if rounds < MIN_ROUNDS:
-        # One iteration may be minutes long; three of those are not worth waiting for.
-        return rounds > 0 and wall_total >= 10 * asked
-    return cpu_total >= asked or wall_total >= WALL_FACTOR * asked
+    wall_ns = sum(each.wall_ns for each in rounds)
+    if wall_ns >= PATIENCE_FACTOR * asked:
+        return True
+    if len(rounds) < MIN_ROUNDS:
+        return False
+    own_ns = sum(max(0, each.wall_ns - each.run_delay_ns) for each in rounds)
+    return sum(each.cpu_ns for each in rounds) >= asked or own_ns >= WALL_FACTOR * asked
 
 
 def has_settled(costs: Sequence[float]) -> bool:

@@ -119,6 +119,28 @@ def test_a_sleeping_benchmark_ends_by_wall_time():
     assert driven.cpu_ns == len(driven.rounds) * 1_000
 
 
+def test_a_machine_that_is_taken_by_others_gets_more_patience():
+    clock = FakeClock()
+
+    def starved():
+        clock.spend(MS, wall=5 * MS, delay=4 * MS)
+
+    driven = drive(clock, rounds.repeat(starved), seconds=0.5)
+
+    assert driven.cpu_ns >= 500 * MS  # by wall time alone it would have ended at 300 ms
+
+
+def test_patience_ends_too():
+    clock = FakeClock()
+
+    def starved():
+        clock.spend(MS, wall=50 * MS, delay=49 * MS)
+
+    driven = drive(clock, rounds.repeat(starved), seconds=0.5)
+
+    assert driven.wall_ns == 5_000 * MS
+
+
 def test_each_round_has_its_own_phase_and_the_references_run_outside():
     clock = FakeClock()
 
