@@ -244,6 +244,9 @@ def explain(folder: str, policy: str | None) -> int:
     _print(verdict)
     for rule in terms.policy.rules:
         click.echo(_rule_line(rule))
+    for benchmark, own in sorted(terms.benchmarks.items()):
+        for rule in own.rules:
+            click.echo(f"{benchmark}: {_rule_line(rule)}")
     again = verdict.outcome.value
     same = "the same" if verdict.outcome is stored else f"the report says {stored.value}"
     click.echo(f"judged again: {again} ({same})")

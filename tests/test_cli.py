@@ -146,6 +146,21 @@ def test_explain_judges_again_and_ends_with_0(project):
     assert "judged again: pass (the report says fail)" in done.stdout
 
 
+def test_explain_tells_the_rules_of_markers(project):
+    from ci_flame import pipeline
+    from ci_flame.config import Config, marker_rules
+
+    runs = [folder.load(project / side) for side in ("before", "after")]
+    name = runs[1].measurements[0].benchmark
+    own = marker_rules(Config().policy, {"severity": "warn", "max_growth": "7%"}, name)
+    verdict = pipeline.compare(*runs, own)
+    pipeline.write_report(verdict, *runs, Config(), project / "out", policies={name: own})
+
+    done = call("explain", "out", check=0)
+    assert f"{name}: rule marker of {name}: *: max_growth 7%," in done.stdout
+    assert "judged again: warn (the same)" in done.stdout
+
+
 def test_pages_of_runs_and_reports(project):
     call("compare", "before", "after", "-o", "out")
     page = (project / "out/report.html").read_bytes()
