@@ -212,6 +212,13 @@ FAILED = '<testcase classname="t" name="e"><failure message="no"/><error message
         ([PASSED, XFAILED], 0, 0, 0, "2 passed, 0 failed"),
         ([PASSED, SKIPPED.format("needs root")], 0, 0, 1, "1 passed, 1 failed"),
         ([PASSED, SKIPPED.format("needs Python 3.12 or newer")], 0, 0, 0, "1 passed, 0 failed"),
+        (
+            [PASSED, SKIPPED.format("no CPython 3.10 is installed here")],
+            0,
+            0,
+            0,
+            "1 passed, 0 failed",
+        ),
         ([PASSED, FAILED], 1, 0, 1, "1 passed, 1 failed"),
         ([PASSED], 0, 1, 1, "1 passed, 0 failed"),  # lint failed
         ([PASSED], 3, 0, 1, "1 passed, 0 failed"),  # an internal error after the tests

@@ -55,14 +55,14 @@ need libelf1 has_library 'libelf\.so\.1'
 if [ "$level" = test ]; then
     need "$perf" perf --version
     need clang-14 has clang-14
-    need llvm-14 has_any llvm-strip-14 llvm-objdump-14
+    need llvm-14 has llvm-strip-14
     need libbpf-dev test -r /usr/include/bpf/bpf_helpers.h
     need gcc has cc
     need libc6-dev test -r /usr/include/stdio.h
     need nodejs has node
     need npm has npm
     # Ubuntu's chromium is a snap and does not run in containers; Chrome or Playwright's build do.
-    [ "$distribution" = ubuntu ] || need chromium has_any chromium google-chrome
+    [ "$distribution" = ubuntu ] || need chromium test -x /usr/bin/chromium
 fi
 
 if [ -n "$missing" ]; then
