@@ -1,6 +1,6 @@
 """Stand-in for actions/upload-artifact v7: the same outputs, the files copied to a folder.
 
-Like the official action it leaves hidden files out and can insist on finding some.
+Like the official action it leaves hidden files out unless told, and can insist on finding some.
 """
 
 import os
@@ -13,10 +13,12 @@ def main() -> None:
     name = os.environ["STUB_NAME"]
     source = Path(os.environ["STUB_PATH"])
     destination = Path(os.environ["CI_FLAME_TEST_ARTIFACTS"]) / name
+    hidden = os.environ["STUB_HIDDEN"] == "true"
     files = sorted(
         file
         for file in source.rglob("*")
-        if file.is_file() and not any(p.startswith(".") for p in file.relative_to(source).parts)
+        if file.is_file()
+        and (hidden or not any(p.startswith(".") for p in file.relative_to(source).parts))
     )
     if not files and os.environ["STUB_NO_FILES"] == "error":
         print(f"::error::No files were found with the provided path: {source}")  # noqa: T201 - to the job log
