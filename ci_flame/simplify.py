@@ -13,21 +13,10 @@ from typing import Final
 from ci_flame.profile import GC, UNKNOWN, Frame, Kind, Profile, Stack, Weight
 
 _INTERPRETER: Final = re.compile(r"(?:lib)?python\d?(?:\.\d+)?[dmtu]*(?:\.so[.\d]*)?")
-"""`python3.11`, `python3.13t`, `libpython3.12.so.1.0`."""
+"""`python3.11`, `python3.13t`, `libpython3.12`, `libpython3.12.so.1.0`."""
 _C_LIBRARY: Final = re.compile(
     r"(?:libc|ld|libpthread|libmimalloc|libjemalloc|libtcmalloc)(?:[.-].*)?"
 )
-_ALLOCATOR: Final = re.compile(
-    r"(?:_*(?:GI_+|libc_|int_|mid_)*c?(?:malloc|free|calloc|realloc|memalign)\w*"
-    r"|posix_memalign|unlink_chunk|sysmalloc|systrim|tcache_\w+|arena_get\w*|_mi_\w+|mi_\w+)"
-)
-_BYTES: Final = re.compile(
-    r"_*(?:GI_+)?(?:mem|str|wcs|wmem)(?:p?cpy|move|set|n?cmp|r?chr|n?len)\w*"
-)
-_LOCKS: Final = re.compile(
-    r"_*(?:GI_+)?(?:pthread|lll)_(?:mutex|cond|lock|sigmask|getspecific|self)\w*"
-)
-
 _CLONE: Final = re.compile(
     r"(?: \[clone [^\]]*\]"
     r"|\.(?:cold|part|constprop|isra|lto_priv|llvm|ipa_ra|localalias)(?:\.\d+)?"
@@ -72,21 +61,16 @@ def judged(stack: Stack) -> Stack:
 def is_interpreter(frame: Frame) -> bool:
     """Say whether a native frame is how CPython runs Python code, and not what the code chose.
 
-    These are: everything in libpython and in the python binary; in the C library the
-    allocator (`malloc`, `_int_free`, ...), copying and comparing bytes (`memcpy`,
-    `__memmove_avx_unaligned_erms`, `strlen`, ...) and locks. They move with the
-    interpreter's build and with memory layout, a reader can change them only in the Python
-    function above, and their split between one another is noise. Extension modules
-    (`_json.cpython-311-x86_64-linux-gnu.so`) and other libraries (libcrypto, libm) are the
-    code's own choice and stay.
+    These are: everything in libpython and in the python binary, and everything in the C
+    library (`malloc`, `memcpy`, locks, system calls' wrappers; also where a stripped library
+    only says `[unknown]`). They move with the interpreter's build and with memory layout, a
+    reader can change them only in the Python function above, and their split between one
+    another is noise. Extension modules (`_json`) and other libraries (libcrypto, libm) are
+    the code's own choice and stay.
     """
-    if frame.kind is not Kind.NATIVE:
-        return False
-    if _INTERPRETER.fullmatch(frame.module):
-        return True
-    if not _C_LIBRARY.fullmatch(frame.module):
-        return False
-    return any(name.fullmatch(frame.function) for name in (_ALLOCATOR, _BYTES, _LOCKS))
+    return frame.kind is Kind.NATIVE and bool(
+        _INTERPRETER.fullmatch(frame.module) or _C_LIBRARY.fullmatch(frame.module)
+    )
 
 
 def merge_recursion(profile: Profile) -> Profile:
