@@ -502,6 +502,7 @@ def test_example_workflow_in_act(pull_request, patch, outcome):
     if patch:
         blamed = [finding["function"] for finding in verdict["benchmarks"][0]["findings"]]
         assert blamed == ["shop.text:significant"]
-        assert "shop.text:significant grew by" in log
+        assert "shop.text:significant" in (artifact / "summary.md").read_text(encoding="utf-8")
+        assert [line for line in lines if line.get("command") == "error"], log
     assert git("status", "--porcelain", cwd=repository) == ""
     assert git("worktree", "list", cwd=repository).count("\n") == 0
