@@ -17,13 +17,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Self
 
-from ci_flame import interpreter, reference
+from ci_flame import interpreter, layout, reference
 from ci_flame.baseline import git, rerun
 from ci_flame.collect import Collector, Recording, Target, choose, machine
 from ci_flame.config import RecordConfig
@@ -204,7 +204,8 @@ def _choose(plan: RecordConfig, *, python: bool) -> Collector:
 
 
 def _environment(collector: Collector, side: Side, plan: RecordConfig) -> Environment:
-    return machine.environment(collector, side.interpreter.version, plan.frequency_hz)
+    lies = side.interpreter.layout
+    return machine.environment(collector, side.interpreter.version, plan.frequency_hz, lies)
 
 
 def _to_run(
@@ -340,18 +341,20 @@ class _Suspended:
         read_go, self._go = os.pipe()
         self._told, write_told = os.pipe()
         try:
-            self._child = subprocess.Popen(
-                [
-                    *(sys.executable, "-I", "-S", str(_LAUNCHER)),
-                    *(str(read_go), str(write_told)),
-                    *(self._located(), *self._side.command),
-                ],
-                cwd=self._side.folder,
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=(read_go, write_told),
-                process_group=0,
-            )
+            # A change to Python code cannot move its interpreter; one to native code can.
+            with layout.held() if self._side.interpreter.python else nullcontext():
+                self._child = subprocess.Popen(
+                    [
+                        *(sys.executable, "-I", "-S", str(_LAUNCHER)),
+                        *(str(read_go), str(write_told)),
+                        *(self._located(), *self._side.command),
+                    ],
+                    cwd=self._side.folder,
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    pass_fds=(read_go, write_told),
+                    process_group=0,
+                )
         except OSError as error:
             raise CollectError(f"{self._side.folder}: {error.strerror}") from None
         finally:
@@ -372,7 +375,8 @@ class _Suspended:
     def run(self) -> _Clocks:
         """Let the command go and wait for its end; CollectError if it fails."""
         launcher_ns, launcher_delay = _scheduled(self.pid)
-        pairs = (f"{key}={value}" for key, value in self._side.environment.items())
+        given = {**self._side.environment, layout.PADDING_VARIABLE: layout.padding()}
+        pairs = (f"{key}={value}" for key, value in given.items())
         start = time.monotonic_ns()
         go, self._go = self._go, -1
         with suppress(BrokenPipeError), os.fdopen(go, "wb") as stream:

@@ -439,8 +439,8 @@ def visible_at(made: Columns, share: float, alpha: float) -> float:
 def differences(before: Environment, after: Environment) -> tuple[str, ...]:
     """Return why the two may not be compared by time, `what: before, after`; empty: they may.
 
-    Same collector, event, frequency class (within a factor of 1.5), Python minor and machine
-    class (architecture and CPU model).
+    Same collector, event, frequency class (within a factor of 1.5), Python minor, machine
+    class (architecture and CPU model) and place of the interpreter's code.
     """
     found = [
         f"{name}: {one or 'none'}, {other or 'none'}"
@@ -459,6 +459,7 @@ def differences(before: Environment, after: Environment) -> tuple[str, ...]:
             ("Python", before.python_minor, after.python_minor),
             ("architecture", before.architecture, after.architecture),
             ("CPU model", before.cpu_model, after.cpu_model),
+            ("memory layout of the interpreter", before.layout, after.layout),
         )
         if one != other
     ]

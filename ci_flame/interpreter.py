@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ci_flame import layout
+
 _NAME: Final = re.compile(r"(?:python|pypy)[\d.]*t?", re.ASCII)
 _MENTION: Final = re.compile(r"(?:^|[\s;&|('\"/=])((?:python|pypy)[\d.]*t?|pytest|[^\s;&|]+\.py)\b")
 _WRAPPERS: Final = frozenset(
@@ -31,7 +33,11 @@ for finder in sys.meta_path:
     mapping = getattr(sys.modules.get(getattr(finder, "__module__", "")), "MAPPING", None)
     if isinstance(mapping, dict):
         path += [os.path.dirname(os.path.realpath(str(p))) for p in mapping.values()]
-print(json.dumps([platform.python_version(), path]))
+try:
+    lies = [int(open("/proc/self/personality").read(), 16), open("/proc/self/maps").read()]
+except OSError:
+    lies = [0, ""]
+print(json.dumps([platform.python_version(), path, *lies]))
 """
 """Editable installs come as a finder with a MAPPING (setuptools) or as entries of sys.path."""
 _TIMEOUT_S: Final = 20
@@ -45,6 +51,8 @@ class Interpreter:
     """True: Python frames are wanted."""
     version: str = ""
     """Full version (`3.11.7`); empty where it could not be asked."""
+    layout: str = layout.RANDOM
+    """Where its code lies, as `layout.describe` tells it."""
     path: tuple[str, ...] = ()
     """Its `sys.path` and the folders of its editable installs, real paths."""
 
@@ -55,17 +63,21 @@ def find(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -
     if program is None:
         return Interpreter(python=False)
     try:
-        answer = subprocess.run(
-            [program, "-c", _QUESTION],
-            cwd=folder,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-            check=False,
+        with layout.held():  # as the command itself will be started
+            answer = subprocess.run(
+                [program, "-c", _QUESTION],
+                cwd=folder,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_TIMEOUT_S,
+                check=False,
+            )
+        version, path, personality, maps = json.loads(answer.stdout)
+        lies = layout.described(int(personality), str(maps))
+        return Interpreter(
+            python=True, version=str(version), layout=lies, path=tuple(map(str, path))
         )
-        version, path = json.loads(answer.stdout)
-        return Interpreter(python=True, version=str(version), path=tuple(map(str, path)))
     except (OSError, ValueError, TypeError, subprocess.SubprocessError):
         return Interpreter(python=True)
 

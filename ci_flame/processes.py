@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ci_flame import layout
 from ci_flame.baseline import folder
 from ci_flame.config import RecordConfig
 from ci_flame.errors import ChildError, CiFlameError
@@ -158,6 +159,7 @@ def environment(tree: Tree | None, exchange: Path, given: Mapping[str, str]) -> 
         and not name.startswith(("COV_CORE_", "COVERAGE_PROCESS"))
     }
     variables[CHILD_VARIABLE] = str(exchange)
+    variables[layout.PADDING_VARIABLE] = layout.padding()
     variables.setdefault("PYTHONHASHSEED", HASH_SEED)
     if tree is not None:
         mapped = [str(tree.map(each)) for each in import_roots(tree.project)]
@@ -252,16 +254,17 @@ def run(
         log = exchange / "output.txt"
         with log.open("wb") as output:
             try:
-                process = subprocess.Popen(
-                    words,
-                    cwd=started if started.is_dir() else (tree.folder if tree else None),
-                    env=environment(tree, exchange, os.environ),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    # Ctrl-C reaches this process alone, which then ends that one.
-                    start_new_session=True,
-                )
+                with layout.held():
+                    process = subprocess.Popen(
+                        words,
+                        cwd=started if started.is_dir() else (tree.folder if tree else None),
+                        env=environment(tree, exchange, os.environ),
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        # Ctrl-C reaches this process alone, which then ends that one.
+                        start_new_session=True,
+                    )
             except OSError as error:
                 raise ChildError(
                     f"{benchmark}: cannot start {shlex.join(words)}: {error}"

@@ -302,6 +302,8 @@ class Environment:
     event: str
     frequency_hz: int
     ci_flame: str
+    layout: str = "random"
+    """`random`, or `fixed-…`: where the interpreter's code lay (`layout.describe`)."""
 
     @property
     def python_minor(self) -> str:

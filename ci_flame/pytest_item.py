@@ -70,7 +70,7 @@ class ItemBenchmark:
         self.used = ""
         """`flame(...)`, `with flame:` …: what the test has used the fixture for."""
         self._recorder = recorder
-        """None: the recording is replayed, so everything is called once."""
+        """None: recorded in further processes, or replayed; everything is called once here."""
         self._window: rounds.Window | None = None
         self._code, self._module = code_of(item)
 
@@ -188,7 +188,7 @@ class ItemBenchmark:
         recorder = self._recorder
         assert recorder is not None  # noqa: S101 - drive() has returned already
         self._window = None
-        self.recorded = recorder.finish(self.item.nodeid, driven, self._code, self._module)
+        self.recorded = recorder.finish(driven, self._code, self._module)
 
     # -- the test function --------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import pytest
 
-from ci_flame import pipeline, processes
+from ci_flame import layout, pipeline, processes
 from ci_flame.baseline import git, rerun
 from ci_flame.config import BaselineKind, BaselineSpec, Config, build
 from ci_flame.errors import BaselineError, CiFlameError
@@ -64,6 +64,7 @@ class Session:
         self._files: set[str] = set()
         self._deselected: set[str] = set()
         self._parts: Path | None = None
+        self._heap = layout.stir() if child else []
         self._verdict: Verdict | None = None
         self._unused: list[str] = []
         self._trouble = ""
@@ -201,10 +202,13 @@ class Session:
             return None
         if item not in self._items:
             selected = self._selected[item.nodeid]
+            plan = self._child.record if self._child else selected.plan(self.suite.config.record)
             self._items[item] = ItemBenchmark(
                 item,
-                self.suite.recorder,
-                self._child.record if self._child else selected.plan(self.suite.config.record),
+                # Here the test runs once, like any test; what is measured are further
+                # processes, all started alike: same hash seed, same place in memory.
+                self.suite.recorder if self._child else None,
+                plan,
                 gc_on=self._child.gc_on if self._child else selected.gc_on,
             )
         return self._items[item]
@@ -251,7 +255,7 @@ class Session:
                 if leaks:
                     processes.write_leaks(self._child.exchange, leaks)
             return
-        verdict = self.suite.conclude(selected, benchmark.recorded)
+        verdict = self.suite.conclude(selected)
         from ci_flame.report import terminal  # noqa: PLC0415 - further processes do not need it
 
         text = "\n".join(terminal.benchmark_lines(verdict))

@@ -10,13 +10,13 @@ so that no two windows of a process share one.
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType
 from typing import Final
 
-from ci_flame import collect, reference, simplify
+from ci_flame import collect, layout, reference, simplify
 from ci_flame.collect import machine
 from ci_flame.config import RecordConfig
 from ci_flame.errors import CollectError
@@ -48,7 +48,6 @@ class Recorded:
     process: Process
     root: Frame
     places: Mapping[Frame, Place]
-    notes: tuple[Note, ...] = ()
 
 
 class Recorder:
@@ -77,7 +76,9 @@ class Recorder:
     def environment(self) -> Environment:
         """What decides whether this recording may be compared with another."""
         python = platform.python_version()
-        return machine.environment(self.collector, python, self.plan.frequency_hz)
+        return machine.environment(
+            self.collector, python, self.plan.frequency_hz, layout.describe()
+        )
 
     def begin(self) -> Window:
         """Start the collector if it does not run yet; return the benchmark's window."""
@@ -94,11 +95,10 @@ class Recorder:
             self._session = self.collector.start(target)
         return Window(self._session, self.clocks)
 
-    def finish(self, benchmark: str, driven: Driven, code: CodeType, module: str) -> Recorded:
+    def finish(self, driven: Driven, code: CodeType, module: str) -> Recorded:
         """Return the driven rounds with their samples, trimmed at the function of `code`.
 
-        `module` is the function's own idea of its module, where no file tells. Raises
-        CollectError where no sample came although there was time for many.
+        `module` is the function's own idea of its module, where no file tells.
         """
         if self._session is None:
             raise ValueError("Recorder.begin() must come before finish()")
@@ -106,8 +106,7 @@ class Recorder:
         root = Frame(code.co_qualname, files.get(code.co_filename, module))
         recording = self._session.read(files)
         self.next_phase = driven.next_phase
-        recorded = join(driven, recording, root, self.plan.frequency_hz)
-        return replace(recorded, notes=account(benchmark, driven, recorded.process, self.plan))
+        return join(driven, recording, root, self.plan.frequency_hz)
 
     def close(self) -> None:
         """End the collector; without one, do nothing."""
@@ -182,14 +181,25 @@ def _is_machinery(frame: Frame) -> bool:
     return frame.kind is Kind.PYTHON and frame.module in MACHINERY
 
 
-def account(
-    benchmark: str, driven: Driven, process: Process, plan: RecordConfig
-) -> tuple[Note, ...]:
-    """Return what must be said of a recording; CollectError where it holds nothing.
+def accounts(benchmark: str, processes: Sequence[Process], plan: RecordConfig) -> tuple[Note, ...]:
+    """Return what must be said of most processes of a recording, as the first one said it."""
+    notes = [note for process in processes for note in account(benchmark, process, plan)]
+    slugs = [note.slug for note in notes]
+    return tuple(
+        note
+        for index, note in enumerate(notes)
+        if slugs.index(note.slug) == index and 2 * slugs.count(note.slug) > len(processes)
+    )
+
+
+def account(benchmark: str, process: Process, plan: RecordConfig) -> tuple[Note, ...]:
+    """Return what must be said of one process's recording; CollectError where it holds nothing.
 
     Too few samples: the note `too-short` says how many seconds would give enough.
     """
-    cpu_s, wall_s = driven.cpu_ns / 1e9, driven.wall_ns / 1e9
+    cpu_ns = sum(each.cpu_ns for each in process.rounds)
+    wall_ns = sum(each.wall_ns for each in process.rounds)
+    cpu_s, wall_s = cpu_ns / 1e9, wall_ns / 1e9
     if process.kept == 0 and process.expected >= MIN_SAMPLES:
         raise CollectError(
             f"{benchmark}: no sample in {cpu_s:.2f} s of CPU time,"
@@ -198,17 +208,17 @@ def account(
         )
     notes = []
     share = cpu_s / wall_s if wall_s else 0.0
-    delay_ns = min(driven.wall_ns, sum(each.run_delay_ns for each in driven.rounds))
-    if 2 * delay_ns > driven.wall_ns:
+    delay_ns = min(wall_ns, sum(each.run_delay_ns for each in process.rounds))
+    if 2 * delay_ns > wall_ns:
         notes.append(
             Note(
                 "starved",
-                f"waited for a CPU in {100 * delay_ns / driven.wall_ns:.0f} % of {wall_s:.1f} s:"
+                f"waited for a CPU in {100 * delay_ns / wall_ns:.0f} % of {wall_s:.1f} s:"
                 " other programs are using this machine",
                 benchmark,
             )
         )
-    elif 10 * driven.cpu_ns < driven.wall_ns - delay_ns:  # under a tenth
+    elif 10 * cpu_ns < wall_ns - delay_ns:  # under a tenth
         notes.append(
             Note(
                 "waits",

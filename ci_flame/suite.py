@@ -23,7 +23,7 @@ from ci_flame.config import Config, RecordConfig, marker_record, marker_rules
 from ci_flame.errors import CiFlameError, UsageError
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
-from ci_flame.recorder import Recorded, Recorder
+from ci_flame.recorder import Recorded, Recorder, accounts
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict
 
 _META: Final = "benchmark.json"
@@ -122,21 +122,21 @@ class Suite:
 
     # -- one benchmark ------------------------------------------------------------------
 
-    def conclude(self, selected: Selected, recorded: Recorded | None) -> BenchmarkVerdict:
-        """Record the further processes, judge, and keep what was recorded.
+    def conclude(self, selected: Selected) -> BenchmarkVerdict:
+        """Record a benchmark's processes, judge, and keep what was recorded.
 
-        `recorded` is None where recordings are replayed. Raises ChildError.
+        Raises ChildError where one of them failed, CollectError where nothing was seen.
         """
         notes: tuple[Note, ...] = ()
         before = self.before.run.measurement(selected.benchmark) if self.before.run else None
-        if recorded is None:
+        if self.recorder is None:
             from ci_flame.collect import replay  # noqa: PLC0415 - only where it is asked for
 
             source = self.config.record.replay or Path()
             after = replay.measurement(source, selected.benchmark)
         else:
-            after, base = self._further(selected, recorded)
-            notes = recorded.notes
+            after, base = self._record(selected)
+            notes = accounts(selected.benchmark, after.processes, selected.plan(self.config.record))
             before = base or before
         judged = self.judge(selected, after, before, notes)
         self.judged[selected.benchmark] = judged
@@ -144,18 +144,17 @@ class Suite:
             self._leave(selected, judged, notes)
         return judged.verdict
 
-    def _further(
-        self, selected: Selected, recorded: Recorded
-    ) -> tuple[Measurement, Measurement | None]:
-        """Run the benchmark in its further processes, sides alternating; merge each side."""
+    def _record(self, selected: Selected) -> tuple[Measurement, Measurement | None]:
+        """Run the benchmark in its processes, sides alternating; merge each side."""
         plan = selected.plan(self.config.record)
         tree = self.before.tree
-        after: list[tuple[Process, Mapping[Frame, Place]]] = [(recorded.process, recorded.places)]
+        after: list[tuple[Process, Mapping[Frame, Place]]] = []
         before: list[tuple[Process, Mapping[Frame, Place]]] = []
         root_before: Frame | None = None
+        root_after: Frame | None = None
         missing = False
         count = plan.processes if tree else 0
-        for side in processes.order(count, plan.processes - 1, selected.benchmark):
+        for side in processes.order(count, plan.processes, selected.benchmark):
             if side == "before" and missing:
                 continue
             try:
@@ -181,8 +180,10 @@ class Suite:
                 self._environment_before = run.environment
             else:
                 after += parts
+                root_after = measurement.root
+                self._environment = run.environment
         return (
-            _measurement(selected.benchmark, recorded.root, after),
+            _measurement(selected.benchmark, root_after, after),
             _measurement(selected.benchmark, root_before, before) if before else None,
         )
 

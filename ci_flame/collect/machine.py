@@ -96,7 +96,9 @@ def probe() -> Machine:
     )
 
 
-def environment(collector: "Collector", python: str, frequency_hz: int) -> Environment:
+def environment(
+    collector: "Collector", python: str, frequency_hz: int, layout: str = "random"
+) -> Environment:
     """Return what a run keeps of this machine; `python` is the measured one's full version."""
     return Environment(
         architecture=platform.machine(),
@@ -108,6 +110,7 @@ def environment(collector: "Collector", python: str, frequency_hz: int) -> Envir
         event=collector.event,
         frequency_hz=frequency_hz,
         ci_flame=ci_flame.__version__,
+        layout=layout,
     )
 
 

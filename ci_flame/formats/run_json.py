@@ -271,6 +271,7 @@ def _read_environment(node: Node) -> Environment:
         event=node.get("event").text(MAX_NAME),
         frequency_hz=node.get("frequency_hz").integer(),
         ci_flame=node.get("ci_flame").text(MAX_NAME),
+        layout=node.get("layout").text(MAX_NAME),
     )
 
 
