@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from synthetic import SHOP, Noise, grown, synthetic_measurement
 
 from ci_flame.diff import diff_benchmark
-from ci_flame.family import close, units_of
 from ci_flame.judge import judge_benchmark
+from ci_flame.judge.family import close, units_of
 from ci_flame.policy import Policy
 from ci_flame.profile import Mode
 from ci_flame.verdict import Outcome

@@ -232,7 +232,7 @@ def explain(folder: str, policy: str | None) -> int:
     Ends with 0 whatever the verdict: `gate` is the one that fails.
     """
     from ci_flame import pipeline, report_folder
-    from ci_flame.terms import Terms
+    from ci_flame.config.terms import Terms
 
     place = Path(folder)
     stored = report_folder.outcome(place)
@@ -390,7 +390,7 @@ def _account(measurement: "Measurement") -> str:
 
 
 def _benchmark(run: "Run", wanted: str | None) -> "Measurement":
-    from ci_flame.yaml_tree import nearest
+    from ci_flame.config.yaml_tree import nearest
 
     names = [each.benchmark for each in run.measurements]
     if wanted is None and len(names) == 1:

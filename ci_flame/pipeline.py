@@ -11,11 +11,11 @@ from typing import Final
 
 from ci_flame import report_folder
 from ci_flame.config import DEFAULT_BASELINE, BaselineKind, BaselineSpec, Config
+from ci_flame.config.terms import Terms
 from ci_flame.errors import BaselineError, InterruptedRunError, MissingBaselineError, UsageError
 from ci_flame.policy import Policy
 from ci_flame.profile import Mode, Run
 from ci_flame.report_folder import Report
-from ci_flame.terms import Terms
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict
 
 PASS, USAGE, FAIL, NOT_RECORDED, NO_BASELINE, INCONCLUSIVE, INTERRUPTED = 0, 2, 1, 3, 4, 5, 130
@@ -176,7 +176,7 @@ def explain(folder: Path) -> Verdict:
 
 def record_command(config: Config, name: str, command: Sequence[str], repeat: int) -> Run:
     """Record a command as one benchmark, `repeat` processes of one round each."""
-    from ci_flame import command as recorder  # noqa: PLC0415
+    from ci_flame.record import command as recorder  # noqa: PLC0415
 
     side = recorder.Side.here(command)
     (run,) = recorder.record(config.record, name, (side,), repeat)
@@ -206,8 +206,8 @@ def check_command(config: Config, name: str, command: Sequence[str], repeat: int
 
 def _record_both(config: Config, name: str, command: Sequence[str], repeat: int) -> tuple[Run, Run]:
     """Record the base commit and this tree, their repetitions alternating at random."""
-    from ci_flame import command as recorder  # noqa: PLC0415
     from ci_flame.baseline import rerun  # noqa: PLC0415
+    from ci_flame.record import command as recorder  # noqa: PLC0415
 
     start = Path.cwd()
     with ExitStack() as stack:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ci_flame import terms as terms_file
+from ci_flame.config import terms as terms_file
+from ci_flame.config.terms import Terms
 from ci_flame.errors import CiFlameError, FormatError, UsageError
 from ci_flame.profile import Mode, Run
-from ci_flame.terms import Terms
 from ci_flame.verdict import Outcome, Verdict
 
 TERMS_NAME: Final = "policy.json"

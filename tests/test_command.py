@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ci_flame import command, interpreter
 from ci_flame.collect import COLLECTORS, machine
 from ci_flame.config import RecordConfig
 from ci_flame.errors import CollectError, UsageError
 from ci_flame.profile import Frame, Kind, Place
+from ci_flame.record import command, interpreter
 
 PLAN = RecordConfig(frequency_hz=1999)
 BUSY = """
@@ -363,7 +363,9 @@ class TestEbpf:
             assert process.kept == each.profiles[measurement.modes[0]].samples > 50
             assert process.kept > 0.7 * process.expected
         assert not any(
-            frame.module == "ci_flame.launcher" for stack in profile.stacks for frame in stack
+            frame.module == "ci_flame.record.launcher"
+            for stack in profile.stacks
+            for frame in stack
         )
 
     def test_children_of_a_shell(self, tmp_path, monkeypatch):

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from ci_flame import collect, config
 from ci_flame.config import BaselineKind, BaselineSpec, RecordConfig
+from ci_flame.config.policy_file import parse_limit, show_limit, show_share
 from ci_flame.errors import PolicyError, UsageError
 from ci_flame.policy import Limit, Rule, Severity, Waiver
-from ci_flame.policy_file import parse_limit, show_limit, show_share
 from ci_flame.profile import Mode
 
 FULL = """\

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import SHOP, stack_of, synthetic_measurement
 
-from ci_flame.evidence import collect
+from ci_flame.diff.evidence import collect
 from ci_flame.profile import Frame, Mode, Profile, Round, Unit, Weight
 
 

@@ -4,7 +4,7 @@ import pytest
 from synthetic import SHOP, Noise, grown, synthetic_measurement
 
 from ci_flame.diff import diff_benchmark
-from ci_flame.family import close, nodes_of, units_of
+from ci_flame.judge.family import close, nodes_of, units_of
 from ci_flame.policy import Limit, Rule
 from ci_flame.profile import TOTAL, Mode
 

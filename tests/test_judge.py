@@ -18,8 +18,8 @@ from synthetic import (
 )
 
 from ci_flame.diff import diff, diff_benchmark
-from ci_flame.family import close, units_of
 from ci_flame.judge import LEAST_SAMPLES, assemble, judge, judge_alone, judge_benchmark
+from ci_flame.judge.family import close, units_of
 from ci_flame.policy import Limit, Policy, Rule, Severity, Waiver
 from ci_flame.profile import Mode
 from ci_flame.verdict import Note, Outcome

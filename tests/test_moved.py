@@ -4,8 +4,8 @@ import pytest
 from synthetic import SHOP, Noise, synthetic_measurement
 
 from ci_flame.diff import diff_benchmark
-from ci_flame.family import close, units_of
-from ci_flame.moved import moves
+from ci_flame.judge.family import close, units_of
+from ci_flame.judge.moved import moves
 from ci_flame.policy import Limit, Rule
 from ci_flame.profile import Mode
 

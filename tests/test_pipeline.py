@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
 
-from ci_flame import config, pipeline, pytest_command, report_folder, terms
+from ci_flame import config, pipeline, pytest_command, report_folder
 from ci_flame.baseline import folder
-from ci_flame.config import BaselineKind, BaselineSpec, Config, RecordConfig
+from ci_flame.config import BaselineKind, BaselineSpec, Config, RecordConfig, terms
+from ci_flame.config.terms import Terms
 from ci_flame.errors import BaselineError, CiFlameError, CollectError, FormatError, UsageError
 from ci_flame.policy import Limit, Policy, Rule, Severity, Waiver
-from ci_flame.terms import Terms
 from ci_flame.verdict import Note, Outcome
 
 GUILTY = "shop.parser:tokenize"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ci_flame import processes
 from ci_flame.config import RecordConfig
 from ci_flame.errors import ChildError
-from ci_flame.processes import Invocation, Tree
+from ci_flame.record import processes
+from ci_flame.record.processes import Invocation, Tree
 
 
 @pytest.mark.parametrize(

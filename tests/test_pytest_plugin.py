@@ -18,7 +18,7 @@ from synthetic import ENVIRONMENT, SHOP, grown, synthetic_measurement, synthetic
 import ci_flame.judge
 import ci_flame.report
 from ci_flame.baseline import folder
-from ci_flame.pytest_session import _duration
+from ci_flame.pytest_plugin.session import _duration
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome
 
 assert ci_flame.judge  # scipy must be loaded outside of pytester's snapshots of sys.modules
@@ -473,7 +473,7 @@ def test_durations_are_rounded_to_seconds(seconds, words):
 
 
 def test_an_inconclusive_failure_gives_its_reason():
-    from ci_flame.suite import sentences
+    from ci_flame.pytest_plugin.suite import sentences
 
     note = Note("other-machine", "may not be compared", "t")
     verdict = BenchmarkVerdict("t", "on-cpu", Outcome.INCONCLUSIVE, (), (note,), None)

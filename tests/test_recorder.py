@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from ci_flame import recorder
 from ci_flame.collect import Recording
 from ci_flame.config import RecordConfig
 from ci_flame.errors import CollectError
 from ci_flame.profile import UNKNOWN, Frame, Kind, Mode, Process, Profile, Round, Weight, fold
-from ci_flame.rounds import Driven
+from ci_flame.record import recorder
+from ci_flame.record.rounds import Driven
 
 MS = 1_000_000
 ROOT = Frame("test_sum", "tests.bench")
@@ -26,11 +26,11 @@ def driven(rounds=2, cpu_ms=10, wall_ms=10, delay_ms=0, *, settled=True):
 
 
 def test_each_round_gets_the_samples_of_its_phase_trimmed_at_the_test():
-    machinery = "_pytest.python:call;tests.bench:test_sum;ci_flame.rounds:drive"
+    machinery = "_pytest.python:call;tests.bench:test_sum;ci_flame.record.rounds:drive"
     recording = Recording(
         samples={
             7: {stack(f"{machinery};shop:add"): 6, stack(machinery): 2, stack("x:thread"): 1},
-            8: {stack(f"{machinery};ci_flame.pytest_item:run;shop:add;native:m:sin"): 5},
+            8: {stack(f"{machinery};ci_flame.pytest_plugin.item:run;shop:add;native:m:sin"): 5},
             9: {stack(f"{machinery};shop:add"): 99},  # another benchmark's
         },
         period_ns=1_000,
@@ -54,7 +54,7 @@ def test_each_round_gets_the_samples_of_its_phase_trimmed_at_the_test():
 
 
 def test_frames_of_the_same_name_that_are_not_ours_stay():
-    native = Frame("drive", "ci_flame.rounds", Kind.NATIVE)
+    native = Frame("drive", "ci_flame.record.rounds", Kind.NATIVE)
     other = Frame("drive", "ci_flame.rounds_of_others")
     profile = Profile({(ROOT, other, native): Weight(1, 1)})
 
@@ -62,7 +62,7 @@ def test_frames_of_the_same_name_that_are_not_ours_stay():
 
 
 def test_a_stack_of_nothing_but_machinery_is_kept_whole():
-    profile = Profile({stack("ci_flame.rounds:drive"): Weight(1, 1)})
+    profile = Profile({stack("ci_flame.record.rounds:drive"): Weight(1, 1)})
 
     assert recorder.without_machinery(profile).samples == 1
 
@@ -121,7 +121,7 @@ def test_no_sample_where_many_were_expected_is_an_error(expected, refused):
 def test_modules_are_named_by_their_files():
     files = recorder.module_files()
 
-    assert files[recorder.__file__] == "ci_flame.recorder"
+    assert files[recorder.__file__] == "ci_flame.record.recorder"
     assert "__main__" not in files.values()
 
 

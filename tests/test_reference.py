@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ci_flame import reference
+from ci_flame.record import reference
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from ci_flame import reference, rounds
 from ci_flame.config import RecordConfig
 from ci_flame.errors import UsageError
 from ci_flame.profile import Round
+from ci_flame.record import reference, rounds
 
 MS = 1_000_000
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ci_flame import speed
+from ci_flame.diff import speed
+from ci_flame.diff.speed import Clocks
 from ci_flame.noise import Prior
-from ci_flame.speed import Clocks
 
 
 def clocks(cost, *, rounds=50, seed=0, machine=1.0, jitter=0.1, fit=None, missing=()):

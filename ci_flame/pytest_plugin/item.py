@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import pytest
 
-from ci_flame import rounds
 from ci_flame.errors import UsageError
 from ci_flame.pytest_plugin import fresh_arguments
+from ci_flame.record import rounds
 
 if TYPE_CHECKING:
     from ci_flame.config import RecordConfig
-    from ci_flame.recorder import Recorded, Recorder
+    from ci_flame.record.recorder import Recorded, Recorder
 
 T = TypeVar("T")
 FIXTURES = ("flame", "benchmark")

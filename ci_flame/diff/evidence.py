@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ci_flame import simplify
+from ci_flame.diff.speed import Clocks
 from ci_flame.noise import Floats
 from ci_flame.profile import Frame, Kind, Measurement, Mode, Process, Round, Stack
-from ci_flame.speed import Clocks
 
 Indices = npt.NDArray[np.intp]
 Flags = npt.NDArray[np.bool_]

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Final
 
-from ci_flame import collect, layout, reference, simplify
+from ci_flame import collect, simplify
 from ci_flame.collect import machine
 from ci_flame.config import RecordConfig
 from ci_flame.errors import CollectError
@@ -32,10 +32,13 @@ from ci_flame.profile import (
     Unit,
     Weight,
 )
-from ci_flame.rounds import Clocks, Driven, Window
+from ci_flame.record import layout, reference
+from ci_flame.record.rounds import Clocks, Driven, Window
 from ci_flame.verdict import Note
 
-MACHINERY: Final = frozenset({"ci_flame.pytest_item", "ci_flame.rounds", "ci_flame.collect.ebpf"})
+MACHINERY: Final = frozenset(
+    {"ci_flame.pytest_plugin.item", "ci_flame.record.rounds", "ci_flame.collect.ebpf"}
+)
 """Modules whose frames stand between the test function and what it measures."""
 MIN_SAMPLES: Final = 100
 """Fewer say nothing: a function of 10 % of the benchmark would have ten."""
@@ -135,7 +138,7 @@ def module_files() -> dict[str, str]:
 def join(driven: Driven, recording: collect.Recording, root: Frame, frequency_hz: int) -> Recorded:
     """Give each round the samples of its phase, trimmed at the benchmark's function.
 
-    `pytest;…;test_sum;ci_flame.rounds:drive;shop:add` becomes `test_sum;shop:add`.
+    `pytest;…;test_sum;ci_flame.record.rounds:drive;shop:add` becomes `test_sum;shop:add`.
     """
     rounds = []
     unrooted = 0
@@ -167,7 +170,7 @@ def join(driven: Driven, recording: collect.Recording, root: Frame, frequency_hz
 def without_machinery(profile: Profile) -> Profile:
     """Drop ci_flame's own frames; what they cost stays with the frame above them.
 
-    `test_sum;ci_flame.rounds:drive;shop:add` becomes `test_sum;shop:add`.
+    `test_sum;ci_flame.record.rounds:drive;shop:add` becomes `test_sum;shop:add`.
     """
     stacks: dict[Stack, Weight] = {}
     for stack, weight in profile.stacks.items():

@@ -17,13 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ci_flame import pipeline, processes
+from ci_flame import pipeline
 from ci_flame.baseline import folder, git
 from ci_flame.config import Config, RecordConfig, marker_record, marker_rules
 from ci_flame.errors import CiFlameError, UsageError
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
-from ci_flame.recorder import Recorded, Recorder, accounts
+from ci_flame.record import processes
+from ci_flame.record.recorder import Recorded, Recorder, accounts
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict
 
 _META: Final = "benchmark.json"

@@ -14,7 +14,7 @@ import numpy as np
 
 from ci_flame import noise
 from ci_flame.diff import Columns
-from ci_flame.evidence import Evidence, Flags
+from ci_flame.diff.evidence import Evidence, Flags
 from ci_flame.noise import Estimates, Floats
 from ci_flame.policy import Rule, gates_total
 from ci_flame.profile import TOTAL, Frame, Stack

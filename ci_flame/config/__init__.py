@@ -13,9 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from ci_flame.errors import PolicyError, UsageError
-from ci_flame.policy import Policy
-from ci_flame.policy_file import (
+from ci_flame.config.policy_file import (
     MARKER_RULE_FIELDS,
     RECORDED_MODES,
     flag_of,
@@ -26,8 +24,10 @@ from ci_flame.policy_file import (
     text_of,
     words_of,
 )
+from ci_flame.config.yaml_tree import MAX_BYTES, Node, Scalar, Section, nearest, parse, quote
+from ci_flame.errors import PolicyError, UsageError
+from ci_flame.policy import Policy
 from ci_flame.profile import Mode
-from ci_flame.yaml_tree import MAX_BYTES, Node, Scalar, Section, nearest, parse, quote
 
 POLICY_NAME: Final = "ci-flame.yml"
 DEFAULT_BASELINE: Final = Path(".ci-flame/baseline")

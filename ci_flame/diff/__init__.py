@@ -11,8 +11,9 @@ from typing import Final, Generic, TypeVar, overload
 
 import numpy as np
 
-from ci_flame import evidence as columns
-from ci_flame import noise, speed
+from ci_flame import noise
+from ci_flame.diff import evidence as columns
+from ci_flame.diff import speed
 from ci_flame.noise import Estimates, Floats, Machine, Prior
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Run, Stack
 

@@ -129,7 +129,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     if config.getoption("collectonly", default=False):
         return
-    from ci_flame.pytest_session import Session  # noqa: PLC0415 - heavy, and only now needed
+    from ci_flame.pytest_plugin.session import Session  # noqa: PLC0415 - heavy, and only now needed
 
     session = Session.from_config(config)
     config.stash[PROVIDER] = session

@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 from itertools import repeat as times
 from typing import Final, Protocol, Self
 
-from ci_flame import reference
 from ci_flame.collect import PHASE_NONE
 from ci_flame.config import RecordConfig
 from ci_flame.errors import UsageError
 from ci_flame.profile import Round
+from ci_flame.record import reference
 
 MIN_ROUNDS: Final = 3
 """Even where few fill the time: the judge takes medians over rounds."""

@@ -11,10 +11,10 @@ from datetime import date
 from decimal import Decimal
 from typing import Final, TypeVar
 
+from ci_flame.config.yaml_tree import Listing, Node, Scalar, Section, nearest, quote
 from ci_flame.errors import UsageError
 from ci_flame.policy import Limit, Policy, Rule, Severity, Waiver
 from ci_flame.profile import Mode
-from ci_flame.yaml_tree import Listing, Node, Scalar, Section, nearest, quote
 
 RULE_KEYS: Final = (
     "frames", "benchmarks", "mode", "max_growth", "min_impact", "budget", "certainty",

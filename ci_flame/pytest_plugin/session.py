@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import pytest
 
-from ci_flame import layout, pipeline, processes
+from ci_flame import pipeline
 from ci_flame.baseline import git, rerun
 from ci_flame.config import BaselineKind, BaselineSpec, Config, build
 from ci_flame.errors import BaselineError, CiFlameError
-from ci_flame.processes import ChildPlan, Invocation, Tree
-from ci_flame.pytest_item import FIXTURES, ItemBenchmark, is_benchmark, marker_keywords
 from ci_flame.pytest_plugin import Flame, Plain
-from ci_flame.recorder import Recorder
-from ci_flame.suite import Before, Selected, Suite, fails, save_child, sentences
+from ci_flame.pytest_plugin.item import FIXTURES, ItemBenchmark, is_benchmark, marker_keywords
+from ci_flame.pytest_plugin.suite import Before, Selected, Suite, fails, save_child, sentences
+from ci_flame.record import layout, processes
+from ci_flame.record.processes import ChildPlan, Invocation, Tree
+from ci_flame.record.recorder import Recorder
 
 if TYPE_CHECKING:
     from ci_flame.verdict import Verdict

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 
 from ci_flame.diff import Columns
-from ci_flame.evidence import Flags
-from ci_flame.family import Unit, nodes_of
+from ci_flame.diff.evidence import Flags
+from ci_flame.judge.family import Unit, nodes_of
 from ci_flame.noise import Floats
 from ci_flame.policy import Rule
 from ci_flame.profile import TOTAL

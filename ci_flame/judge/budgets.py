@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ci_flame import noise, speed
-from ci_flame.diff import Change, Columns, change
-from ci_flame.evidence import Evidence, Flags, Side, collect
-from ci_flame.family import matched_nodes
+from ci_flame import noise
+from ci_flame.diff import Change, Columns, change, speed
+from ci_flame.diff.evidence import Evidence, Flags, Side, collect
+from ci_flame.judge.family import matched_nodes
 from ci_flame.noise import Floats, Shares
 from ci_flame.policy import Rule, Severity
 from ci_flame.profile import TOTAL, Frame, Measurement, Mode, Place, Stack

@@ -15,11 +15,11 @@ from types import MappingProxyType
 from typing import Final
 
 from ci_flame import config
+from ci_flame.config.policy_file import show_limit, show_share
+from ci_flame.config.yaml_tree import from_value
 from ci_flame.errors import CiFlameError, FormatError, PolicyError
 from ci_flame.policy import Policy, Rule, Waiver
-from ci_flame.policy_file import show_limit, show_share
 from ci_flame.verdict import Note
-from ci_flame.yaml_tree import from_value
 
 SCHEMA_VERSION: Final = 1
 MAX_CHARACTERS: Final = 64_000_000

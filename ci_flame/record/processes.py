@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ci_flame import layout
 from ci_flame.baseline import folder
 from ci_flame.config import RecordConfig
 from ci_flame.errors import ChildError, CiFlameError
 from ci_flame.profile import Run
+from ci_flame.record import layout
 
 CHILD_VARIABLE: Final = "CI_FLAME_CHILD"
 """Folder that a further process reads `plan.json` from and writes its run to."""

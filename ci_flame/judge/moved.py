@@ -14,7 +14,7 @@ import numpy as np
 
 from ci_flame import noise
 from ci_flame.diff import Columns
-from ci_flame.family import Unit
+from ci_flame.judge.family import Unit
 from ci_flame.policy import Rule
 from ci_flame.profile import Frame
 from ci_flame.verdict import percent

@@ -11,8 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from ci_flame import budgets, noise
-from ci_flame.causes import Broken, deepest, explained_by
+from ci_flame import noise
 from ci_flame.diff import (
     NOMINAL_FALSE_FAILURES,
     BenchmarkDiff,
@@ -22,8 +21,10 @@ from ci_flame.diff import (
     smallest_visible,
     visible_at,
 )
-from ci_flame.family import Unit, close, units_of
-from ci_flame.moved import Move, moves
+from ci_flame.judge import budgets
+from ci_flame.judge.causes import Broken, deepest, explained_by
+from ci_flame.judge.family import Unit, close, units_of
+from ci_flame.judge.moved import Move, moves
 from ci_flame.policy import Policy, Rule, Severity, gates_total
 from ci_flame.profile import TOTAL, Measurement, Mode, Run
 from ci_flame.verdict import (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ci_flame import layout
+from ci_flame.record import layout
 
 _NAME: Final = re.compile(r"(?:python|pypy)[\d.]*t?", re.ASCII)
 _MENTION: Final = re.compile(r"(?:^|[\s;&|('\"/=])((?:python|pypy)[\d.]*t?|pytest|[^\s;&|]+\.py)\b")

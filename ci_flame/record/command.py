@@ -23,7 +23,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Self
 
-from ci_flame import interpreter, layout, reference
 from ci_flame.baseline import git, rerun
 from ci_flame.collect import Collector, Recording, Target, choose, machine
 from ci_flame.config import RecordConfig
@@ -41,9 +40,10 @@ from ci_flame.profile import (
     Unit,
     Weight,
 )
+from ci_flame.record import interpreter, layout, reference
 
 if TYPE_CHECKING:
-    from ci_flame.interpreter import Interpreter
+    from ci_flame.record.interpreter import Interpreter
 
 PHASE: Final = 1
 REFERENCES: Final = 4
@@ -53,7 +53,7 @@ TAIL_LINES: Final = 8
 GRACE_S: Final = 5.0
 
 _LAUNCHER: Final = Path(__file__).with_name("launcher.py")
-_LAUNCHER_MODULE: Final = "ci_flame.launcher"
+_LAUNCHER_MODULE: Final = "ci_flame.record.launcher"
 """Of the launcher's own frames, in the moment before it becomes the command."""
 
 
