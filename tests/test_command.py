@@ -13,7 +13,7 @@ from ci_flame.collect import COLLECTORS, machine
 from ci_flame.config import RecordConfig
 from ci_flame.errors import CollectError, UsageError
 from ci_flame.profile import Frame, Kind, Place
-from ci_flame.record import command, interpreter
+from ci_flame.record import command, interpreter, layout
 
 PLAN = RecordConfig(frequency_hz=1999)
 BUSY = """
@@ -62,6 +62,7 @@ def test_the_command_gets_the_environment_it_would_have(tmp_path, monkeypatch):
     run_once("/bin/sh", "-c", f"env -0 > {out}; trap > {out}.traps; pwd > {out}.pwd")
 
     seen = dict(item.split("=", 1) for item in out.read_text().split("\0") if item)
+    seen.pop(layout.PADDING_VARIABLE, None)  # the words above mention a Python
     assert {**seen, "PWD": "", "OLDPWD": "", "SHLVL": "", "_": ""} == {
         **os.environ, "PWD": "", "OLDPWD": "", "SHLVL": "", "_": "",
     }  # fmt: skip

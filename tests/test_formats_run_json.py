@@ -63,7 +63,8 @@ TEXT = """{
   "collector": "ebpf",
   "event": "cpu-clock",
   "frequency_hz": 1999,
-  "ci_flame": "0.1.0"
+  "ci_flame": "0.1.0",
+  "layout": "random"
  },
  "benchmarks": [
   {

@@ -92,7 +92,7 @@ def test_every_way_to_say_what_is_measured(pytester):
             benchmark.pedantic(
                 shop.tokenize, setup=setup, teardown=lambda times: calls.append(times), rounds=3
             )
-            assert len(calls) > 3
+            assert len(calls) >= 3
 
         async def wait():
             await asyncio.sleep(0)
@@ -268,7 +268,7 @@ def test_further_processes_run_the_test_alone_with_one_hash_seed(pytester):
     here = str(pytester.path)
     first, *further = (pytester.path / "seen.txt").read_text().splitlines()
     assert first.startswith(f"7 {here} ")
-    assert further == [f"7 {here} 0 1"] * 2
+    assert further == [f"7 {here} 0 1"] * 3
     assert (pytester.path / "other.txt").read_text() == "x"
     assert len(recorded(pytester)["test_it"].processes) == 3
     assert 'tests="2"' in (pytester.path / "junit.xml").read_text()

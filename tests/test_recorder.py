@@ -85,9 +85,16 @@ def slugs(made):
     ],
 )
 def test_what_is_said_of_a_recording(given, kept, expected):
-    process = Process((), kept=kept, expected=kept, settled=given.settled)
+    process = Process(given.rounds, kept=kept, expected=kept, settled=given.settled)
 
-    assert slugs(recorder.account("t", given, process, PLAN)) == expected
+    assert slugs(recorder.account("t", process, PLAN)) == expected
+
+
+@pytest.mark.parametrize(("short", "expected"), [(2, []), (3, ["too-short"]), (5, ["too-short"])])
+def test_what_most_processes_have_is_said_once(short, expected):
+    processes = [Process(driven().rounds, kept=99 if n < short else 100) for n in range(5)]
+
+    assert slugs(recorder.accounts("t", processes, PLAN)) == expected
 
 
 @pytest.mark.parametrize(
@@ -100,7 +107,7 @@ def test_what_is_said_of_a_recording(given, kept, expected):
 )
 def test_a_benchmark_too_short_to_sample_gets_the_seconds_it_needs(cpu_ms, wall_ms, cure):
     given = driven(cpu_ms=cpu_ms, wall_ms=wall_ms)
-    notes = recorder.account("t", given, Process((), kept=3, expected=3), PLAN)
+    notes = recorder.account("t", Process(given.rounds, kept=3, expected=3), PLAN)
     (text,) = [each.text for each in notes if each.slug == "too-short"]
 
     assert text.startswith("too short to sample: 3 samples in ")
@@ -109,13 +116,13 @@ def test_a_benchmark_too_short_to_sample_gets_the_seconds_it_needs(cpu_ms, wall_
 
 @pytest.mark.parametrize(("expected", "refused"), [(99, False), (100, True)])
 def test_no_sample_where_many_were_expected_is_an_error(expected, refused):
-    process = Process((), kept=0, expected=expected)
+    process = Process(driven().rounds, kept=0, expected=expected)
     if not refused:
-        assert "too-short" in slugs(recorder.account("t", driven(), process, PLAN))
+        assert "too-short" in slugs(recorder.account("t", process, PLAN))
         return
 
     with pytest.raises(CollectError, match=r"t: no sample in 0\.02 s of CPU time, 100 were"):
-        recorder.account("t", driven(), process, PLAN)
+        recorder.account("t", process, PLAN)
 
 
 def test_modules_are_named_by_their_files():
@@ -168,7 +175,7 @@ def test_the_collector_starts_once_and_phases_count_on(tmp_path):
     for first in (1, 3):
         assert made.next_phase == first
         made.begin()
-        found = made.finish("t", replace(driven(), first_phase=first), code, "m")
+        found = made.finish(replace(driven(), first_phase=first), code, "m")
         assert found.root == Frame("test_modules_are_named_by_their_files", __name__)
     made.close()
     made.close()
@@ -182,4 +189,4 @@ def test_finishing_what_was_not_begun_is_a_mistake_of_the_caller(tmp_path):
     made = recorder.Recorder(PLAN, tmp_path)
 
     with pytest.raises(ValueError, match=r"begin\(\) must come before"):
-        made.finish("t", driven(), test_modules_are_named_by_their_files.__code__, "m")
+        made.finish(driven(), test_modules_are_named_by_their_files.__code__, "m")

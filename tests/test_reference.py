@@ -46,7 +46,7 @@ def test_preparing_twice_allocates_once():
 def test_the_benchmark_s_random_numbers_are_left_alone():
     script = (
         "import random; random.seed(7); a = random.random();"
-        "random.seed(7); from ci_flame import reference; reference.prepare();"
+        "random.seed(7); from ci_flame.record import reference; reference.prepare();"
         "reference.measure(); assert random.random() == a"
     )
     done = subprocess.run(
@@ -58,7 +58,7 @@ def test_the_benchmark_s_random_numbers_are_left_alone():
 
 def test_measuring_unprepared_is_refused():
     script = (
-        "from ci_flame import reference\n"
+        "from ci_flame.record import reference\n"
         "try: reference.measure()\n"
         "except ValueError as error: print(error)"
     )

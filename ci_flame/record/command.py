@@ -375,7 +375,9 @@ class _Suspended:
     def run(self) -> _Clocks:
         """Let the command go and wait for its end; CollectError if it fails."""
         launcher_ns, launcher_delay = _scheduled(self.pid)
-        given = {**self._side.environment, layout.PADDING_VARIABLE: layout.padding()}
+        given = dict(self._side.environment)
+        if self._side.interpreter.python:
+            given[layout.PADDING_VARIABLE] = layout.padding()
         pairs = (f"{key}={value}" for key, value in given.items())
         start = time.monotonic_ns()
         go, self._go = self._go, -1
