@@ -216,7 +216,7 @@ class Session:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Run the test with its benchmark driven, then record the rest and judge."""
+        """Run the test, then record its further processes and judge; in one of them, drive it."""
         benchmark = self._prepared(item)
         if benchmark is None:
             return (yield)

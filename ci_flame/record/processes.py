@@ -1,9 +1,11 @@
-"""Stage 1, edge: a benchmark's further processes: `pytest NODEID` again, on either side.
+"""Stage 1, edge: the processes that are measured: `pytest NODEID` again, on either side.
 
-    after (this process) · before · after · after · before · before · after · …
+    after · before · before · after · after · before · …
 
-With `tree:DIR` the before side runs the same test in DIR, a checkout of the base commit,
-and the sides alternate in random order, so that a machine that drifts does so for both.
+Nothing is measured in the process that starts them: its hash seed and its place in memory
+are not theirs. With `tree:DIR` the before side runs the same test in DIR, a checkout of the
+base commit, and the sides alternate in random order, so that a machine that drifts does so
+for both.
 """
 
 import json
