@@ -518,6 +518,25 @@ def test_two_causes_are_two_findings():
     assert sorted(named(got)) == ["shop.parser:tokenize", "shop.render:page"]
 
 
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        (50_000.0, ["m:match"]),  # 7 % of the caller: alone it would keep the limit
+        (100_000.0, ["m:group", "m:match"]),  # 14 %
+    ],
+)
+def test_a_caller_is_told_where_what_is_left_breaks_the_limit_itself(left, expected):
+    before = {"t:bench;m:group": 300_000.0, "t:bench;m:group;m:match": 400_000.0}
+    before |= {"t:bench;m:other": 300_000.0, "t:bench;m:more": 300_000.0}
+    after = before | {
+        "t:bench;m:group": 300_000.0 + left,
+        "t:bench;m:group;m:match": 520_000.0,
+    }
+    rules = policy(rule(frames=("m:*",)))
+
+    assert sorted(named(verdict(before, after, rules, noise=QUIET))) == expected
+
+
 def test_budgets_of_nothing_and_under_shares_alone():
     truth = {"m:a": 700_000.0, "m:b": 300_000.0}
     rules = policy(rule(max_growth=None, frames=("m:b",), budget=Limit(ns=100_000.0)))

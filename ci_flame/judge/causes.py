@@ -14,7 +14,7 @@ from ci_flame.diff import Columns
 from ci_flame.diff.evidence import Flags
 from ci_flame.judge.family import Unit, nodes_of
 from ci_flame.noise import Floats
-from ci_flame.policy import Rule
+from ci_flame.policy import Limit, Rule
 from ci_flame.profile import TOTAL
 
 EXPLAINED: Final = 0.8
@@ -81,13 +81,26 @@ def deepest(broken: Sequence[Broken], columns: Columns) -> list[Broken]:
 def _told(each: Broken, grown: float, explained: float) -> bool:
     """Tell whether what its callees explain leaves nothing of a caller's growth to report.
 
-    Nothing is less than a fifth, or less than the caller's own noise (two standard errors).
+    Nothing is less than a fifth; or, where they explain most of it, less than the caller's own
+    noise (two standard errors) or than the limit: what is left would not break the rule.
     """
     if grown <= 0 or explained >= EXPLAINED * grown:
         return grown > 0
-    unit = each.unit
-    noise_ns = 2 * unit.entry(unit.estimates.standard_error) * unit.entry(unit.estimates.before)
-    return explained >= MOSTLY * grown and grown - explained <= noise_ns
+    if explained < MOSTLY * grown:
+        return False
+    unit, left = each.unit, grown - explained
+    before = unit.entry(unit.estimates.before)
+    noise_ns = 2 * unit.entry(unit.estimates.standard_error) * before
+    return left <= noise_ns or _within(each.rule.max_growth, left, before)
+
+
+def _within(limit: Limit | None, left_ns: float, before_ns: float) -> bool:
+    """Tell whether growth by `left_ns` alone would keep the limit."""
+    if limit is None:
+        return False
+    by_share = limit.share is None or left_ns <= limit.share * before_ns
+    by_time = limit.ns is None or left_ns <= limit.ns
+    return by_share and by_time
 
 
 def explained_by(unit: Unit, kept: Sequence[Broken], columns: Columns) -> bool:
