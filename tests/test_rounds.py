@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import math
+import os
 import subprocess
 import sys
 import time
@@ -187,6 +188,44 @@ def test_setup_and_teardown_are_outside_the_window():
     assert {each.iterations for each in driven.rounds} == {10}
     assert {each.cpu_ns for each in driven.rounds} == {10 * MS}
     assert clock.seen[1] == 10
+
+
+@pytest.mark.parametrize(("call_ns", "iterations"), [(1_000, 20), (0, 20), (10 * MS, 1)])
+def test_a_long_setup_does_not_make_the_recording_endless(call_ns, iterations):
+    clock = FakeClock()
+
+    def prepare():
+        clock.spend(10 * MS)
+        return (), {}
+
+    driven = drive(clock, rounds.with_setup(prepare, lambda: clock.spend(call_ns), None))
+
+    assert {each.iterations for each in driven.rounds} == {iterations}
+    # 0.5 s were asked for: ten times that for the rounds, 0.9 s for the warm-up, and a round of
+    # 0.2 s for the calibration and for the overshoot of each; 2 ms of references a round.
+    assert clock.wall <= 5_000 * MS + 900 * MS + 4 * 200 * MS + 2 * MS * len(clock.references_run)
+
+
+def test_waiting_for_a_cpu_in_a_setup_is_not_the_window_s():
+    clock = FakeClock()
+
+    def prepare():
+        clock.spend(MS, wall=3 * MS, delay=2 * MS)
+        return (), {}
+
+    driven = drive(clock, rounds.with_setup(prepare, lambda: clock.spend(MS), None))
+
+    # Half of all time was waited for a CPU; where, the kernel does not tell.
+    assert {each.run_delay_ns / each.wall_ns for each in driven.rounds} == {0.5}
+
+
+def test_a_thread_that_ends_takes_no_other_s_delay_along(monkeypatch):
+    tasks = [str(os.getpid())]
+    monkeypatch.setattr(rounds.os, "listdir", lambda _: tasks)
+    alone = rounds.run_delay_ns()
+    tasks.append("0")  # no thread of this number, as of one that was listed and is gone
+
+    assert rounds.run_delay_ns() >= alone > 0
 
 
 def test_a_block_opens_the_window_itself():
@@ -381,7 +420,7 @@ def test_run_delay_is_measured_around_each_round():
 
     driven = drive(clock, rounds.repeat(lambda: clock.spend(MS, delay=100)), seconds=0.05)
 
-    assert {each.run_delay_ns for each in driven.rounds} == {1_100}  # the lead-in's as well
+    assert {each.run_delay_ns for each in driven.rounds} == {1_000}  # not the lead-in's
 
 
 def test_asynchronous_benchmarks_run_on_the_running_loop():

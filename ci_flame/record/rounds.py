@@ -32,7 +32,10 @@ WALL_FACTOR: Final = 3
 """Rounds also end when their wall time, without the time spent waiting for a CPU, is this many
 times the CPU time that was asked for: a benchmark that sleeps must end."""
 PATIENCE_FACTOR: Final = 10
-"""As above, with the waiting for a CPU: a machine that is taken by others must not hang us."""
+"""As above, with the waiting for a CPU and the set-ups between windows: neither a machine that is
+taken by others nor a long set-up may hang us."""
+SETUP_FACTOR: Final = 20
+"""A round with its set-ups takes at most this many times its own length, or is one iteration."""
 WARM_UP_BLOCK: Final = 5
 """Rounds on each side of the warm-up's trend test."""
 WARM_UP_TOLERANCE: Final = 0.02
@@ -66,15 +69,21 @@ def run_delay_ns() -> int:
 
     0 where the kernel does not tell (`CONFIG_SCHED_INFO` off).
     """
-    total = 0
     try:
         # One file per thread: /proc/self/schedstat tells of the main thread only.
-        for task in os.listdir("/proc/self/task"):  # noqa: PTH208 - twice per round
-            with open(f"/proc/self/task/{task}/schedstat", "rb") as file:  # noqa: PTH123
-                total += int(file.read().split()[1])
+        tasks = os.listdir("/proc/self/task")  # noqa: PTH208 - twice per round
+    except OSError:
+        return 0
+    return sum(map(_delay_of_thread, tasks))
+
+
+def _delay_of_thread(task: str) -> int:
+    """Return the same of one thread; 0 where it has just ended: the others' must still count."""
+    try:
+        with open(f"/proc/self/task/{task}/schedstat", "rb") as file:  # noqa: PTH123
+            return int(file.read().split()[1])
     except (OSError, IndexError, ValueError):
         return 0
-    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,54 +378,73 @@ def _steps(
     """Yield how many iterations to run next, in the window's phase; return what was driven."""
     target_ns = plan.round_ms * 1e6
     warm_up_cap_ns = max(0.3, plan.seconds / 4) * 1e9
-    warm_up_cpu_ns = warm_up_wall_ns = 0
+    warm_up_cpu_ns = warm_up_wall_ns = warm_up_elapsed_ns = 0
 
     iterations = 1
     while True:  # calibrate
         window.reset(PHASE_NONE)
-        yield iterations
+        elapsed_ns = yield from _timed(iterations, clocks)
         warm_up_cpu_ns += window.cpu_ns
         warm_up_wall_ns += window.wall_ns
-        if window.wall_ns >= target_ns / 2:
+        warm_up_elapsed_ns += elapsed_ns
+        if window.wall_ns >= target_ns / 2 or elapsed_ns >= SETUP_FACTOR * target_ns / 2:
             break
-        wanted = math.ceil(iterations * target_ns / max(window.wall_ns, 1))
+        wanted = _per_round(target_ns, window.wall_ns / iterations, elapsed_ns / iterations)
         iterations = max(iterations + 1, min(iterations * 10, wanted))
-    iterations = _per_round(target_ns, window.wall_ns / iterations)
+    iterations = _per_round(target_ns, window.wall_ns / iterations, elapsed_ns / iterations)
 
     costs: list[float] = []
-    walls: list[float] = []
-    while warm_up_wall_ns < warm_up_cap_ns and not has_settled(costs):
+    walls: list[tuple[float, float]] = []
+    while (
+        warm_up_wall_ns < warm_up_cap_ns
+        and warm_up_elapsed_ns < WALL_FACTOR * warm_up_cap_ns
+        and not has_settled(costs)
+    ):
         window.reset(PHASE_NONE)
-        yield iterations
+        elapsed_ns = yield from _timed(iterations, clocks)
         warm_up_cpu_ns += window.cpu_ns
         warm_up_wall_ns += window.wall_ns
+        warm_up_elapsed_ns += elapsed_ns
         core = statistics.median(clocks.references()[reference.KINDS[0]])
         costs.append(math.log(max(window.cpu_ns, 1) / iterations / max(core, 1)))
-        walls.append(window.wall_ns / iterations)
+        walls.append((window.wall_ns / iterations, elapsed_ns / iterations))
     settled = has_settled(costs) or not _still_falling(costs)
     if walls:  # the first calls are slow: caches, imports, the adaptive interpreter
-        iterations = _per_round(target_ns, statistics.median(walls[-WARM_UP_BLOCK:]))
+        inside, around = zip(*walls[-WARM_UP_BLOCK:], strict=True)
+        iterations = _per_round(target_ns, statistics.median(inside), statistics.median(around))
 
     rounds: list[Round] = []
-    while not _enough(rounds, plan.seconds):
+    elapsed_in_all_ns = 0
+    while not _enough(rounds, plan.seconds, elapsed_in_all_ns):
         window.reset(first_phase + len(rounds))
         delay = clocks.run_delay_ns()
-        yield iterations
+        elapsed_ns = yield from _timed(iterations, clocks)
         delay = max(0, clocks.run_delay_ns() - delay)
+        elapsed_in_all_ns += elapsed_ns
+        if elapsed_ns > window.wall_ns:  # the waiting of set-ups is not the window's
+            delay = round(delay * window.wall_ns / elapsed_ns)
         rounds.append(Round(iterations, window.cpu_ns, window.wall_ns, delay, clocks.references()))
     window.reset(PHASE_NONE)
     return Driven(drop_delayed(rounds), first_phase, warm_up_cpu_ns, settled)
 
 
-def _per_round(target_ns: float, iteration_ns: float) -> int:
-    return max(1, round(target_ns / max(iteration_ns, 1e-3)))
+def _timed(iterations: int, clocks: Clocks) -> Generator[int, None, int]:
+    """Yield the iterations; return how long they took in all, with their set-ups."""
+    start = clocks.wall_ns()
+    yield iterations
+    return clocks.wall_ns() - start
 
 
-def _enough(rounds: Sequence[Round], seconds: float) -> bool:
+def _per_round(target_ns: float, iteration_ns: float, elapsed_ns: float) -> int:
+    """Return the iterations of a round: as many as fill it, or as its set-ups leave time for."""
+    fill = target_ns / max(iteration_ns, 1e-3)
+    return max(1, round(min(fill, SETUP_FACTOR * target_ns / max(elapsed_ns, 1e-3))))
+
+
+def _enough(rounds: Sequence[Round], seconds: float, elapsed_ns: int) -> bool:
     """Tell whether the rounds fill the seconds, by CPU time or by patience."""
     asked = seconds * 1e9
-    wall_ns = sum(each.wall_ns for each in rounds)
-    if wall_ns >= PATIENCE_FACTOR * asked:
+    if elapsed_ns >= PATIENCE_FACTOR * asked:
         return True
     if len(rounds) < MIN_ROUNDS:
         return False
