@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -84,9 +85,13 @@ def run(command: Sequence[str], config: Config) -> int:
     """
     try:
         # In a group of its own it gets Ctrl-C once, from us: a second one, as from a terminal
-        # and from us, would cut its cleaning up short.
+        # and from us, would cut its cleaning up short. A read of the terminal would stop that
+        # group for ever, so that it has none.
         process = subprocess.Popen(
-            list(command), env=environment(config, os.environ), process_group=0
+            list(command),
+            env=environment(config, os.environ),
+            stdin=subprocess.DEVNULL,
+            process_group=0,
         )
     except OSError as error:
         raise CollectError(f"{command[0]} cannot be run: {error.strerror}") from None
@@ -100,13 +105,21 @@ def run(command: Sequence[str], config: Config) -> int:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Let pytest finish as after its own Ctrl-C, then insist."""
-    process.send_signal(signal.SIGINT)
+    """Let pytest finish as after its own Ctrl-C, then insist.
+
+    The whole group is told, as by a terminal: `make` and shells wait and pass nothing on.
+    """
+    _tell(process, signal.SIGINT)
     try:
         process.wait(GRACE_S)
     except (subprocess.TimeoutExpired, KeyboardInterrupt, InterruptedRunError):
-        process.kill()
+        _tell(process, signal.SIGKILL)
         process.wait()
+
+
+def _tell(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def outcome(ended: int, report: Path) -> Outcome:

@@ -1,6 +1,9 @@
 """From runs to a report folder and back: what is judged, stored and judged again."""
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -14,7 +17,14 @@ from ci_flame import config, pipeline, pytest_command, report_folder
 from ci_flame.baseline import folder
 from ci_flame.config import BaselineKind, BaselineSpec, Config, RecordConfig, terms
 from ci_flame.config.terms import Terms
-from ci_flame.errors import BaselineError, CiFlameError, CollectError, FormatError, UsageError
+from ci_flame.errors import (
+    BaselineError,
+    CiFlameError,
+    CollectError,
+    FormatError,
+    InterruptedRunError,
+    UsageError,
+)
 from ci_flame.policy import Limit, Policy, Rule, Severity, Waiver
 from ci_flame.verdict import Note, Outcome
 
@@ -422,6 +432,43 @@ def test_the_verdict_decides(ended, code, expected):
 def test_pytest_that_fails_for_other_reasons_is_no_pass(ended):
     with pytest.raises(CollectError, match=f"exit code {ended}, and not because of a hot path"):
         pytest_command.combine(ended, 0)
+
+
+def interrupted(command, monkeypatch, tmp_path):
+    """Run a command as pytest, with Ctrl-C once it has written its process number to `pid`."""
+    pid = tmp_path / "pid"
+
+    def wait(process, timeout=None):
+        if timeout is not None:
+            return ended(process, timeout)
+        while not (pid.exists() and pid.read_text(encoding="ascii").endswith("\n")):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    ended = subprocess.Popen.wait
+    monkeypatch.setattr(subprocess.Popen, "wait", wait)
+    with pytest.raises(InterruptedRunError):
+        pytest_command.run(command, config.Config())
+    return int(pid.read_text(encoding="ascii"))
+
+
+def test_ctrl_c_reaches_pytest_through_a_wrapper(monkeypatch, tmp_path):
+    # A shell waits for what it started, and passes no signal on.
+    script = f"sh -c 'echo $$ > {tmp_path}/pid; exec sleep 60'; true"
+    pid = interrupted(["sh", "-c", script], monkeypatch, tmp_path)
+
+    cmdline = Path(f"/proc/{pid}/cmdline")  # empty once it has ended
+    deadline = time.monotonic() + 10
+    while cmdline.exists() and cmdline.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert not (cmdline.exists() and cmdline.read_bytes())
+
+
+def test_pytest_cannot_wait_for_the_terminal():
+    words = [sys.executable, "-c", "import sys; sys.exit(len(sys.stdin.read()))"]
+
+    assert pytest_command.run(words, config.Config()) == 0
 
 
 @pytest.mark.parametrize(
