@@ -1,8 +1,8 @@
 """Edge: the command line: parse, call the pipeline, print, exit.
 
-Exit codes: 0 pass or warn, 1 a hot path grew, 2 usage, 3 could not record or the command
-failed, 4 a required baseline is missing, 5 inconclusive where the policy fails on it,
-130 interrupted.
+Exit codes: 0 pass or warn, 1 a hot path grew, 2 usage, 3 could not record (or keep what was)
+or the command failed, 4 a required baseline is missing, 5 inconclusive where the policy fails
+on it, 130 interrupted.
 """
 # ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
 

@@ -62,6 +62,10 @@ class CollectError(CiFlameError):
     exit_code = 3
 
 
+class WriteError(CollectError):
+    """The disk is full or failing: what was recorded or judged could not be kept."""
+
+
 class ChildError(CollectError):
     """A benchmark's further process failed; the message carries its last lines."""
 

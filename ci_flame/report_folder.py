@@ -18,7 +18,7 @@ from typing import Final
 
 from ci_flame.config import terms as terms_file
 from ci_flame.config.terms import Terms
-from ci_flame.errors import CiFlameError, FormatError, UsageError
+from ci_flame.errors import FormatError, UsageError, WriteError
 from ci_flame.profile import Mode, Run
 from ci_flame.verdict import Outcome, Verdict
 
@@ -46,7 +46,7 @@ class Report:
 def save(verdict: Verdict, report: Report, folder: Path) -> None:
     """Write everything; an earlier report in that place is replaced, nothing else is.
 
-    Raises UsageError where `folder` holds something else, CiFlameError where the disk is full.
+    Raises UsageError where `folder` holds something else, WriteError where the disk is full.
     """
     from ci_flame.baseline import folder as run_folder  # noqa: PLC0415
     from ci_flame.report import REPORTERS  # noqa: PLC0415
@@ -158,14 +158,17 @@ def _replacing(folder: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
     except OSError as error:
-        raise CiFlameError(f"{folder} cannot be written: {error.strerror}") from None
+        raise WriteError(f"{folder} cannot be written: {error.strerror}") from None
     try:
         # mkdtemp makes it private, but CI uploads reports as another user.
         scratch.chmod(0o777 & ~_umask())
         yield scratch
         _swap(scratch, target)
+    except WriteError as error:  # of a run inside, whose scratch name means nothing to anyone
+        told = error.message.replace(str(scratch), str(folder))
+        raise WriteError(told, "free some space, or give -o") from None
     except OSError as error:
-        raise CiFlameError(
+        raise WriteError(
             f"{folder} cannot be written: {error.strerror}", "free some space, or give -o"
         ) from None
     finally:

@@ -296,6 +296,7 @@ def test_the_fixture_twice_in_a_test_is_refused(pytester):
     made = run(pytester, "--flame-replay", "run")
 
     made.assert_outcomes(failed=1)
+    assert made.ret == 1
     told = "ci-flame: test_a.py::test_a used the fixture twice: flame(...), then flame(...)"
     made.stdout.fnmatch_lines([told])
 
@@ -321,6 +322,7 @@ def test_a_benchmark_that_raises_fails_as_always_and_is_not_recorded(shop):
     made = compared(shop, "same")
 
     made.assert_outcomes(failed=1, passed=1)
+    assert made.ret == 1
     made.stdout.fnmatch_lines(["E*ValueError: invalid literal for int()*"])
     kept = folder.load(shop.path / ".ci-flame" / "run")
     assert [each.benchmark for each in kept.measurements] == ["test_shop.py::test_marker"]
@@ -341,7 +343,7 @@ def test_xdist_shows_each_failure_once_and_merges_the_run(shop):
     ]  # fmt: skip
 
 
-def test_a_full_disk_is_said_and_the_session_does_not_pass(shop):
+def test_a_run_that_cannot_be_kept_is_said_and_the_session_does_not_pass(shop):
     (shop.path / "out").write_text("a file where a folder should be")
     made = compared(shop, "same", "--flame-out", "out/run")
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ci_flame.errors import BaselineError, CiFlameError, FormatError
+from ci_flame.errors import BaselineError, CiFlameError, FormatError, WriteError
 from ci_flame.formats import pprof, run_json
 from ci_flame.profile import Frame, Measurement, Mode, Place, Profile, Run
 
@@ -222,7 +222,7 @@ def _sentences(folder: Path, size: int) -> Iterator[None]:
         yield
     except OSError as error:
         amount = f" ({size} bytes)" if size else ""
-        raise CiFlameError(
+        raise WriteError(
             f"{folder}: the run could not be written{amount}: {_reason(error)}",
             "what was there before is untouched; make room or name another folder",
         ) from error

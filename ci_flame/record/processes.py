@@ -314,8 +314,9 @@ def _read(exchange: Path, benchmark: str, code: int, output: str, where: str) ->
             " `pythonpath` in pytest's configuration",
         )
     if code != 0 or not run_folder.exists():
+        ended = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         raise ChildError(
-            f"{benchmark}: run {where}, it ended with exit code {code}\n{_tail(output)}",
+            f"{benchmark}: run {where}, it ended with {ended}\n{_tail(output)}",
             "a benchmark must pass when it runs alone: pytest " + shlex.quote(benchmark),
         )
     try:
