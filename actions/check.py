@@ -101,6 +101,19 @@ def outcome_of(report: Path) -> str:
         return "error"
 
 
+def stamp(report: Path) -> tuple[int, int]:
+    """Return what tells one written verdict from another; zeros where there is none."""
+    try:
+        status = (report / "verdict.json").stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_ino
+
+
+def _place(file: str, line: int) -> str:
+    return f",file={escape_property(file)},line={int(line)}" if file else ""
+
+
 def annotations(report: Path) -> list[str]:
     """Return one command for each finding, at its file and line; `[]` without a verdict.
 
@@ -111,8 +124,7 @@ def annotations(report: Path) -> list[str]:
         found = [each for benchmark in verdict["benchmarks"] for each in benchmark["findings"]]
         return [
             f"::{'error' if each['outcome'] == 'fail' else 'warning'} title=ci_flame"
-            + (f",file={escape_property(each['file'])},line={each['line']}" if each["file"] else "")
-            + f"::{escape(each['sentence'])}"
+            f"{_place(each['file'], each['line'])}::{escape(each['sentence'])}"
             for each in found[:MAX_ANNOTATIONS]
         ]
     except (OSError, ValueError, KeyError, TypeError):
@@ -139,20 +151,23 @@ def main() -> None:
     # What the benchmarks print must not be read as a command of the runner.
     token = secrets.token_hex(16)
     print(f"::stop-commands::{token}", flush=True)
+    earlier = stamp(report)
     try:
         code = subprocess.run([*words, "--", *command], check=False).returncode
     except OSError as error:
         code = 3
         print(f"{python}: {error.strerror}", flush=True)
     print(f"::{token}::", flush=True)
-    outcome = outcome_of(report)
+    # A report that was here before (in the checkout, or of an earlier job) is not this build's.
+    written = stamp(report) not in {earlier, (0, 0)}
+    outcome = outcome_of(report) if written else "error"
     publish(
         outcome=outcome,
         exit_code=str(code),
         baseline=baseline,
-        report=str(report) if report.is_dir() else "",
+        report=str(report) if written else "",
     )
-    for line in annotations(report):
+    for line in annotations(report) if written else ():
         print(line)
     if outcome == "error":
         print(f"::error title=ci_flame::nothing was judged (exit code {code}); see the log above")

@@ -3,6 +3,7 @@
 Stages are imported where they are called, so that `ci-flame --help` costs nothing.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -185,6 +186,7 @@ def record_command(config: Config, name: str, command: Sequence[str], repeat: in
 
 def check_command(config: Config, name: str, command: Sequence[str], repeat: int) -> Verdict:
     """Record a command, compare it with its baseline, and write run and report."""
+    _discard_report(config)
     start = Path.cwd()
     note: Note | None = None
     before: Run | None
@@ -202,6 +204,21 @@ def check_command(config: Config, name: str, command: Sequence[str], repeat: int
     verdict = judge_runs(before, after, Terms(config.policy, note=note))
     write_report(verdict, before, after, config, config.report, note=note)
     return verdict
+
+
+def _discard_report(config: Config) -> None:
+    """Remove the report of an earlier build; UsageError where what is still needed lies in it."""
+    needed = [config.record.replay] if config.record.replay else []
+    if config.baseline.kind is BaselineKind.FOLDER:
+        needed.append(Path(config.baseline.value))
+    place = os.path.realpath(config.report)
+    for each in needed:
+        if Path(os.path.realpath(each)).is_relative_to(place):
+            raise UsageError(
+                f"{each} lies in the report folder {config.report}, which is written anew",
+                "give -o another folder, or copy the run out of it",
+            )
+    report_folder.discard(config.report)
 
 
 def _record_both(config: Config, name: str, command: Sequence[str], repeat: int) -> tuple[Run, Run]:
@@ -239,7 +256,7 @@ def check_pytest(config: Config, command: Sequence[str]) -> tuple[int, Outcome]:
     from ci_flame import pytest_command  # noqa: PLC0415
     from ci_flame.baseline import rerun  # noqa: PLC0415
 
-    report_folder.discard(config.report)
+    _discard_report(config)
     spec = config.baseline
     if config.policy.baseline_required and spec.kind in (BaselineKind.AUTO, BaselineKind.NONE):
         # Before anything runs: under pytest this would be a usage error like any other.

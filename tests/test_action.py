@@ -341,6 +341,18 @@ def test_python_that_is_missing_is_an_outcome_not_a_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_report_that_was_there_before_is_not_this_builds(tmp_path):
+    report = tmp_path / ".ci-flame" / "report"
+    report.mkdir(parents=True)
+    verdict = {"outcome": "pass", "benchmarks": [{"findings": [finding(1)]}]}
+    (report / "verdict.json").write_text(json.dumps(verdict), encoding="utf-8")
+    done, outputs = run_check(tmp_path, CI_FLAME_PYTHON="python9", CI_FLAME_BASELINE="none")
+
+    assert (outputs["outcome"], outputs["exit-code"], outputs["report"]) == ("error", "3", "")
+    assert "nothing was judged" in done.stdout
+    assert "grew by" not in done.stdout
+
+
 def test_what_a_benchmark_prints_is_no_command_of_the_runner(tmp_path):
     """Everything of the check stands between stop-commands and its random token."""
     (tmp_path / "broken.yml").write_text("version: 2\n", encoding="utf-8")

@@ -329,6 +329,26 @@ def test_a_job_that_cannot_record_says_so_in_its_outputs(project):
     assert (project / "output").read_text() == "outcome=error\nexit-code=3\nreport=\n"
 
 
+def test_a_check_that_fails_leaves_no_report_of_an_earlier_one(project):
+    assert replayed(project, "--replay", "after").returncode == 0
+    assert (project / ".ci-flame/report/verdict.json").exists()
+
+    call("check", "--", "no-such-program", check=3)
+
+    assert not (project / ".ci-flame/report").exists()
+
+
+@pytest.mark.parametrize("command", ["true", "pytest"])
+@pytest.mark.parametrize("option", ["--replay {}", "--baseline folder:{}"])
+def test_what_is_needed_of_an_earlier_report_is_not_removed(project, option, command):
+    assert replayed(project, "--replay", "after").returncode == 0
+    run = ".ci-flame/report/after"
+    done = call("check", *option.format(run).split(), "--", command, check=2)
+
+    assert f"{run} lies in the report folder .ci-flame/report" in done.stderr
+    assert (project / run / "run.json").exists()
+
+
 def test_no_baseline_passes_unless_it_is_required(project):
     assert replayed(project, "--replay", "after", "--baseline", "none").returncode == 0
     (project / "ci-flame.yml").write_text("version: 1\nbaseline: {required: true}\n")
