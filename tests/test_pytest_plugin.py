@@ -156,6 +156,14 @@ def test_a_first_run_passes_and_says_that_nothing_was_compared(shop):
     made.stdout.fnmatch_lines(["ci-flame: NO-BASELINE (4 benchmarks: 4 no-baseline)"])
 
 
+def test_the_policy_file_may_name_the_baseline(shop):
+    shop.makefile(".yml", **{"ci-flame": "version: 1\nbaseline: {from: 'folder:before'}\n"})
+    made = run(shop, "--flame-replay", "after", "-k", "fixture")
+
+    assert made.ret == 1
+    made.stdout.fnmatch_lines(["ci-flame: baseline *before (commit 0123456789)"])
+
+
 def test_a_required_baseline_that_is_missing_is_a_usage_error(shop):
     shop.makefile(".yml", **{"ci-flame": "version: 1\nbaseline: {required: true}\n"})
     made = run(shop, "--flame-replay", "same")

@@ -297,10 +297,16 @@ def test_a_further_process_that_dies_fails_the_item_with_its_last_lines(pytester
 
 def test_a_benchmark_too_short_to_sample_says_how_long_it_must_be(pytester):
     pytester.makepyfile("def test_it(flame): flame(sum, range(1000))")
-    first = run(pytester, "--flame-frequency=99", seconds=0.1)
+    first = run(pytester, "--flame-frequency=99", "-p", "no:xdist", seconds=0.1)
     made = run(pytester, "--flame-frequency=99", "--flame-baseline=.ci-flame/run", seconds=0.1)
 
     assert first.ret == made.ret == 0
+    head = "ci-flame: ebpf at 99 Hz, 1 process of 0.1 s per benchmark"
+    first.stdout.fnmatch_lines(
+        [head, "ci-flame: no baseline: .ci-flame/baseline does not exist",
+         "ci-flame: 1 benchmark, about 2 s in all"]
+    )  # fmt: skip
+    made.stdout.fnmatch_lines([head, "ci-flame: baseline .ci-flame/run"])
     made.stdout.re_match_lines(
         [r".*too short to sample: \d+ samples in 0\.1\d* s of CPU time, 100 .*--flame-seconds \d"]
     )
