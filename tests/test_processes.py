@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,25 @@ def test_a_process_that_does_not_end_is_ended(tmp_path, monkeypatch):
     pid = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_what_a_benchmark_leaves_running_is_ended(tmp_path, monkeypatch):
+    body = (
+        "import pathlib, subprocess\n"
+        "def test_it():\n"
+        "    left = subprocess.Popen(['sleep', '60'])\n"
+        f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(left.pid))\n"
+        "    raise LookupError\n"
+    )
+    with pytest.raises(ChildError):
+        _run_without_flame(tmp_path, body, monkeypatch)
+
+    cmdline = Path(f"/proc/{(tmp_path / 'pid').read_text()}/cmdline")  # empty once it has ended
+    deadline = time.monotonic() + 10
+    while cmdline.exists() and cmdline.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert not (cmdline.exists() and cmdline.read_bytes())
 
 
 def test_a_test_that_is_not_there_is_missing_not_broken(tmp_path, monkeypatch):

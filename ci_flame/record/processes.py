@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -244,7 +245,7 @@ def run(
     """Record one benchmark in a process of its own and return its run.
 
     Raises ChildError with the process's last lines, MissingBenchmark where the test is not
-    there; whatever ends the wait, the process is gone afterwards.
+    there; whatever ends the wait, the process and what it started are gone afterwards.
     """
     with tempfile.TemporaryDirectory(prefix="ci-flame-") as name:
         exchange = Path(name)
@@ -281,7 +282,7 @@ def _wait(process: "subprocess.Popen[bytes]", benchmark: str, timeout_s: float) 
     except subprocess.TimeoutExpired:
         raise ChildError(
             f"{benchmark}: a further process did not end within {timeout_s:.0f} s",
-            "fewer --flame-processes or --flame-seconds make it shorter",
+            "a benchmark is called many times in there; one call, set-up and all, must be shorter",
         ) from None
     finally:
         _end(process)
@@ -290,13 +291,13 @@ def _wait(process: "subprocess.Popen[bytes]", benchmark: str, timeout_s: float) 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     """End the process's group: asked first, so that it can stop its collector."""
     for number, patience_s in ((signal.SIGINT, 5.0), (signal.SIGKILL, 5.0)):
-        if process.poll() is not None:
-            return
-        try:
-            os.killpg(process.pid, number)
-            process.wait(patience_s)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+        if process.poll() is None:
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, number)
+                process.wait(patience_s)
+    with suppress(OSError):
+        # What the benchmark left running would take its CPU from the next one.
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _read(exchange: Path, benchmark: str, code: int, output: str, where: str) -> Run:
