@@ -309,6 +309,12 @@ def test_check_compares_with_a_stored_run(project):
     assert (project / ".ci-flame/run/run.json").exists()
     assert replayed(project, "--replay", "before", "--baseline", "folder:before").returncode == 0
 
+    lenient = "version: 1\nbaseline: {from: 'folder:before'}\nrules: [{max_growth: 500%}]\n"
+    (project / "lenient.yml").write_text(lenient)
+    done = replayed(project, "--replay", "after", "--policy", "lenient.yml", "-o", "out")
+    assert (done.returncode, (project / "out/report.html").exists()) == (0, True)
+    assert "ci-flame: pass; out/report.html" in done.stderr
+
 
 def test_what_a_ci_job_collects(project):
     words = ["--replay", "after", "--baseline", "folder:before", "-o", "out"]

@@ -104,7 +104,7 @@ def test_unchanged_code_passes(shop):
     assert made.ret == 0
     made.stdout.fnmatch_lines(["ci-flame: replays same", "ci-flame: baseline before*"])
     made.stdout.fnmatch_lines(["ci-flame: PASS (4 benchmarks: 4 pass)"])
-    made.stdout.fnmatch_lines(["report: .ci-flame/report/report.html"])
+    made.stdout.fnmatch_lines(["report: .ci-flame/report/report.html", "run:    .ci-flame/run"])
 
 
 def test_a_hot_path_that_grew_fails_its_item_with_one_sentence(shop):
@@ -373,6 +373,8 @@ def test_interrupted_sessions_keep_what_was_recorded_as_incomplete(shop):
     made = shop.runpytest_subprocess("--flame", *NOT_HERE, *words)
 
     assert made.ret == 2
+    told = "run:    .ci-flame/run (interrupted: marked incomplete, no baseline)"
+    made.stdout.fnmatch_lines([told])
     kept = folder.load(shop.path / ".ci-flame" / "run", incomplete_ok=True)
     assert [each.benchmark for each in kept.measurements] == ["test_shop.py::test_fixture"]
     assert not kept.complete

@@ -67,6 +67,7 @@ class Session:
         self._parts: Path | None = None
         self._heap = layout.stir() if child else []
         self._verdict: Verdict | None = None
+        self._complete = True
         self._unused: list[str] = []
         self._trouble = ""
 
@@ -276,8 +277,8 @@ class Session:
                 self.suite.gather(self._parts)
             if not self.suite.judged:
                 return
-            complete = exitstatus != pytest.ExitCode.INTERRUPTED
-            after = self.suite.run(complete=complete, start=self._root)
+            self._complete = exitstatus != pytest.ExitCode.INTERRUPTED
+            after = self.suite.run(complete=self._complete, start=self._root)
             before = self.suite.run_before()
             self._verdict = self.suite.verdict(after, before, self._removed(session.config))
             self.suite.write(after, before, self._verdict)
@@ -318,7 +319,8 @@ class Session:
             colour = terminalreporter._tw.hasmarkup  # noqa: SLF001
             terminalreporter.write(terminal.render(self._verdict, width, colour=colour))
             terminalreporter.write_line(f"report: {self.suite.config.report / 'report.html'}")
-            terminalreporter.write_line(f"run:    {self.suite.config.out}")
+            marked = "" if self._complete else " (interrupted: marked incomplete, no baseline)"
+            terminalreporter.write_line(f"run:    {self.suite.config.out}{marked}")
         for line in self._unused:
             terminalreporter.write_line(f"note: {line}")
         if self._trouble:
