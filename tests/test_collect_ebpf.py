@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from ci_flame.collect import COLLECTORS, Target, choose, ebpf
+from ci_flame.collect import COLLECTORS, Target, choose, cpython, ebpf, libbpf, sampler
 from ci_flame.collect.machine import probe
 from ci_flame.errors import CollectError
 from ci_flame.profile import GC, TRUNCATED, Frame, Kind
+from ci_flame.symbols.native import NativeNames
 
 MACHINE = probe()
 OBSTACLE = COLLECTORS["ebpf"].obstacle(MACHINE, python=True)
@@ -451,6 +452,53 @@ def test_children_by_exec_are_found_again(tmp_path):
     assert share(recording, "inner:<module>", "inner:inner") > 0.75
 
 
+def bare_sampler():
+    """A sampler that samples nothing: what it knows of programs, without the BPF object."""
+    made = object.__new__(sampler.Sampler)
+    made._native = NativeNames()
+    made._unsupported = {}
+    made._images = {}
+    return made
+
+
+def refuse(*_):
+    raise cpython.UnsupportedPythonError("CPython 3.99 is not supported")
+
+
+@pytest.mark.parametrize("refused", ["find_python", "pack"])
+def test_a_child_that_cannot_be_walked_is_counted_and_ends_nothing(monkeypatch, refused):
+    layout = cpython.find_python(os.getpid(), NativeNames())
+    if refused == "pack":
+        monkeypatch.setattr(cpython.Layout, "pack", refuse)
+        monkeypatch.setattr(cpython, "find_python", lambda *_: layout)
+    else:
+        monkeypatch.setattr(cpython, "find_python", refuse)
+    made = bare_sampler()
+    image = sampler.Image(os.getpid(), searched_until=time.monotonic() + 5)
+
+    assert made._search(image)
+    assert made._unsupported == {"CPython 3.99 is not supported": 1}
+
+
+def test_the_launcher_of_a_native_command_may_be_any_python(monkeypatch):
+    monkeypatch.setattr(cpython, "find_python", refuse)
+
+    assert bare_sampler()._root(os.getpid(), python=False).layout == cpython.EMPTY
+    with pytest.raises(cpython.UnsupportedPythonError):
+        bare_sampler()._root(os.getpid(), python=True)
+
+
+def test_a_process_that_has_ended_is_not_put_back_among_those_that_are_sampled():
+    with contextlib.closing(libbpf.BpfObject(sampler.OBJECT)) as loaded:
+        key, value = bytes([1, 0, 0, 0]), bytes(8 + len(cpython.EMPTY))
+
+        assert not loaded.replace("processes", key, value)
+        assert loaded.lookup("processes", key, len(value)) is None
+        loaded.update("processes", key, value)
+        assert loaded.replace("processes", key, b"\1" + value[1:])
+        assert loaded.lookup("processes", key, len(value)) == b"\1" + value[1:]
+
+
 @pytest.mark.parametrize("python", OTHERS, ids=lambda path: path.name)
 def test_another_cpython(tmp_path, python):
     body = """
@@ -553,8 +601,6 @@ def test_frequencies_outside_the_limits_are_refused(frequency_hz):
 
 def test_a_frequency_that_the_kernel_would_throttle_is_refused_with_the_cure():
     # As set here; the sysctl is left alone, so the collector's own check is called.
-    from ci_flame.collect import sampler
-
     limit = sampler._max_sample_rate()
     with pytest.raises(CollectError, match=f"max_sample_rate is {limit}") as error:
         sampler._check_rate(limit)

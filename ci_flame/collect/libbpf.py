@@ -17,6 +17,7 @@ from ci_flame.errors import CollectError
 _LOG_BYTES: Final = 1 << 24
 _LOG_LINES: Final = 400
 _RUN_TIME_STATS: Final = 0
+_BPF_EXIST: Final = 2
 
 _Print = c.CFUNCTYPE(c.c_int, c.c_int, c.c_void_p, c.c_void_p)
 _Record = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p, c.c_size_t)
@@ -99,6 +100,11 @@ class BpfObject:
         """Store one entry."""
         if self._library.bpf_map_update_elem(self.map_fd(map_name), key, value, 0):
             raise CollectError(f"map {map_name}: {os.strerror(c.get_errno())}")
+
+    def replace(self, map_name: str, key: bytes, value: bytes) -> bool:
+        """Store an entry in the place of one; False where there is none (any more)."""
+        descriptor = self.map_fd(map_name)
+        return not self._library.bpf_map_update_elem(descriptor, key, value, _BPF_EXIST)
 
     def lookup(self, map_name: str, key: bytes, value_bytes: int) -> bytes | None:
         """Return one entry; None if it is not there."""

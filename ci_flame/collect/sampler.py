@@ -60,7 +60,7 @@ class Image:
     python: str = ""
     """Version, when it is known to run CPython."""
     searched_until: float = 0.0
-    """Monotonic time to look for a CPython until; 0: found, or given up."""
+    """Monotonic time to look for a CPython until."""
     tgid: int = 0
     """Key of the process in the BPF map, while the search goes on."""
     stale: bool = False
@@ -79,6 +79,9 @@ class Sampler:
         self._counts: Counter[bytes] = Counter()
         self._new: list[bytes] = []
         self._images: dict[int, Image] = {}
+        self._sought: dict[int, Image] = {}
+        """Of the images, those that may turn out to be Python."""
+        self._stale: list[Image] = []
         self._ended: set[int] = set()
         self._records = 0
         self._before = [0] * 5
@@ -103,13 +106,14 @@ class Sampler:
 
     def next_poll_seconds(self) -> float:
         """Return how long the caller may wait before the next `poll`."""
-        return _DISCOVERY_SECONDS if self._searching() else _REDRAW_SECONDS
+        return _DISCOVERY_SECONDS if self._sought else _REDRAW_SECONDS
 
     def poll(self) -> None:
         """Take the records, look for interpreters that have just started, redraw the periods."""
         self._object.consume()
-        for image in self._searching():
-            self._search(image)
+        for number, image in list(self._sought.items()):
+            if self._search(image):
+                del self._sought[number]
         self._snapshot()
         now = time.monotonic()
         for event in self._events:
@@ -169,7 +173,12 @@ class Sampler:
         image = Image(pid)
         deadline = time.monotonic() + _ROOT_SECONDS
         while True:
-            layout = cpython.find_python(pid, self._native)
+            try:
+                layout = cpython.find_python(pid, self._native)
+            except cpython.UnsupportedPythonError:
+                if python:
+                    raise
+                layout = None  # the launcher of a command that is not Python
             if layout or not python or not _alive(pid) or time.monotonic() > deadline:
                 break
             time.sleep(_DISCOVERY_SECONDS)
@@ -224,13 +233,16 @@ class Sampler:
         pid = int.from_bytes(data[4:8], "little")
         image = self._images.setdefault(place.image, Image(pid))
         image.pid = image.pid or pid
-        if place.address and image.space.find(place.address) is None:
+        if place.address and not image.stale and image.space.find(place.address) is None:
             image.stale = True
+            self._stale.append(image)
 
     def _image_changed(self, kind: int, data: bytes) -> None:
         change = unpack_image(data)
-        if kind == EXIT:
+        if kind != FORK:
             self._ended.add(change.before)
+            self._sought.pop(change.before, None)
+        if kind == EXIT:
             return
         before = self._images.get(change.before)
         if kind == FORK:
@@ -239,45 +251,41 @@ class Sampler:
             if before:
                 image.space.update(before.space.mappings)
         else:
-            self._ended.add(change.before)
             image = Image(change.pid, tgid=change.tgid)
             image.searched_until = time.monotonic() + _DISCOVERY_LIMIT_SECONDS
+            self._sought[change.image] = image
         self._images[change.image] = image
 
-    def _searching(self) -> list[Image]:
-        return [
-            image
-            for number, image in self._images.items()
-            if image.searched_until and number not in self._ended
-        ]
+    def _search(self, image: Image) -> bool:
+        """Look for a CPython in a program that has just been started by exec; True: looked enough.
 
-    def _search(self, image: Image) -> None:
-        """Look for a CPython in a program that has just been started by exec."""
+        What cannot be walked is recorded as a program that is not Python, and counted.
+        """
         if time.monotonic() > image.searched_until:
-            image.searched_until = 0.0
-            return
+            return True
         image.space.update(read_maps(image.pid))
         try:
             layout = cpython.find_python(image.pid, self._native)
+            packed = layout.pack() if layout else b""
         except cpython.UnsupportedPythonError as error:
-            image.searched_until = 0.0
             self._unsupported[error.message] = self._unsupported.get(error.message, 0) + 1
-            return
+            return True
         if layout is None:
-            return
-        image.searched_until = 0.0
+            return False
         image.python = layout.version
         key = struct.pack("<I", image.tgid)
         value = self._object.lookup("processes", key, 8 + len(cpython.EMPTY))
         if value and self._images.get(struct.unpack_from("<Q", value)[0]) is image:
-            self._object.update("processes", key, value[:8] + layout.pack())
+            # Should it end meanwhile, its number must not come back: it may become another's.
+            self._object.replace("processes", key, value[:8] + packed)
+        return True
 
     def _snapshot(self) -> None:
         """Read the mappings again where an address fell outside them (dlopen, new children)."""
-        for image in self._images.values():
-            if image.stale:
-                image.space.update(read_maps(image.pid))
-                image.stale = False
+        for image in self._stale:
+            image.space.update(read_maps(image.pid))
+            image.stale = False
+        self._stale.clear()
 
 
 @dataclass(frozen=True, slots=True)
