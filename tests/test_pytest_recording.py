@@ -208,17 +208,24 @@ def _two_trees(pytester, factor):
         (pytester.path / "base" / name).write_text((pytester.path / name).read_text())
 
 
-@pytest.mark.parametrize(("factor", "outcome"), [(3, "failed"), (1, "passed")])
-def test_the_base_commit_is_recorded_beside_and_a_planted_growth_fails(pytester, factor, outcome):
+@pytest.mark.parametrize(
+    ("factor", "outcome", "workers"),
+    [(3, "failed", ()), (1, "passed", ()), (3, "failed", ("-n2",))],
+)
+def test_the_base_commit_is_recorded_beside_and_a_planted_growth_fails(
+    pytester, factor, outcome, workers
+):
     _two_trees(pytester, factor)
-    words = ("--flame-baseline=tree:base", "test_shop.py", "--junitxml=junit.xml")
+    words = ("--flame-baseline=tree:base", "test_shop.py", "--junitxml=junit.xml", *workers)
     made = run(pytester, *words, processes=3, seconds=0.3)
 
     made.assert_outcomes(**{outcome: 1})
     assert made.ret == (1 if outcome == "failed" else 0)
     text = made.stdout.str()
     assert ("shop:tokenize grew by" in text) is (outcome == "failed")
-    assert ('failures="1"' in (pytester.path / "junit.xml").read_text()) is (factor > 1)
+    assert text.count("FAILED test_shop.py::test_checkout") == (factor > 1)
+    cases = (pytester.path / "junit.xml").read_text()
+    assert (cases.count("<testcase "), cases.count("<failure ")) == (1, factor > 1)
     before = folder.load(pytester.path / ".ci-flame" / "report" / "before")
     after = folder.load(pytester.path / ".ci-flame" / "report" / "after")
     assert [len(each.processes) for each in before.measurements] == [3]
