@@ -53,6 +53,16 @@ def test_a_kind_that_one_process_lacks_is_not_used():
     assert speed.choose_kinds((before, after)) == ("memory",)
 
 
+def test_two_kinds_that_a_process_never_has_in_one_round_are_no_pair():
+    before, after = sides(fit={"core": 0.05, "memory": 0.05})  # clearly better together
+    even = np.arange(50) % 2 == 0
+    for kind, there in (("core", even), ("memory", ~even)):
+        before[0].references[kind][~there] = np.nan
+
+    assert len(speed.choose_kinds((before, after))) == 1
+    assert np.isfinite(speed.machine(before, after, None).log_cost_before).all()
+
+
 def test_the_choice_does_not_depend_on_the_side():
     before, after = sides(fit={"core": 0.05, "memory": 0.045})
 

@@ -72,9 +72,14 @@ def choose_kinds(sides: Sequence[Sequence[Clocks]]) -> tuple[str, ...]:
     spreads: dict[tuple[str, ...], float] = {}
     for kinds in [(k,) for k in common] + list(combinations(common, 2)):
         squares, degrees = 0.0, 0
-        for clocks in processes:
-            ratio = np.log(clocks.cpu_ns / clocks.iterations) - _reference(clocks, kinds)
-            ratio = ratio[np.isfinite(ratio)]
+        ratios = [
+            np.log(clocks.cpu_ns / clocks.iterations) - _reference(clocks, kinds)
+            for clocks in processes
+        ]
+        ratios = [ratio[np.isfinite(ratio)] for ratio in ratios]
+        if not all(map(len, ratios)):
+            continue  # a process has both kinds, but never in one round
+        for ratio in ratios:
             if len(ratio) > 1:
                 # Median absolute deviation: one interrupted round must not choose the kind.
                 centre = float(np.median(ratio))
