@@ -90,7 +90,8 @@ def usable(run: Run, name: str) -> None:
 
 
 def compare(before: Run, after: Run, policy: Policy) -> Verdict:
-    """Return the verdict on two runs."""
+    """Return the verdict on two runs; BaselineError where the first cannot be a before side."""
+    usable(before, "before")
     return judge_runs(before, after, Terms(policy))
 
 
@@ -101,7 +102,6 @@ def judge_runs(before: Run | None, after: Run, terms: Terms) -> Verdict:
 
     if before is None:
         return _judge_alone(after, terms)
-    usable(before, "before")
     changes = diff(before, after)
     if not terms.benchmarks:
         return judge(changes, terms.policy, after=after, family=terms.family)

@@ -217,6 +217,15 @@ def test_explain_judges_again_to_the_same_bytes(tmp_path, before, after):
     assert REPORTERS["junit"](again) == (tmp_path / "r" / "junit.xml").read_text()
 
 
+def test_explain_of_benchmarks_that_are_all_new(tmp_path, before, after):
+    write(replace(before, measurements=()), after, tmp_path / "r")
+
+    verdict = pipeline.explain(tmp_path / "r")
+
+    assert verdict.outcome is Outcome.NO_BASELINE
+    assert {note.slug for note in verdict.notes} == {"new-benchmark"}
+
+
 def test_explain_without_a_before_side(tmp_path, after):
     write(None, after, tmp_path / "r", note=Note("no-baseline", "no baseline: gone"))
 
