@@ -332,9 +332,10 @@ def doctor(*, as_json: bool) -> int:
     Ends with 0 if Python benchmarks can be recorded, else with 3.
     """
     from ci_flame.collect import choose, machine
+    from ci_flame.record import layout
 
     found = machine.probe()
-    rows = machine.doctor(found)
+    rows = (*machine.doctor(found), layout.row())
     try:
         choose(found, python=True)
     except CiFlameError:

@@ -280,6 +280,7 @@ def test_the_doctor_says_the_same_as_json(project):
     assert told.returncode == (0 if document["usable"] else 3)
     for row in document["rows"]:
         assert row["found"] in told.stdout
+    assert {"ebpf for Python", "memory layout"} <= {row["what"] for row in document["rows"]}
 
 
 def test_the_doctor_of_a_machine_that_cannot(monkeypatch):

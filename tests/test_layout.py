@@ -79,6 +79,12 @@ def test_held_moves_no_code_of_the_interpreter():
 
 
 @needs_personality
+def test_the_doctor_tries_it():
+    assert layout.permitted()
+    assert layout.row() == ("memory layout", "the interpreter can be held in place", "")
+
+
+@needs_personality
 def test_held_is_put_back():
     before = personality()
     with layout.held():
@@ -112,6 +118,10 @@ def test_where_it_is_refused_nothing_is_changed(monkeypatch):
 
     assert asked == [_ASK]
     assert layout.describe() == "random"
+    assert not layout.permitted()
+    _, found, cure = layout.row()
+    assert found == "random, personality(2) is refused: costs spread more between processes"
+    assert "seccomp" in cure
 
 
 # -- the words ------------------------------------------------------------------------

@@ -56,6 +56,23 @@ def held() -> Iterator[None]:
             _personality(before)
 
 
+def permitted() -> bool:
+    """Return whether `held` holds here."""
+    with held():
+        return bool(max(_personality(_ASK), 0) & _ADDR_NO_RANDOMIZE)
+
+
+def row() -> tuple[str, str, str]:
+    """Return what `ci-flame doctor` says of it: what, what was found, and the cure (or empty)."""
+    if permitted():
+        return "memory layout", "the interpreter can be held in place", ""
+    return (
+        "memory layout",
+        "random, personality(2) is refused: costs spread more between processes",
+        "in a container: docker run --security-opt seccomp=unconfined",
+    )
+
+
 def padding() -> str:
     """Return a value of random length for `PADDING_VARIABLE`."""
     return "x" * random.randrange(_STACK_PADDING)  # noqa: S311 - an offset, not a secret
