@@ -100,6 +100,18 @@ def test_growth_fails_and_names_the_guilty(before, after, guilty):
     assert named(got) == [guilty]
 
 
+@pytest.mark.parametrize("of_total", [Severity.WARN, Severity.FAIL])
+def test_a_warning_about_the_whole_hides_no_failure_of_its_functions(of_total):
+    rules = policy(
+        rule(frames=("shop.*",)),
+        rule(frames=("[total]",), severity=of_total, max_growth=Limit(share=0.05)),
+    )
+    got = verdict(SHOP, {path: cost * 1.3 for path, cost in SHOP.items()}, rules)
+
+    assert got.outcome is Outcome.FAIL
+    assert (named(got) == ["[total]"]) is (of_total is Severity.FAIL)
+
+
 def test_the_sentence_has_the_path_and_the_place():
     got = verdict(SHOP, grown(SHOP, TOKENIZE, 1.3), places={TOKENIZE: ("src/shop/parser.py", 88)})
     finding = got.findings[0]

@@ -55,7 +55,12 @@ def deepest(broken: Sequence[Broken], columns: Columns) -> list[Broken]:
     if not broken:
         return []
     whole = [each for each in broken if each.unit.frame == TOTAL]
-    if whole and grew_evenly(columns):
+    # A warning about the whole does not excuse a failure of its parts.
+    if (
+        whole
+        and (_worst(whole).fails or not any(each.fails for each in broken))
+        and grew_evenly(columns)
+    ):
         return [_worst(whole)]
     growth = _node_growth(columns)
     tree = columns.evidence
