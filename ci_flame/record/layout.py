@@ -36,7 +36,7 @@ def _personality(value: int) -> int:
     """Call personality(2) for this thread; -1 where it is refused or unknown."""
     try:
         return int(ctypes.CDLL(None).personality(ctypes.c_ulong(value)))
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows, which has no CDLL(None)
         return -1
 
 
