@@ -188,7 +188,7 @@ def check(
             verdict = pipeline.check_command(config, _name(name, command), command, repetitions)
             _print(verdict)
             outcome = verdict.outcome
-            code = pipeline.exit_code(outcome, config.policy)
+            code = pipeline.stored_exit_code(config.report)
     except CiFlameError as error:
         _publish(config.report, None, error.exit_code, None, github_output)
         raise
@@ -270,7 +270,7 @@ def gate(folder: str) -> int:
     from ci_flame import pipeline, report_folder
 
     outcome = report_folder.outcome(Path(folder))
-    code = pipeline.exit_code(outcome, report_folder.terms(Path(folder)).policy)
+    code = pipeline.stored_exit_code(Path(folder))
     click.echo(f"ci-flame: {outcome.value}", err=True)
     return code
 

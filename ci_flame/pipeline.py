@@ -32,15 +32,25 @@ class Found:
     """For headers: `baseline .ci-flame/baseline (commit 1a2b3c4)`, `no baseline: …`."""
 
 
-def exit_code(outcome: Outcome, policy: Policy) -> int:
-    """Return what the command line ends with."""
+def exit_code(outcome: Outcome, policy: Policy, *, compared: bool = True) -> int:
+    """Return what the command line ends with.
+
+    `compared`: there was a before side. Without one a budget may still have warned, and the
+    outcome then says no more that a required baseline is missing.
+    """
     if outcome is Outcome.FAIL:
         return FAIL
-    if outcome is Outcome.NO_BASELINE and policy.baseline_required:
+    if policy.baseline_required and (outcome is Outcome.NO_BASELINE or not compared):
         return NO_BASELINE
     if outcome is Outcome.INCONCLUSIVE and policy.inconclusive_fails:
         return INCONCLUSIVE
     return PASS
+
+
+def stored_exit_code(folder: Path) -> int:
+    """Return the same of the report in a folder."""
+    outcome, policy = report_folder.outcome(folder), report_folder.terms(folder).policy
+    return exit_code(outcome, policy, compared=report_folder.compared(folder))
 
 
 # -- the before side ------------------------------------------------------------------
@@ -68,6 +78,15 @@ def load_baseline(spec: BaselineSpec, start: Path) -> Found:
             return _found(git.load(spec.value, start), str(spec))
         case BaselineKind.RERUN | BaselineKind.TREE:
             raise UsageError(f"baseline {spec} is recorded, not loaded", "ci-flame check does that")
+
+
+def checkout(spec: BaselineSpec) -> Path:
+    """Return the folder that a `tree` baseline names; BaselineError where there is none."""
+    folder = Path(spec.value).resolve()
+    if not folder.is_dir():
+        missing = "is not a folder" if folder.exists() else "there is no such folder"
+        raise BaselineError(f"baseline {spec}: {missing}", "git worktree add DIR REV")
+    return folder
 
 
 def _found(run: Run, name: str) -> Found:
@@ -231,7 +250,7 @@ def _record_both(config: Config, name: str, command: Sequence[str], repeat: int)
         if config.baseline.kind is BaselineKind.RERUN:
             tree = stack.enter_context(rerun.worktree(config.baseline.value, start))
         else:
-            tree = Path(config.baseline.value).resolve()
+            tree = checkout(config.baseline)
         here = recorder.Side.here(command)
         there = recorder.Side.there(command, start, tree)
         before, after = recorder.record(config.record, name, (there, here), repeat)
@@ -258,18 +277,20 @@ def check_pytest(config: Config, command: Sequence[str]) -> tuple[int, Outcome]:
 
     _discard_report(config)
     spec = config.baseline
-    if config.policy.baseline_required and spec.kind in (BaselineKind.AUTO, BaselineKind.NONE):
-        # Before anything runs: under pytest this would be a usage error like any other.
-        found = load_baseline(spec, Path.cwd())
-        if found.run is None:
-            raise MissingBaselineError(
-                f"{found.told}, and the policy requires one", _CURE_NO_BASELINE
-            )
     with ExitStack() as stack:
+        # Before anything runs: under pytest, what is wrong here is an error like any other.
         if spec.kind is BaselineKind.RERUN:
             tree = stack.enter_context(rerun.worktree(spec.value, Path.cwd()))
             spec = BaselineSpec(BaselineKind.TREE, str(tree))
+        elif spec.kind is BaselineKind.TREE:
+            checkout(spec)
+        else:
+            found = load_baseline(spec, Path.cwd())
+            if found.run is None and config.policy.baseline_required:
+                raise MissingBaselineError(
+                    f"{found.told}, and the policy requires one", _CURE_NO_BASELINE
+                )
         ended = pytest_command.run(command, replace(config, baseline=spec))
     outcome = pytest_command.outcome(ended, config.report)
-    code = exit_code(outcome, report_folder.terms(config.report).policy)
+    code = stored_exit_code(config.report)
     return pytest_command.combine(ended, code), outcome

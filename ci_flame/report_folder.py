@@ -98,6 +98,11 @@ def outcome(folder: Path) -> Outcome:
         raise FormatError(str(path), "not a verdict of ci_flame") from None
 
 
+def compared(folder: Path) -> bool:
+    """Return whether a report has a before side."""
+    return (folder / "before").exists()
+
+
 def terms(folder: Path) -> Terms:
     """Return what a report was judged by."""
     _must_be_report(folder)

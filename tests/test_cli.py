@@ -366,6 +366,18 @@ def test_no_baseline_passes_unless_it_is_required(project):
     call("gate", ".ci-flame/report", check=4)
 
 
+def test_a_budget_that_warns_does_not_stand_in_for_a_required_baseline(project):
+    (project / "ci-flame.yml").write_text(
+        "version: 1\nbaseline: {required: true}\n"
+        "rules: [{frames: ['*'], budget: 1%, severity: warn}]\n"
+    )
+    done = replayed(project, "--replay", "after", "--github-output", "output")
+
+    assert done.returncode == 4
+    assert "outcome=warn\nexit-code=4\n" in (project / "output").read_text()
+    call("gate", ".ci-flame/report", check=4)
+
+
 @pytest.mark.parametrize("baseline", ["auto", "none"])
 def test_a_required_baseline_that_is_missing_stops_pytest_before_it_starts(project, baseline):
     (project / "ci-flame.yml").write_text("version: 1\nbaseline: {required: true}\n")
