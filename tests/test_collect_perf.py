@@ -172,6 +172,19 @@ def test_recording_past_its_limit_is_refused(tree, monkeypatch):
             session.close()
 
 
+def test_perf_script_that_says_nothing_is_given_up(tmp_path, monkeypatch):
+    program = tmp_path / "perf"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(perf, "SCRIPT_SECONDS", 0.3)
+    session = perf.PerfSession(str(program), Target(os.getpid(), python=False), "cpu-clock")
+    try:
+        with pytest.raises(CollectError, match="perf script did not end within 0 s"):
+            session._script()
+    finally:
+        session.close()
+
+
 @pytest.mark.root
 @needs_perf
 def test_first_perf_that_works_is_used(tree, tmp_path, monkeypatch):
