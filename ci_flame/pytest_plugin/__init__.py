@@ -1,7 +1,7 @@
 """Edge: what pytest loads in every run: the options, the marker and the fixtures.
 
 Without `--flame` nothing else of ci_flame is imported, `flame(fn)` just calls `fn`, and no
-hook runs per test. With it, `pytest_session.Session` is registered and does the work.
+hook runs per test. With it, `session.Session` is registered and does the work.
 """
 
 import os

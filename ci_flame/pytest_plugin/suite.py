@@ -3,7 +3,7 @@
     recorded here ─ further processes ─ Measurement ─ diff ─ judge ─ BenchmarkVerdict
                                             └────────── Run ─────────── Verdict ─┘
 
-Knows nothing of pytest: `pytest_session.py` calls it.
+Knows nothing of pytest: `session.py` calls it.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from typing import Final
 from ci_flame import pipeline
 from ci_flame.baseline import folder, git
 from ci_flame.config import Config, RecordConfig, marker_record, marker_rules
-from ci_flame.errors import CiFlameError, UsageError
+from ci_flame.errors import UsageError
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
 from ci_flame.record import processes
@@ -377,8 +377,3 @@ def _measurement(
     for _, each in reversed(parts):
         places.update(each)
     return Measurement(benchmark, tuple(process for process, _ in parts), root, places)
-
-
-def as_one_line(error: CiFlameError) -> str:
-    """Return the error as a failed item shows it: the message, then the cure."""
-    return f"ci-flame: {error}"
