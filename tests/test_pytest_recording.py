@@ -232,6 +232,40 @@ def test_the_base_commit_is_recorded_beside_and_a_planted_growth_fails(
     assert [len(each.processes) for each in after.measurements] == [3]
 
 
+def test_the_base_commit_may_be_named_and_the_repository_stays_as_it_was(pytester):
+    def git(*words):
+        who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        done = subprocess.run(
+            ["git", *who, *words], cwd=pytester.path, check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    def state():
+        return git("worktree", "list"), git("branch", "--all"), git("status", "--porcelain")
+
+    pytester.makepyfile(shop=SHOP, test_shop="import shop\ndef test_it(flame): flame(shop.render)")
+    pytesters = "runpytest-*\nstdout\nstderr\n"
+    (pytester.path / ".gitignore").write_text(f".ci-flame/\n__pycache__/\n{pytesters}")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "one")
+    (pytester.path / "shop.py").write_text(
+        SHOP.replace("def render", "def sell():\n    pass\n\ndef render")
+    )
+    before = state()
+    made = run(pytester, "--flame-baseline=rerun:HEAD", "test_shop.py", seconds=0.3)
+
+    made.assert_outcomes(passed=1)
+    made.stdout.fnmatch_lines(["ci-flame: baseline rerun:HEAD, recorded beside"])
+    assert state() == before
+    sides = [
+        folder.load(pytester.path / ".ci-flame" / "report" / side) for side in ("before", "after")
+    ]
+    assert [side.dirty for side in sides] == [False, True]
+    assert {side.commit for side in sides} == {git("rev-parse", "HEAD").strip()}
+    assert len({side.environment for side in sides}) == 1  # the same layout, too
+
+
 def test_code_that_leaks_from_the_changed_tree_is_refused(pytester):
     _two_trees(pytester, 3)
     # The base finds its tests, but imports what the changed tree has put on the path.
