@@ -3,19 +3,23 @@
 # that the pin of the action is the pin of the code.
 set -euo pipefail
 
+# End with one annotation; what an input says cannot end the runner's command that it is part of.
+fail() {
+    local code=$1 text=${2//'%'/%25}
+    text=${text//$'\r'/%0D}
+    echo "::error title=ci_flame::${text//$'\n'/%0A}"
+    exit "$code"
+}
+
 case ${CI_FLAME_SETUP:-auto} in
 auto) ;;
-*)
-    echo "::error title=ci_flame::input setup is '$CI_FLAME_SETUP'; it may be 'auto' or 'none'"
-    exit 2
-    ;;
+*) fail 2 "input setup is '$CI_FLAME_SETUP'; it may be 'auto' or 'none'" ;;
 esac
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${CI_FLAME_PYTHON:-python3}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    echo "::error title=ci_flame::'$python' is $("$python" --version 2>&1 || true); ci_flame needs Python 3.11 or newer (input python, or actions/setup-python before this action)"
-    exit 3
+    fail 3 "'$python' is $("$python" --version 2>&1 || true); ci_flame needs Python 3.11 or newer (input python, or actions/setup-python before this action)"
 fi
 
 PYTHON=$python "$root/tools/system_packages.sh" run

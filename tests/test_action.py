@@ -158,6 +158,31 @@ def test_the_linter_would_see_an_input_in_a_script(tmp_path):
     assert "template-injection" in done.stdout
 
 
+# -- actions/setup.sh -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "told"),
+    [
+        ("CI_FLAME_SETUP", 2, "input setup is 'x%0A::stop-commands::y%25'; it may be 'auto'"),
+        ("CI_FLAME_PYTHON", 3, "'x%0A::stop-commands::y%25' is "),
+    ],
+)
+def test_an_input_of_the_setup_is_no_command_of_the_runner(name, code, told):
+    done = subprocess.run(
+        ["bash", str(ROOT / "actions" / "setup.sh")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"], name: "x\n::stop-commands::y%"},
+    )
+    lines = done.stdout.splitlines()
+
+    assert done.returncode == code
+    assert [line[:30] for line in lines] == ["::error title=ci_flame::" + told[:6]]
+    assert told in lines[0]
+
+
 # -- actions/check.py -----------------------------------------------------------------
 
 
