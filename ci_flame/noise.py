@@ -46,6 +46,8 @@ class Machine:
     raw_shift: float
     """ln(CPU time per iteration after / before), machine and all."""
     raw_error: float
+    degrees: float = CLOCK_DEGREES
+    """What the assumed spread of the clock still weighs against the measured one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,20 @@ def fit_prior(*sides: Floats) -> Prior:
     return Prior(poisson, float(np.sqrt(squared)))
 
 
+def _satterthwaite(
+    before: Floats, degrees_before: Floats, after: Floats, degrees_after: Floats
+) -> Floats:
+    """Return the degrees of freedom of two sides' sums of squares that may differ in variance.
+
+    One side that happens to be quiet must not vouch for one that is not (Satterthwaite 1946).
+    """
+    one = before / np.maximum(degrees_before, 1.0)
+    other = after / np.maximum(degrees_after, 1.0)
+    spread = one**2 / np.maximum(degrees_before, 1.0) + other**2 / np.maximum(degrees_after, 1.0)
+    both = degrees_before + degrees_after
+    return np.where(spread > 0, (one + other) ** 2 / np.where(spread > 0, spread, 1.0), both)
+
+
 @dataclass(frozen=True, slots=True)
 class Shares:
     """One side alone: the share of each row of all samples, and how sure it is."""
@@ -189,9 +205,12 @@ def compare(before: Floats, after: Floats, clock: Machine, prior: Prior) -> Esti
     own = degrees_before + degrees_after
     dispersion = prior.degrees * expected + squares_before + squares_after
     dispersion /= own + prior.degrees
+    own = np.minimum(
+        own, _satterthwaite(squares_before, degrees_before, squares_after, degrees_after)
+    )
     # The clock's variance was estimated on these very processes and must not count twice.
     of_clock = clock.variance * mean / np.maximum(expected, 1e-12)
-    degrees = own + prior.degrees * (1 - of_clock) + CLOCK_DEGREES * of_clock
+    degrees = own + prior.degrees * (1 - of_clock) + clock.degrees * of_clock
     # The benchmark itself (rest 0) has no sampling noise, only the clock's.
     dispersion = np.maximum(dispersion, LEAST_DISPERSION * np.minimum(rest * 2, 1.0) + 1e-12)
 

@@ -186,3 +186,28 @@ def test_shares_of_one_side():
     assert got.share.tolist() == [1.0, 0.3, 1.0]
     assert got.standard_error[1] > 0
     assert got.standard_error[2] == 0  # all of it is all of it
+
+
+@pytest.mark.parametrize(
+    ("quiet_variance", "expected"),
+    [(1.0, 8.0), (0.0, 4.0), (0.1, 4 * 1.1**2 / 1.01)],  # alike; one side says nothing; between
+)
+def test_a_quiet_side_does_not_vouch_for_a_wild_one(quiet_variance, expected):
+    four = np.array([4.0])
+    degrees = noise._satterthwaite(four, four, four * quiet_variance, four)
+
+    assert degrees.tolist() == pytest.approx([expected])
+
+
+def test_sides_of_unlike_spread_have_fewer_degrees_and_as_many_when_swapped():
+    wild, quiet = [700, 1300, 900, 1500, 600], [1000, 1010, 990, 1005, 995]
+    rest = np.full(5, 10_000.0)
+    one, other = (counts(rest, np.array(row)) for row in (quiet, wild))
+    prior = Prior(1.0, 0.02)
+
+    forth = noise.compare(one, other, machine(), prior)
+    back = noise.compare(other, one, machine(), prior)
+    alike = noise.compare(other, other, machine(), prior)
+
+    assert forth.degrees[1] < alike.degrees[1]
+    assert forth.degrees[1] == pytest.approx(back.degrees[1])

@@ -182,3 +182,25 @@ def test_one_process_a_side_assumes_its_spread():
     got = speed.machine(before[:1], after[:1], None)
 
     assert got.error == pytest.approx(speed.UNSEEN_CLOCK_SPREAD * np.sqrt(2))
+
+
+@pytest.mark.parametrize(
+    ("times_assumed", "weight"),
+    [(0.0, 1.0), (1.0, 1.0), (2.5, 1.0), (5.0, 0.5), (25.0, 0.1)],
+)
+def test_the_assumed_spread_yields_where_the_processes_spread_far_wider(times_assumed, weight):
+    squares = times_assumed * speed.CLOCK_SPREAD**2 * 8
+
+    assert speed._believed(squares, 8) == pytest.approx(weight * speed.CLOCK_DEGREES)
+    assert speed._believed(squares, 0) == speed.CLOCK_DEGREES
+
+
+def test_a_clock_that_no_reference_follows_is_told_as_wide_as_it_is():
+    """Five processes a side of a walk over memory, as recorded: equal code, 0.31 apart."""
+    spread = np.array([0.02, -0.03, 0.05, -0.05, 0.01])
+    fast = [clocks(float(np.exp(14.46 + each))) for each in spread]
+    slow = [clocks(float(np.exp(14.77 + 4 * each))) for each in spread]
+    made = speed.machine(fast, slow, None)
+
+    assert made.degrees < speed.CLOCK_DEGREES / 2
+    assert made.error > 0.05

@@ -15,6 +15,9 @@ from ci_flame.noise import CLOCK_DEGREES, SETTLED, Floats, Machine, Prior
 CLOCK_SPREAD: Final = 0.04
 """Prior standard deviation, between processes, of ln(cost / reference); measured 0.007 to 0.06
 where the reference fits the work."""
+FAR_WIDER: Final = 2.5
+"""Measured / assumed variance from which on the assumption loses weight: chance alone reaches
+it in one of a hundred at 8 degrees of freedom."""
 UNSEEN_CLOCK_SPREAD: Final = 0.05
 """The same where one process a side leaves it unmeasured: assumed, and said."""
 RAW_SPREAD: Final = 0.20
@@ -240,10 +243,9 @@ def machine(before: Sequence[Clocks], after: Sequence[Clocks], centre: Centre | 
     log_before = (1 - weight) * one[0] + weight * other[0]
     log_after = (1 - weight) * one[1] + weight * other[1]
     squares, degrees = _pooled(log_before, log_after)
+    prior = _believed(squares, degrees)
     variance = (
-        _moderated(squares, degrees, CLOCK_SPREAD, CLOCK_DEGREES)
-        if degrees
-        else UNSEEN_CLOCK_SPREAD**2
+        _moderated(squares, degrees, CLOCK_SPREAD, prior) if degrees else UNSEEN_CLOCK_SPREAD**2
     )
     systematic = weight * SPARSE_ERROR if centre is not None else 0.0
     if weight == 1.0 and centre is not None:
@@ -260,7 +262,20 @@ def machine(before: Sequence[Clocks], after: Sequence[Clocks], centre: Centre | 
         float(np.sqrt(variance * per_side + systematic**2)),
         raw_shift,
         raw_error,
+        prior,
     )
+
+
+def _believed(squares: float, degrees: int) -> float:
+    """Return what the assumed spread of the clock weighs, in degrees of freedom.
+
+    A benchmark whose processes spread far wider than any reference allows is not one that the
+    assumption was made for, and it must not make the benchmark look quieter (cf. Phipson and
+    others 2016, robust hyperparameters).
+    """
+    if not degrees or squares <= 0:
+        return CLOCK_DEGREES
+    return CLOCK_DEGREES * min(1.0, FAR_WIDER * CLOCK_SPREAD**2 * degrees / squares)
 
 
 def uncorrected(before: Sequence[Clocks], after: Sequence[Clocks]) -> Machine:
