@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -437,11 +438,22 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it; UsageError where that fails."""
-    scratch = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    """Write a file under a temporary name and rename it; UsageError where that fails.
+
+    Where a link leads is replaced, not the link. A device or a pipe is written into: `-o
+    /dev/null` must not put a file in its place.
+    """
     try:
-        scratch.write_bytes(data)
-        scratch.replace(path)
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        place = Path(os.path.realpath(path))
+        scratch = place.with_name(f".{place.name}.tmp-{os.getpid()}")
+        try:
+            scratch.write_bytes(data)
+            scratch.replace(place)
+        finally:
+            with suppress(OSError):
+                scratch.unlink()
     except OSError as error:
-        scratch.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -177,6 +178,29 @@ def test_export_asks_which_benchmark(project):
     done = call("export", "two", "--format", "folded", "--benchmark", "b::tow", check=2)
     assert 'no benchmark b::tow; did you mean "b::two"?' in done.stderr
     call("export", "two", "--format", "folded", "--benchmark", "b::two", check=0)
+
+
+def test_export_writes_into_a_pipe_and_through_a_link(project):
+    pipe, link = project / "pipe", project / "link"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    link.symlink_to("target")
+    call("export", "before", "--format", "folded", "-o", "pipe", check=0)
+    call("export", "before", "--format", "folded", "-o", "link", check=0)
+
+    with os.fdopen(reader, "rb") as stream:
+        assert stream.read() == (project / "target").read_bytes()
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+
+
+@pytest.mark.parametrize("baseline", ["gone", "folder:gone", "git:HEAD", "tree:gone", "auto"])
+def test_a_baseline_that_cannot_be_used_is_a_usage_error_of_pytest_too(project, baseline):
+    (project / ".ci-flame/baseline").mkdir(parents=True)
+    done = call("check", "--baseline", baseline, "--", "pytest", "no-such-file.py", check=2)
+
+    assert done.stderr.startswith("ci-flame: ")
+    assert "no-such-file" not in done.stdout + done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error(project):
