@@ -11,11 +11,12 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from ci_flame import report_folder
-from ci_flame.config import Config
+from ci_flame.config import BaselineKind, Config
 from ci_flame.errors import CollectError, InterruptedRunError
 from ci_flame.verdict import Outcome
 
@@ -24,8 +25,8 @@ _PYTHON: Final = re.compile(r"(?:python|pypy)[\d.]*t?", re.ASCII)
 GRACE_S: Final = 30.0
 """How long pytest may take to clean up after Ctrl-C."""
 
-TESTS_FAILED, INTERRUPTED, NO_TESTS = 1, 2, 5
-"""pytest's own exit codes that are told apart; 3 is an internal error, 4 is usage."""
+TESTS_FAILED, INTERRUPTED, BAD_USAGE, NO_TESTS = 1, 2, 4, 5
+"""pytest's own exit codes that are told apart; 3 is an internal error."""
 
 
 def is_pytest(command: Sequence[str]) -> bool:
@@ -56,7 +57,10 @@ def options(config: Config) -> list[str]:
     record = config.record
     words = ["--flame", "--flame-out", str(config.out.absolute())]
     words += ["--flame-report", str(config.report.absolute())]
-    words += ["--flame-baseline", str(config.baseline)]
+    baseline = config.baseline
+    if baseline.kind in (BaselineKind.FOLDER, BaselineKind.TREE):
+        baseline = replace(baseline, value=str(Path(baseline.value).absolute()))
+    words += ["--flame-baseline", str(baseline)]
     if config.policy_file is not None:
         words += ["--flame-policy", str(config.policy_file.absolute())]
     words += ["--flame-collector", record.collector]
@@ -100,7 +104,7 @@ def run(command: Sequence[str], config: Config) -> int:
     except (KeyboardInterrupt, InterruptedRunError):
         _end(process)
         raise InterruptedRunError(
-            "interrupted; pytest has kept what it had recorded, marked incomplete"
+            "interrupted; the benchmarks that had ended are kept, marked incomplete"
         ) from None
 
 
@@ -129,7 +133,11 @@ def outcome(ended: int, report: Path) -> Outcome:
     if ended == NO_TESTS:
         raise CollectError("pytest found no test", "look at the selection: -k, -m and the paths")
     if ended != 0:
-        raise CollectError(f"pytest ended with exit code {ended} and left no report")
+        cure = "its message is above"
+        if ended == BAD_USAGE:
+            cure += '; "unrecognized arguments: --flame" is a Python that ci-flame is not'
+            cure += " installed for"
+        raise CollectError(f"pytest ended with exit code {ended} and left no report", cure)
     raise CollectError(
         "pytest passed, but recorded no benchmark",
         "use the flame or benchmark fixture, or @pytest.mark.flame; -p no:ci_flame must not be set",

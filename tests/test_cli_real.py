@@ -160,7 +160,7 @@ class TestForReal:
         ("command", "sentence"),
         [
             ((), "interrupted before one repetition had ended; nothing is kept"),
-            (("-m", "pytest", "-q", "-s"), "interrupted; pytest has kept what it had recorded"),
+            (("-m", "pytest", "-q", "-s"), "interrupted; the benchmarks that had ended are kept"),
         ],
     )
     def test_an_interrupted_check_leaves_the_repository_as_it_was(

@@ -421,6 +421,14 @@ def test_options_go_through_the_environment(monkeypatch, tmp_path):
     assert config.parse_baseline(pairs["--flame-baseline"]) == told.baseline
 
 
+def test_a_relative_baseline_is_found_by_a_pytest_that_runs_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for kind in (BaselineKind.FOLDER, BaselineKind.TREE):
+        words = pytest_command.options(Config(baseline=BaselineSpec(kind, "../base")))
+
+        assert words[words.index("--flame-baseline") + 1] == f"{kind}:{tmp_path}/../base"
+
+
 def test_every_option_is_one_that_the_plugin_knows(pytester):
     told = Config(record=RecordConfig(replay=Path("x")), policy_file=Path("p.yml"), quick=True)
     known = pytester.runpytest_subprocess("--help").stdout.str()
@@ -482,7 +490,12 @@ def test_pytest_cannot_wait_for_the_terminal():
 
 @pytest.mark.parametrize(
     ("ended", "message"),
-    [(5, "found no test"), (0, "recorded no benchmark"), (4, "exit code 4 and left no report")],
+    [
+        (5, "found no test"),
+        (0, "recorded no benchmark"),
+        (3, "exit code 3 and left no report"),
+        (4, "exit code 4 and left no report\n  hint: its message .* not installed"),
+    ],
 )
 def test_pytest_without_a_report(tmp_path, ended, message):
     with pytest.raises(CollectError, match=message):
