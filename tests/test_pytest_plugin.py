@@ -307,6 +307,7 @@ def test_the_fixture_twice_in_a_test_is_refused(pytester):
     assert made.ret == 1
     told = "ci-flame: test_a.py::test_a used the fixture twice: flame(...), then flame(...)"
     made.stdout.fnmatch_lines([told])
+    made.stdout.no_fnmatch_line("During handling of the above exception*")
 
 
 def test_an_unused_fixture_is_named(pytester):
@@ -358,6 +359,8 @@ def test_a_run_that_cannot_be_kept_is_said_and_the_session_does_not_pass(shop):
     assert made.ret == 3
     assert "Traceback" not in made.stdout.str() + made.stderr.str()
     made.stdout.fnmatch_lines(["ci-flame: *out*"])
+    made.stdout.no_fnmatch_line("report:*")
+    made.stdout.no_fnmatch_line("run:*")
 
 
 def test_interrupted_sessions_keep_what_was_recorded_as_incomplete(shop):

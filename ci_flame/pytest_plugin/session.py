@@ -229,7 +229,8 @@ class Session:
                 returned = yield
                 self._conclude(benchmark)
             except CiFlameError as error:
-                pytest.fail(f"ci-flame: {error}", pytrace=False)
+                # Without `from None` pytest shows the error, too, as what this one followed.
+                raise pytest.fail.Exception(f"ci-flame: {error}", pytrace=False) from None
             finally:
                 benchmark.item.obj = function
                 self._items.pop(item, None)
@@ -239,7 +240,7 @@ class Session:
         try:
             return self._item(item)
         except CiFlameError as error:
-            pytest.fail(f"ci-flame: {error}", pytrace=False)
+            raise pytest.fail.Exception(f"ci-flame: {error}", pytrace=False) from None
 
     def _conclude(self, benchmark: ItemBenchmark) -> None:
         item = benchmark.item
@@ -318,9 +319,11 @@ class Session:
             width = terminalreporter._tw.fullwidth  # noqa: SLF001 - pytest's own plugins do so
             colour = terminalreporter._tw.hasmarkup  # noqa: SLF001
             terminalreporter.write(terminal.render(self._verdict, width, colour=colour))
-            terminalreporter.write_line(f"report: {self.suite.config.report / 'report.html'}")
-            marked = "" if self._complete else " (interrupted: marked incomplete, no baseline)"
-            terminalreporter.write_line(f"run:    {self.suite.config.out}{marked}")
+            if not self._trouble:
+                report = self.suite.config.report / "report.html"
+                terminalreporter.write_line(f"report: {report}")
+                marked = "" if self._complete else " (interrupted: marked incomplete, no baseline)"
+                terminalreporter.write_line(f"run:    {self.suite.config.out}{marked}")
         for line in self._unused:
             terminalreporter.write_line(f"note: {line}")
         if self._trouble:
@@ -366,11 +369,7 @@ def _before(settings: Config, root: Path, closing: ExitStack) -> Before:
             tree=Tree(_project(root), tree.resolve()), told=f"baseline {spec}, recorded beside"
         )
     if spec.kind is BaselineKind.TREE:
-        folder = Path(spec.value).resolve()
-        if not folder.is_dir():
-            raise BaselineError(
-                f"baseline {spec}: there is no such folder", "git worktree add DIR REV"
-            )
+        folder = pipeline.checkout(spec)
         return Before(tree=Tree(_project(root), folder), told=f"baseline {spec}, recorded beside")
     found = pipeline.load_baseline(spec, Path.cwd())
     if found.run is None and settings.policy.baseline_required:
