@@ -223,6 +223,7 @@ def test_the_base_commit_is_recorded_beside_and_a_planted_growth_fails(
     assert made.ret == (1 if outcome == "failed" else 0)
     text = made.stdout.str()
     assert ("shop:tokenize grew by" in text) is (outcome == "failed")
+    assert ("note: failed in two recordings" in text) is (outcome == "failed")
     assert text.count("FAILED test_shop.py::test_checkout") == (factor > 1)
     cases = (pytester.path / "junit.xml").read_text()
     assert (cases.count("<testcase "), cases.count("<failure ")) == (1, factor > 1)
@@ -230,6 +231,39 @@ def test_the_base_commit_is_recorded_beside_and_a_planted_growth_fails(
     after = folder.load(pytester.path / ".ci-flame" / "report" / "after")
     assert [len(each.processes) for each in before.measurements] == [3]
     assert [len(each.processes) for each in after.measurements] == [3]
+
+
+@pytest.mark.parametrize(
+    ("words", "outcome"), [((), "passed"), (("--flame-policy=once.yml",), "failed")]
+)
+def test_a_growth_that_a_second_recording_does_not_show_fails_nobody(pytester, words, outcome):
+    """The function is three times as dear in the first recording's processes, not after them."""
+    (pytester.path / "once.yml").write_text("version: 1\nrecord: {confirm: false}\n")
+    pytester.makepyfile(shop=SHOP.replace("300 * times", "300 * times * FACTOR") + "FACTOR = 1\n")
+    pytester.makepyfile(
+        test_shop="""
+        import os, pathlib, shop
+        def checkout(): shop.tokenize(1); shop.render(); shop.sort()
+        def test_checkout(flame):
+            busy = pathlib.Path("busy.txt")
+            if os.getenv("CI_FLAME_CHILD") and busy.exists():
+                left = int(busy.read_text())
+                busy.write_text(str(max(left - 1, 0)))
+                shop.FACTOR = 3 if left else 1
+            flame(checkout)
+        """
+    )
+    run(pytester, "--flame-out=base", processes=3, seconds=0.3).assert_outcomes(passed=1)
+    (pytester.path / "busy.txt").write_text("3")
+    made = run(pytester, "--flame-baseline=base", *words, processes=3, seconds=0.3)
+
+    made.assert_outcomes(**{outcome: 1})
+    told = "*note: a first recording failed, the second did not confirm it: shop:tokenize grew by*"
+    if outcome == "passed":
+        made.stdout.fnmatch_lines([told])
+    else:
+        made.stdout.no_fnmatch_line(told)
+        made.stdout.fnmatch_lines(["*shop:tokenize grew by*"])
 
 
 def test_the_base_commit_may_be_named_and_the_repository_stays_as_it_was(pytester):

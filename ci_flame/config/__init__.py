@@ -80,6 +80,8 @@ class RecordConfig:
     modes: tuple[Mode, ...] = (Mode.ON_CPU,)
     replay: Path | None = None
     """Run folder that `collector: replay` reads."""
+    confirm: bool = True
+    """Record a benchmark that failed once more, and report the second recording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +259,8 @@ def _record_value(key: str, node: Node) -> object:
             return _collector(text_of(node, key))
         case "replay":
             return _path(text_of(node, key), key)
+        case "confirm":
+            return flag_of(node, key)
         case "modes":
             return _modes(words_of(node, key))
         case _:
