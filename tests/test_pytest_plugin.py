@@ -363,13 +363,15 @@ def test_a_run_that_cannot_be_kept_is_said_and_the_session_does_not_pass(shop):
     made.stdout.no_fnmatch_line("run:*")
 
 
-def test_interrupted_sessions_keep_what_was_recorded_as_incomplete(shop):
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_interrupted_sessions_keep_what_was_recorded_as_incomplete(shop, number):
     shop.makepyfile(
-        test_shop="""
+        test_shop=f"""
+        import os, signal
         def test_fixture(flame):
             flame(int)
         def test_marker(flame):
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.{number})
         """
     )
     words = ("--flame-replay", "same", "--flame-baseline", "before")

@@ -8,9 +8,11 @@ pytest-xdist, which judges its own items; and xdist's controller, which merges a
 import os
 import shlex
 import shutil
+import signal
 import tempfile
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import ExitStack
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -92,6 +94,8 @@ class Session:
             settings = Config(record=child.record, baseline=BaselineSpec(BaselineKind.NONE))
             before = Before()
         else:
+            if not given:
+                closing.enter_context(_ended_by_sigterm())
             settings = _settings(config)
             if given:
                 settings = replace(settings, baseline=_spec(given["baseline"]))
@@ -358,6 +362,24 @@ def _project(root: Path) -> Path:
         return git.top_level(root).resolve()
     except BaselineError:
         return root
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the session as Ctrl-C does.
+
+    It would end pytest at once, with the worktree of the base commit and the scratch folders
+    left behind.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _before(settings: Config, root: Path, closing: ExitStack) -> Before:
