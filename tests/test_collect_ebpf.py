@@ -109,7 +109,7 @@ SELF = "test_collect_ebpf"
 @pytest.mark.parametrize("frequency_hz", [999, 1999])
 def test_a_benchmark_has_full_stacks_and_loses_nothing(frequency_hz):
     with sampling(frequency_hz=frequency_hz) as session:
-        recording, cpu = window(session, for_cpu_seconds(1.0, mixed_work))
+        recording, _ = window(session, for_cpu_seconds(1.0, mixed_work))
 
     kept = sum(recording.samples[1].values())
     test = f"{SELF}:test_a_benchmark_has_full_stacks_and_loses_nothing"
@@ -117,15 +117,26 @@ def test_a_benchmark_has_full_stacks_and_loses_nothing(frequency_hz):
     assert recording.period_ns == round(1e9 / frequency_hz)
     assert recording.lost == 0
     assert recording.metrics["collector.unsent"] == 0
-    # Every tick of the window reached the recording; what the timer itself missed is a figure of
-    # the machine (bench/overhead.py), so that the bound here is wide.
-    assert kept == recording.metrics["collector.ticks"]
-    assert 0.85 < kept / (cpu * frequency_hz) < 1.15
+    assert kept == recording.metrics["collector.ticks"]  # every tick reached the recording
     # A frame caught between its stores reads as a fault: about one sample in 2,000.
     assert sum(recording.truncated.values()) <= 0.005 * kept
     assert sum(recording.no_python.values()) <= 0.01 * kept
     assert recording.metrics["collector.bpf_ns"] > 0
     assert list(recording.samples) == [1]
+
+
+@pytest.mark.parametrize("frequency_hz", [999, 1999])
+def test_as_many_samples_are_kept_as_the_cpu_time_has_periods(frequency_hz):
+    """At least 98 % of them; a window in which the hypervisor took the CPU away may be repeated."""
+    shares = []
+    with sampling(frequency_hz=frequency_hz) as session:
+        for phase in (1, 2, 3):
+            recording, cpu = window(session, for_cpu_seconds(2.0, mixed_work), phase=phase)
+            shares.append(sum(recording.samples[phase].values()) / (cpu * frequency_hz))
+            if 0.98 <= shares[-1] <= 1.03:
+                return
+
+    pytest.fail(f"kept / expected: {shares}")
 
 
 def test_the_c_leaf_is_named():
