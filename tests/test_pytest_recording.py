@@ -233,6 +233,24 @@ def test_the_base_commit_is_recorded_beside_and_a_planted_growth_fails(
     assert [len(each.processes) for each in after.measurements] == [3]
 
 
+def test_a_place_that_cannot_hold_the_run_is_said_before_anything_is_recorded(pytester):
+    pytester.makepyfile("def test_it(flame): flame(print, 'recorded')")
+    (pytester.path / "out").write_text("a file where a folder should be")
+    made = run(pytester, "-s", "--flame-out=out/run")
+
+    assert made.ret == 4
+    made.stderr.fnmatch_lines(["ERROR: ci-flame: out/run: the run could not be written: *"])
+    assert "recorded" not in made.stdout.str()
+
+
+def test_no_time_is_announced_where_no_benchmark_is_selected(pytester):
+    pytester.makepyfile("def test_it(flame): flame(sum, [1])\ndef test_other(): pass")
+    made = run(pytester, "-k", "other")
+
+    assert made.ret == 0
+    assert "in all" not in made.stdout.str()
+
+
 @pytest.mark.parametrize(
     ("words", "outcome"), [((), "passed"), (("--flame-policy=once.yml",), "failed")]
 )

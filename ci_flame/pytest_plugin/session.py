@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 import pytest
 
 from ci_flame import pipeline
-from ci_flame.baseline import git, rerun
+from ci_flame.baseline import folder, git, rerun
 from ci_flame.config import BaselineKind, BaselineSpec, Config, build
 from ci_flame.errors import BaselineError, CiFlameError
 from ci_flame.pytest_plugin import Flame, Plain
@@ -106,7 +106,9 @@ class Session:
         if recorder is not None:
             closing.callback(recorder.close)
             if not given and child is None:
-                _ = recorder.collector  # says now, not at the first benchmark, what stops it
+                # Said now, not at the first benchmark or after the last.
+                _ = recorder.collector
+                folder.check_writable(settings.out)
         invocation = Invocation(**given["invocation"]) if given else _invocation(config)
         parts = Path(given["parts"]) if given else None
         suite = Suite(settings, before, invocation, recorder, parts=parts)
@@ -186,7 +188,7 @@ class Session:
     def pytest_report_collectionfinish(self) -> list[str]:
         """Say how long it will take."""
         count = len(self._selected)
-        if self.suite.recorder is None or self._child is not None:
+        if self.suite.recorder is None or self._child is not None or not count:
             return []
         plans = [each.plan(self.suite.config.record) for each in self._selected.values()]
         sides = 2 if self.suite.before.tree else 1
@@ -391,8 +393,8 @@ def _before(settings: Config, root: Path, closing: ExitStack) -> Before:
             tree=Tree(_project(root), tree.resolve()), told=f"baseline {spec}, recorded beside"
         )
     if spec.kind is BaselineKind.TREE:
-        folder = pipeline.checkout(spec)
-        return Before(tree=Tree(_project(root), folder), told=f"baseline {spec}, recorded beside")
+        base = pipeline.checkout(spec)
+        return Before(tree=Tree(_project(root), base), told=f"baseline {spec}, recorded beside")
     found = pipeline.load_baseline(spec, Path.cwd())
     if found.run is None and settings.policy.baseline_required:
         raise BaselineError(found.told, "the policy says baseline: {required: true}; record one")

@@ -61,8 +61,13 @@ def benchmark_lines(each: BenchmarkVerdict, *, width: int = 100, colour: bool = 
     lines = [f"{visible(each.benchmark)}{mode} {_outcome(each.outcome, colour=colour)}"]
     for finding in each.findings:
         lines.append(f"  {visible(str(finding))}")
+        where = []
         if finding.place is not None:
-            lines.append(f"    at {visible(finding.place.file)}:{finding.place.line}")
+            where.append(f"at {visible(finding.place.file)}:{finding.place.line}")
+        if len(finding.path) > 1:
+            where.append(f"called by {visible(str(finding.path[-2]))}")
+        if where:
+            lines.append(f"    {', '.join(where)}")
     if each.diff is not None:
         lines += _compared(each, each.diff, width)
     lines += [f"  note: {visible(note.text)}" for note in each.notes]
