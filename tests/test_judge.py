@@ -524,6 +524,20 @@ def test_a_warning_below_does_not_excuse_a_failure_above():
     assert [finding.outcome for finding in got.findings] == [Outcome.FAIL, Outcome.WARN]
 
 
+def test_a_function_and_what_is_written_inside_it_are_one_finding():
+    inner = "t:bench;m:parse;m:parse.<locals>.<genexpr>"
+    before = {"t:bench;m:parse": 300_000.0, "t:bench;m:other": 300_000.0}
+    before |= {"t:bench;m:more": 300_000.0, inner: 50_000.0}
+    after = before | {"t:bench;m:parse": 450_000.0, inner: 120_000.0}
+    rules = policy(rule(frames=("m:*",)))
+
+    assert named(verdict(before, after, rules)) == ["m:parse"]
+    # The inner one alone, where the function itself did not grow.
+    assert named(verdict(before, before | {inner: 120_000.0}, rules)) == [
+        "m:parse.<locals>.<genexpr>"
+    ]
+
+
 def test_two_causes_are_two_findings():
     got = verdict(SHOP, grown(grown(SHOP, TOKENIZE, 1.5), "shop.render:page", 1.5))
 

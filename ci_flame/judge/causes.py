@@ -77,10 +77,26 @@ def deepest(broken: Sequence[Broken], columns: Columns) -> list[Broken]:
                 explained |= nodes & inside
         if _told(each, float(growth[inside].sum()), float(growth[explained].sum())):
             continue
+        if each.fails:  # a lambda or comprehension of it is its own code
+            kept, covered = _without_inner(each, kept, covered)
         each.cause = "" if each.unit.own else _cause(each, inside, growth, columns)
         kept.append(each)
         covered.append(inside)
     return sorted(kept, key=lambda each: (not each.fails, -each.growth_ns, str(each.unit.frame)))
+
+
+def _without_inner(
+    outer: Broken, kept: list[Broken], covered: list[Flags]
+) -> tuple[list[Broken], list[Flags]]:
+    """Drop what is written inside the outer function (`parse.<locals>.<genexpr>` of `parse`)."""
+    frame = outer.unit.frame
+    inside = f"{frame.function}.<locals>."
+    left = [
+        (one, nodes)
+        for one, nodes in zip(kept, covered, strict=True)
+        if one.unit.frame.module != frame.module or not one.unit.frame.function.startswith(inside)
+    ]
+    return [one for one, _ in left], [nodes for _, nodes in left]
 
 
 def _told(each: Broken, grown: float, explained: float) -> bool:

@@ -6,11 +6,16 @@ Findings are printed whole, as their sentence; everything else fits the width.
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
+from ci_flame.noise import benjamini_hochberg
 from ci_flame.report.picture import Direction, direction
 from ci_flame.report.words import columns, cut, duration, growth, interval, plural, share, visible
 from ci_flame.verdict import BenchmarkVerdict, Outcome, Verdict
 
+CHANCE: Final = 0.05
+"""Of the functions listed as changed, the share that may be chance (false discovery rate)."""
 ROWS: Final = 10
 """Functions listed per benchmark; the others are counted."""
 NAME: Final = 24
@@ -75,14 +80,21 @@ def benchmark_lines(each: BenchmarkVerdict, *, width: int = 100, colour: bool = 
 
 
 def changed(each: BenchmarkVerdict) -> tuple[FrameChange, ...]:
-    """Return the functions whose change can be told from noise, those of findings included."""
+    """Return the functions whose change can be told from noise, those of findings included.
+
+    Of what is listed one in twenty may be chance: among hundreds of functions a few look changed
+    at any level that each is held to alone.
+    """
     if each.diff is None:
         return ()
     blamed = {finding.frame for finding in each.findings}
+    frames = tuple(each.diff.frames)
+    chance = benjamini_hochberg(np.array([frame.total.p_value for frame in frames]))
     return tuple(
         frame
-        for frame in each.diff.frames
-        if frame.frame in blamed or direction(frame.total) is not Direction.NOISE
+        for frame, share in zip(frames, chance.tolist(), strict=True)
+        if frame.frame in blamed
+        or (share <= CHANCE and direction(frame.total) is not Direction.NOISE)
     )
 
 
