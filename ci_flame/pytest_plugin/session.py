@@ -39,7 +39,7 @@ _FLAGS: Final = (
 )  # fmt: skip
 _OVERHEAD: Final = 1.35
 """Wall time of a process's rounds with the reference work, over their CPU time."""
-_START_S: Final = 1.5
+_START_S: Final = 2.0
 """A further process's start, warm-up and end."""
 
 
