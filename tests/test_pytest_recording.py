@@ -71,7 +71,7 @@ def test_every_way_to_say_what_is_measured(pytester):
         def test_block(flame):
             kept = [shop.sort()]  # outside of the block
             with flame:
-                for _ in range(10):  # what a window costs is known to within 2 µs
+                for _ in range(40):  # what a window costs is known to within 2 µs
                     shop.render()
 
         @pytest.mark.flame
@@ -89,7 +89,7 @@ def test_every_way_to_say_what_is_measured(pytester):
         def test_pedantic(benchmark):
             def setup():
                 shop.sort()
-                return (10,), {}
+                return (40,), {}
             benchmark.pedantic(
                 shop.tokenize, setup=setup, teardown=lambda times: calls.append(times), rounds=3
             )
