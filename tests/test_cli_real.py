@@ -129,15 +129,15 @@ class TestForReal:
             "def render(n):\n    return ''.join([str(i * i) for i in range(n)])\n"
         )
         (project / "busy.py").write_text(
-            "import shop\nfor _ in range(60):\n    shop.tokenize(15_000); shop.render(40_000)\n"
+            "import shop\nfor _ in range(120):\n    shop.tokenize(15_000); shop.render(40_000)\n"
         )
         run_git(project, "add", "-A")
         run_git(project, "commit", "-q", "-m", "one")
         source = (project / "shop.py").read_text()
-        twice = source.replace("for i in range(n))", "for i in range(n * 2))")
-        (project / "shop.py").write_text(twice)
+        dearer = source.replace("for i in range(n))", "for i in range(n * 4))")
+        (project / "shop.py").write_text(dearer)
         before = run_git(project, "worktree", "list"), run_git(project, "status", "--porcelain")
-        words = ["--baseline", "rerun:HEAD", "--repeat", "3", "--", sys.executable, "busy.py"]
+        words = ["--baseline", "rerun:HEAD", "--repeat", "5", "--", sys.executable, "busy.py"]
 
         done = spawn("check", *words, check=1)
 

@@ -211,7 +211,7 @@ def _two_trees(pytester, factor):
 
 @pytest.mark.parametrize(
     ("factor", "outcome", "workers"),
-    [(3, "failed", ()), (1, "passed", ()), (3, "failed", ("-n2",))],
+    [(5, "failed", ()), (1, "passed", ()), (5, "failed", ("-n2",))],
 )
 def test_the_base_commit_is_recorded_beside_and_a_planted_growth_fails(
     pytester, factor, outcome, workers
@@ -256,7 +256,7 @@ def test_no_time_is_announced_where_no_benchmark_is_selected(pytester):
     ("words", "outcome"), [((), "passed"), (("--flame-policy=once.yml",), "failed")]
 )
 def test_a_growth_that_a_second_recording_does_not_show_fails_nobody(pytester, words, outcome):
-    """The function is three times as dear in the first recording's processes, not after them."""
+    """The function is five times as dear in the first recording's processes, not after them."""
     (pytester.path / "once.yml").write_text("version: 1\nrecord: {confirm: false}\n")
     pytester.makepyfile(shop=SHOP.replace("300 * times", "300 * times * FACTOR") + "FACTOR = 1\n")
     pytester.makepyfile(
@@ -268,7 +268,7 @@ def test_a_growth_that_a_second_recording_does_not_show_fails_nobody(pytester, w
             if os.getenv("CI_FLAME_CHILD") and busy.exists():
                 left = int(busy.read_text())
                 busy.write_text(str(max(left - 1, 0)))
-                shop.FACTOR = 3 if left else 1
+                shop.FACTOR = 5 if left else 1
             flame(checkout)
         """
     )
