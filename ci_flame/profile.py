@@ -188,6 +188,62 @@ def _no_profiles() -> "Mapping[Mode, Profile]":
     return MappingProxyType({})
 
 
+HISTOGRAM_OCTAVE: Final = 4
+"""Buckets of a histogram between a value and its double."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How often a latency was seen, in buckets that grow by a quarter of an octave.
+
+    Bucket 0 holds 0 and 1 us; bucket b > 0 holds the whole microseconds v with
+    `bucket(v) == b`: four to the octave, so that a percentile is exact to 19 %.
+    """
+
+    counts: Mapping[int, int]
+    """Bucket -> observations; empty buckets are left out."""
+
+    @staticmethod
+    def bucket(microseconds: int) -> int:
+        """Return the bucket of a latency; the BPF programs compute the same in whole numbers.
+
+        `4 * log2(v)`, its fraction taken from the two bits below the highest.
+        """
+        if microseconds <= 1:
+            return 0
+        octave = microseconds.bit_length() - 1
+        return HISTOGRAM_OCTAVE * octave + ((microseconds << 2 >> octave) & 3)
+
+    @staticmethod
+    def upper(bucket: int) -> int:
+        """Return the largest whole microseconds that the bucket holds."""
+        if bucket < HISTOGRAM_OCTAVE:
+            return 1
+        octave, quarter = divmod(bucket, HISTOGRAM_OCTAVE)
+        return max((((5 + quarter) << octave) - 1) >> 2, 1)
+
+    @property
+    def count(self) -> int:
+        """Number of observations."""
+        return sum(self.counts.values())
+
+    def percentile(self, share: float) -> int:
+        """Return the upper end, in us, of the bucket that holds this share (0 to 1); 0: empty."""
+        wanted = share * self.count
+        seen = 0
+        for bucket, count in sorted(self.counts.items()):
+            seen += count
+            if count and seen >= wanted:
+                return self.upper(bucket)
+        return 0
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        counts = dict(self.counts)
+        for bucket, count in other.counts.items():
+            counts[bucket] = counts.get(bucket, 0) + count
+        return Histogram(counts)
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """One window of a benchmark: some iterations, the clocks around them, the samples in them."""
@@ -198,6 +254,8 @@ class Round:
     wall_ns: int
     run_delay_ns: int = 0
     """Time spent runnable but waiting for a CPU."""
+    steal_ns: int = 0
+    """Time that the hypervisor gave this machine's CPUs to others, all CPUs together."""
     references: Mapping[str, tuple[int, ...]] = field(default_factory=_no_references)
     """CPU ns of each repetition of each kind of reference work run right after the window."""
     profiles: Mapping[Mode, Profile] = field(default_factory=_no_profiles)
@@ -221,6 +279,10 @@ def _no_metrics() -> Mapping[str, float]:
     return MappingProxyType({})
 
 
+def _no_histograms() -> Mapping[str, Histogram]:
+    return MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """One process's rounds of one benchmark, and the collector's account of itself."""
@@ -239,6 +301,8 @@ class Process:
     counts: Mapping[Frame, Count] = field(default_factory=_no_counts)
     metrics: Mapping[str, float] = field(default_factory=_no_metrics)
     """Figures a rule can limit (`run_queue.p99_ms`), and the collector's cost (`collector.*`)."""
+    histograms: Mapping[str, Histogram] = field(default_factory=_no_histograms)
+    """Latencies in us: `run_queue`, `block_io.DEVICE.read`, `block_io.DEVICE.write`."""
     warm_up_ns: int = 0
     """CPU time spent warming up before the first round."""
     settled: bool = True

@@ -2,7 +2,7 @@
 # Install the Debian 12 / Ubuntu 24.04 packages that are missing, and nothing else.
 #
 #   tools/system_packages.sh run    what recording needs: Python with venv, git, libbpf
-#   tools/system_packages.sh test   what the tests need besides: perf, clang, Chromium, Node
+#   tools/system_packages.sh test   what the tests need besides: perf, bpftrace, bcc, clang, Chromium, Node, Java
 #
 # Each line below is a capability and the package that brings it, so a machine that has the
 # capability from elsewhere (a Node from another repository, perf from a kernel package) is left
@@ -23,8 +23,12 @@ distribution=unknown
 [ -r /etc/os-release ] && distribution=$(. /etc/os-release && echo "${ID:-unknown}")
 if [ "$distribution" = ubuntu ]; then
     perf=linux-tools-generic
+    headers=linux-headers-generic
+    bpftool=linux-tools-common
 else
     perf=linux-perf
+    headers=linux-headers-amd64
+    bpftool=bpftool
 fi
 
 missing=""
@@ -35,6 +39,8 @@ need() {
     "$@" >/dev/null 2>&1 || missing="$missing $package"
 }
 has() { command -v "$1"; }
+has_all() { for name; do command -v "$name" || return 1; done; }
+has_headers() { ls -d /usr/src/linux-headers-*/Makefile; }
 has_any() { for name; do command -v "$name" && return 0; done; return 1; }
 has_library() {
     # A plain user's PATH on Debian has no /sbin, where ldconfig lives.
@@ -58,6 +64,13 @@ if [ "$level" = test ]; then
     need llvm-14 has llvm-strip-14
     need libbpf-dev test -r /usr/include/bpf/bpf_helpers.h
     need gcc has cc
+    need g++ has c++
+    need bpftrace has bpftrace
+    need "$bpftool" has bpftool
+    need python3-bpfcc test -d /usr/lib/python3/dist-packages/bcc
+    need "$headers" has_headers
+    need patchelf has patchelf
+    need openjdk-17-jdk-headless has_all java javac jcmd
     need libc6-dev test -r /usr/include/stdio.h
     need nodejs has node
     need npm has npm

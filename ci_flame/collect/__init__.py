@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ci_flame.errors import CollectError, UsageError
-from ci_flame.profile import Frame, Mode, Place, Stack
+from ci_flame.profile import Frame, Histogram, Mode, Place, Stack, Weight
 
 if TYPE_CHECKING:
     from ci_flame.collect.machine import Machine
@@ -40,6 +40,12 @@ class Target:
     """File of code -> dotted module, where the target knows better than its path tells."""
     roots: Sequence[str] = ()
     """Folders (project, sys.path) that file names are made relative to; the project's first."""
+    modes: frozenset[Mode] = frozenset({Mode.ON_CPU})
+    """Profiles that are wanted; a collector that cannot take one must refuse it by name."""
+    machine: bool = False
+    """True: run-queue and block I/O latency are wanted too, where the collector can tell them."""
+    cgroup: str = ""
+    """Folder below /sys/fs/cgroup whose processes are sampled instead of `pid`'s tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,13 @@ class Recording:
     """Phase -> samples whose outermost frames did not fit."""
     no_python: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     """Phase -> samples of a Python process that carry no Python frame."""
+    off_cpu: Mapping[int, Mapping[Stack, Weight]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """Phase -> stack -> number of waits and the ns they lasted; the leaf is the reason as a mark:
+    `[sleep]`, `[lock]`, `[disk]`, `[run queue]`, `[wait]`."""
+    histograms: Mapping[str, Histogram] = field(default_factory=lambda: MappingProxyType({}))
+    """Latencies inside the windows, as in `profile.Process.histograms`."""
     metrics: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """The collector's own cost: `collector.bpf_ns`, `collector.cpu_ns`, `collector.events`."""
 

@@ -1,0 +1,85 @@
+"""Edge: `compare`, `explain` and `gate`: verdicts from what was recorded."""
+# ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ci_flame.cli.pieces import DEFAULT_REPORT, configure, show
+from ci_flame.errors import UsageError
+
+
+@click.command()
+@click.argument("before")
+@click.argument("after")
+@click.option("--policy", metavar="FILE", help="Policy file; default: ci-flame.yml above.")
+@click.option("-o", "--out", metavar="DIR", help=f"Report folder; default {DEFAULT_REPORT}.")
+def compare(before: str, after: str, policy: str | None, out: str | None) -> int:
+    """Compare two recorded runs; BEFORE may also be git:REV[:PATH]."""
+    from ci_flame import pipeline
+    from ci_flame.baseline import folder
+    from ci_flame.config import parse_baseline
+
+    config = configure(policy, report=out)
+    found = pipeline.load_baseline(parse_baseline(before), Path.cwd())
+    later = folder.load(Path(after), incomplete_ok=True)
+    if found.run is None:
+        raise UsageError(f"BEFORE {before}: {found.told}", "give a run folder")
+    verdict = pipeline.compare(found.run, later, config.policy)
+    pipeline.write_report(verdict, found.run, later, config, config.report)
+    show(verdict)
+    click.echo(f"ci-flame: {verdict.outcome.value}; {config.report / 'report.html'}", err=True)
+    return pipeline.exit_code(verdict.outcome, config.policy)
+
+
+@click.command()
+@click.argument("folder", metavar="REPORT")
+@click.option("--policy", metavar="FILE", help="Judge by this policy instead of the stored one.")
+def explain(folder: str, policy: str | None) -> int:
+    """Judge again what is in a report folder, and say how it was decided.
+
+    Ends with 0 whatever the verdict: `gate` is the one that fails.
+    """
+    from ci_flame import pipeline, report_folder
+    from ci_flame.config.terms import Terms
+
+    place = Path(folder)
+    stored = report_folder.outcome(place)
+    report = report_folder.load(place)
+    terms = report.terms
+    if policy is not None:
+        terms = Terms(configure(policy).policy, family=terms.family, note=terms.note)
+    verdict = pipeline.judge_runs(report.before, report.after, terms)
+    show(verdict)
+    for rule in terms.policy.rules:
+        click.echo(_rule_line(rule))
+    for benchmark, own in sorted(terms.benchmarks.items()):
+        for rule in own.rules:
+            click.echo(f"{benchmark}: {_rule_line(rule)}")
+    again = verdict.outcome.value
+    same = "the same" if verdict.outcome is stored else f"the report says {stored.value}"
+    click.echo(f"judged again: {again} ({same})")
+    return 0
+
+
+def _rule_line(rule: Any) -> str:  # noqa: ANN401 - policy.Rule, imported only when needed
+    limits = [f"max_growth {rule.max_growth}"] if rule.max_growth else []
+    limits += [f"budget {rule.budget}"] if rule.budget else []
+    own = ", own cost" if rule.self_only else ""
+    return (
+        f"rule {rule.place or 'default'}: {' '.join(rule.frames)}{own}: {', '.join(limits)},"
+        f" min_impact {rule.min_impact:.2%}, certainty {rule.certainty:.0%}, {rule.severity.value}"
+    )
+
+
+@click.command()
+@click.argument("folder", metavar="REPORT")
+def gate(folder: str) -> int:
+    """End with the exit code of a stored verdict: the last step of a job."""
+    from ci_flame import pipeline, report_folder
+
+    outcome = report_folder.outcome(Path(folder))
+    code = pipeline.stored_exit_code(Path(folder))
+    click.echo(f"ci-flame: {outcome.value}", err=True)
+    return code

@@ -1,0 +1,123 @@
+"""Edge: what several commands share: configuration, names, printing, files."""
+# ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from ci_flame.errors import UsageError
+
+if TYPE_CHECKING:
+    from ci_flame.config import Config
+    from ci_flame.profile import Measurement, Run
+    from ci_flame.verdict import Outcome, Verdict
+
+DEFAULT_REPORT: Final = ".ci-flame/report"
+_MAX_NAME: Final = 200
+
+
+def configure(policy: str | None, **flags: object) -> "Config":
+    """Return the configuration of the policy file and the flags that were given."""
+    from ci_flame.config import build
+
+    names = {"processes": "repeat"}
+    try:
+        return build(policy_file=policy, start=Path.cwd(), flags=flags)
+    except UsageError as error:
+        for key, shown in names.items():
+            error.message = error.message.replace(f"--{key}", f"--{shown}")
+        raise
+
+
+def benchmark_name(name: str | None, command: tuple[str, ...]) -> str:
+    """Return the benchmark's id: `--name`, or the command on one line."""
+    chosen = " ".join(command)[:_MAX_NAME] if name is None else name
+    if not chosen.strip() or not chosen.isprintable():
+        raise UsageError(f"{chosen!r} is not a name", "give --name one line of text")
+    return chosen
+
+
+def account(measurement: "Measurement") -> str:
+    """Return one line on what was recorded."""
+    processes = measurement.processes
+    cpu_s = sum(each.cpu_ns for process in processes for each in process.rounds) / 1e9
+    kept = sum(process.kept for process in processes)
+    lost = sum(process.lost for process in processes)
+    return (
+        f"{measurement.benchmark}: {len(processes)} repetition{'s' * (len(processes) != 1)},"
+        f" {cpu_s:.2f} s of CPU time, {kept} samples, {lost} lost"
+    )
+
+
+def pick_benchmark(run: "Run", wanted: str | None) -> "Measurement":
+    """Return the benchmark of that id, or the only one; UsageError where that is not clear."""
+    from ci_flame.config.yaml_tree import nearest
+
+    names = [each.benchmark for each in run.measurements]
+    if wanted is None and len(names) == 1:
+        return run.measurements[0]
+    measurement = run.measurement(wanted) if wanted is not None else None
+    if measurement is None:
+        asked = "several benchmarks" if wanted is None else f"no benchmark {wanted}"
+        guess = nearest(wanted, names) if wanted is not None else ""
+        raise UsageError(
+            f"the run holds {asked if names else 'no benchmark'}{guess}",
+            "--benchmark takes one of: " + ", ".join(names[:20]) if names else "record one",
+        )
+    return measurement
+
+
+def show(verdict: "Verdict") -> None:
+    """Print a verdict as wide as the terminal."""
+    from shutil import get_terminal_size
+
+    from ci_flame.report import terminal
+
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    click.echo(terminal.render(verdict, get_terminal_size((100, 24)).columns, colour=colour))
+
+
+def publish(
+    folder: Path, outcome: "Outcome | None", code: int, summary: str | None, output: str | None
+) -> None:
+    """Append the summary and the outputs to the files that a CI job collects them in."""
+    if summary is not None:
+        _append(Path(summary), (folder / "summary.md").read_bytes())
+    if output is not None:
+        told = outcome.value if outcome is not None else "error"
+        lines = f"outcome={told}\nexit-code={code}\nreport={folder if outcome else ''}\n"
+        _append(Path(output), lines.encode("utf-8", "backslashreplace"))
+
+
+def _append(path: Path, data: bytes) -> None:
+    try:
+        with path.open("ab") as stream:
+            stream.write(data)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it; UsageError where that fails.
+
+    Where a link leads is replaced, not the link. A device or a pipe is written into: `-o
+    /dev/null` must not put a file in its place.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        place = Path(os.path.realpath(path))
+        scratch = place.with_name(f".{place.name}.tmp-{os.getpid()}")
+        try:
+            scratch.write_bytes(data)
+            scratch.replace(place)
+        finally:
+            with suppress(OSError):
+                scratch.unlink()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None

@@ -1,0 +1,149 @@
+"""Edge: `record` and `check`: run a command under a collector."""
+# ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from ci_flame.cli.pieces import (
+    DEFAULT_REPORT,
+    account,
+    benchmark_name,
+    configure,
+    publish,
+    show,
+)
+from ci_flame.errors import CiFlameError, InterruptedRunError
+
+if TYPE_CHECKING:
+    from ci_flame.verdict import Outcome
+
+_COMMAND_SETTINGS: Final = {"allow_interspersed_args": False}
+"""Options behind the first word of COMMAND are its own, with or without `--`."""
+
+
+def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of every command that records."""
+    options = (
+        click.option("--policy", metavar="FILE", help="Policy file; default: ci-flame.yml above."),
+        click.option("--name", help="Name of the benchmark; default: the command itself."),
+        click.option("--repeat", metavar="N", help="Processes per benchmark; default 5."),
+        click.option("--collector", help="auto, ebpf, perf or replay; default auto."),
+        click.option("--frequency", metavar="HZ", help="Samples per second; default 1999."),
+        click.option("--replay", metavar="DIR", help="Use this recorded run instead of recording."),
+        click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.command(context_settings=_COMMAND_SETTINGS)
+@click.option("-o", "--out", metavar="DIR", help="Run folder; default .ci-flame/run.")
+@_recording
+def record(
+    *,
+    out: str | None,
+    policy: str | None,
+    name: str | None,
+    repeat: str | None,
+    collector: str | None,
+    frequency: str | None,
+    replay: str | None,
+    command: tuple[str, ...],
+) -> int:
+    """Record COMMAND and its children as one benchmark."""
+    from ci_flame import pipeline
+
+    config = configure(
+        policy,
+        out=out,
+        processes=repeat,
+        collector=collector,
+        frequency=frequency,
+        replay=replay,
+    )
+    run = pipeline.record_command(
+        config, benchmark_name(name, command), command, config.record.processes
+    )
+    pipeline.save_run(run, config.out)
+    click.echo(f"ci-flame: {account(run.measurements[0])}; {config.out}", err=True)
+    if not run.complete:
+        raise InterruptedRunError("interrupted; the run is marked incomplete")
+    return 0
+
+
+@click.command(context_settings=_COMMAND_SETTINGS)
+@click.option("--baseline", metavar="SPEC", help="folder:DIR, git:REV[:PATH], rerun:REV, none.")
+@click.option("-o", "--out", metavar="DIR", help=f"Report folder; default {DEFAULT_REPORT}.")
+@click.option("--run", "run_folder", metavar="DIR", help="Run folder; default .ci-flame/run.")
+@click.option(
+    "--pytest/--no-pytest",
+    "as_pytest",
+    default=None,
+    help="Treat COMMAND as one that runs pytest (tox, make test) or as one that does not.",
+)
+@click.option("--seconds", metavar="S", help="pytest: seconds per benchmark and process.")
+@click.option("--summary", metavar="FILE", help="Append the Markdown summary to this file.")
+@click.option(
+    "--github-output", metavar="FILE", help="Append outcome, exit-code and report to this file."
+)
+@click.option("--exit-zero", is_flag=True, help="End with 0 whatever the verdict; see gate.")
+@_recording
+def check(
+    *,
+    baseline: str | None,
+    out: str | None,
+    run_folder: str | None,
+    as_pytest: bool | None,
+    seconds: str | None,
+    summary: str | None,
+    github_output: str | None,
+    exit_zero: bool,
+    policy: str | None,
+    name: str | None,
+    repeat: str | None,
+    collector: str | None,
+    frequency: str | None,
+    replay: str | None,
+    command: tuple[str, ...],
+) -> int:
+    """Record COMMAND, compare it with a baseline, and fail when a hot path grew.
+
+    A pytest command is run with --flame: its benchmarks are recorded and judged one by one.
+    Any other command is one benchmark.
+    """
+    from ci_flame import pipeline, pytest_command
+
+    config = configure(
+        policy,
+        baseline=baseline,
+        out=run_folder,
+        report=out,
+        processes=repeat,
+        seconds=seconds,
+        collector=collector,
+        frequency=frequency,
+        replay=replay,
+    )
+    outcome: Outcome | None = None
+    try:
+        if as_pytest is None:
+            as_pytest = pytest_command.is_pytest(command)
+        if as_pytest:
+            code, outcome = pipeline.check_pytest(config, command)
+        else:
+            repetitions = config.record.processes
+            verdict = pipeline.check_command(
+                config, benchmark_name(name, command), command, repetitions
+            )
+            show(verdict)
+            outcome = verdict.outcome
+            code = pipeline.stored_exit_code(config.report)
+    except CiFlameError as error:
+        publish(config.report, None, error.exit_code, None, github_output)
+        raise
+    click.echo(f"ci-flame: {outcome.value}; {config.report / 'report.html'}", err=True)
+    publish(config.report, outcome, code, summary, github_output)
+    return 0 if exit_zero else code
