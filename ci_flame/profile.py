@@ -254,13 +254,13 @@ class Round:
     wall_ns: int
     run_delay_ns: int = 0
     """Time spent runnable but waiting for a CPU."""
-    steal_ns: int = 0
-    """Time that the hypervisor gave this machine's CPUs to others, all CPUs together."""
     references: Mapping[str, tuple[int, ...]] = field(default_factory=_no_references)
     """CPU ns of each repetition of each kind of reference work run right after the window."""
     profiles: Mapping[Mode, Profile] = field(default_factory=_no_profiles)
     dropped: str = ""
     """Why the judge must leave this round out (run-queue delay, lost samples); empty: it counts."""
+    steal_ns: int = 0
+    """Time that the hypervisor gave this machine's CPUs to others, all CPUs together."""
 
 
 @dataclass(frozen=True, slots=True)
