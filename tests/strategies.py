@@ -6,6 +6,7 @@ from ci_flame.profile import (
     Count,
     Environment,
     Frame,
+    Histogram,
     Kind,
     Measurement,
     Mode,
@@ -78,6 +79,7 @@ def rounds(draw, units):
             for mode in modes
         },
         dropped=draw(st.just("") | TEXT),
+        steal_ns=draw(INT64),
     )
 
 
@@ -95,6 +97,11 @@ def processes(draw, units):
         ),
         metrics=draw(
             st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=2)
+        ),
+        histograms=draw(
+            st.dictionaries(
+                TEXT, st.dictionaries(SMALL, INT64, max_size=3).map(Histogram), max_size=2
+            )
         ),
         warm_up_ns=draw(INT64),
         settled=draw(st.booleans()),

@@ -11,6 +11,7 @@ from ci_flame.profile import (
     Count,
     Environment,
     Frame,
+    Histogram,
     Kind,
     Measurement,
     Mode,
@@ -34,10 +35,11 @@ RUN = Run(
                 Process(
                     (
                         Round(7, 70, 80, 1, {"core": (3, 4)}, {Mode.ON_CPU: EMPTY}),
-                        Round(7, 71, 81, 2, {}, {}, dropped="lost samples"),
+                        Round(7, 71, 81, 2, {}, {}, dropped="lost samples", steal_ns=5),
                     ),
                     counts={BENCH: Count(1, None), Frame("f", "c", Kind.NATIVE): Count(2, 9)},
                     metrics={"run_queue.p99_ms": 0.25},
+                    histograms={"run_queue": Histogram({9: 3, 4: 120})},
                 ),
             ),
             BENCH,
@@ -85,6 +87,9 @@ TEXT = """{
      "metrics": {
       "run_queue.p99_ms": 0.25
      },
+     "histograms": {
+      "run_queue": [[4,120],[9,3]]
+     },
      "counts": [
       ["native","c","f",2,9],
       ["python","tests.bench","test_x",1,null]
@@ -94,6 +99,7 @@ TEXT = """{
       "cpu_ns": [70,71],
       "wall_ns": [80,81],
       "run_delay_ns": [1,2],
+      "steal_ns": [0,5],
       "references": {
        "core": [[3,4],null]
       },

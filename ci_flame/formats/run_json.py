@@ -21,6 +21,7 @@ from ci_flame.profile import (
     Count,
     Environment,
     Frame,
+    Histogram,
     Kind,
     Measurement,
     Mode,
@@ -56,7 +57,7 @@ _KEYS: Final = (
 )
 _FILE: Final = re.compile(r"profiles/\w[\w-]{0,95}\.(?P<mode>on-cpu|off-cpu)\.pb\.gz", re.ASCII)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_COLUMNS: Final = ("iterations", "cpu_ns", "wall_ns", "run_delay_ns")
+_COLUMNS: Final = ("iterations", "cpu_ns", "wall_ns", "run_delay_ns", "steal_ns")
 _COUNTERS: Final = ("kept", "lost", "expected", "truncated", "unrooted", "warm_up_ns")
 
 
@@ -187,6 +188,10 @@ def _process(process: Process) -> dict[str, object]:
         **{name: getattr(process, name) for name in _COUNTERS},
         "settled": process.settled,
         "metrics": dict(sorted(process.metrics.items())),
+        "histograms": {
+            name: [list(pair) for pair in sorted(histogram.counts.items())]
+            for name, histogram in sorted(process.histograms.items())
+        },
         "counts": [
             [*_frame(frame), count.calls, count.bytecodes]
             for frame, count in sorted(process.counts.items())
@@ -314,7 +319,7 @@ def _read_frame(node: Node, length: int) -> Frame:
 
 
 def _read_process(node: Node) -> Process:
-    node.only([*_COUNTERS, "settled", "metrics", "counts", "rounds"])
+    node.only([*_COUNTERS, "settled", "metrics", "histograms", "counts", "rounds"])
     counts = {}
     for each in node.get("counts").items(None):
         frame = _read_frame(each, 5)
@@ -324,6 +329,12 @@ def _read_process(node: Node) -> Process:
         rounds=_read_rounds(node.get("rounds")),
         counts=counts,
         metrics={name: each.number() for name, each in node.get("metrics").entries(None)},
+        histograms={
+            name: Histogram(
+                {pair.at(0).integer(): pair.at(1).integer() for pair in each.items(None)}
+            )
+            for name, each in node.get("histograms").entries(None)
+        },
         settled=node.get("settled").boolean(),
         **{name: node.get(name).integer() for name in _COUNTERS},
     )
