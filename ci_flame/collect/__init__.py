@@ -44,8 +44,9 @@ class Target:
     """Profiles that are wanted; a collector that cannot take one must refuse it by name."""
     machine: bool = False
     """True: run-queue and block I/O latency are wanted too, where the collector can tell them."""
-    cgroup: str = ""
-    """Folder below /sys/fs/cgroup whose processes are sampled instead of `pid`'s tree."""
+    pids: Sequence[int] = ()
+    """Further processes that run already and are sampled with their trees: the descendants of a
+    live `pid`, or the members of a cgroup; those that have ended meanwhile are left out."""
 
 
 @dataclass(frozen=True, slots=True)

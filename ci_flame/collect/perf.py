@@ -177,7 +177,12 @@ class PerfSession:
 
     def _command(self, commands: int, answers: int) -> list[str]:
         return [
-            *(self._program, "record", "-p", str(self._target.pid)),
+            *(
+                self._program,
+                "record",
+                "-p",
+                ",".join(map(str, (self._target.pid, *self._target.pids))),
+            ),
             # A period, not a frequency: perf would check that against a limit for hardware events.
             *("-e", self._event, "-c", str(self._period_ns), "--call-graph", "fp"),
             # Nothing outside of the recording: no ~/.debug, no build ids.
