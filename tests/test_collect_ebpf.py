@@ -500,7 +500,7 @@ def test_the_launcher_of_a_native_command_may_be_any_python(monkeypatch):
 
 
 def test_a_process_that_has_ended_is_not_put_back_among_those_that_are_sampled():
-    with contextlib.closing(libbpf.BpfObject(sampler.OBJECT)) as loaded:
+    with contextlib.closing(libbpf.BpfObject(sampler.OBJECT, sampler.PROGRAMS)) as loaded:
         key, value = bytes([1, 0, 0, 0]), bytes(8 + len(cpython.EMPTY))
 
         assert not loaded.replace("processes", key, value)

@@ -202,8 +202,8 @@ def test_the_committed_bpf_object_is_what_its_source_builds(tmp_path):
     )
 
     assert done.returncode == 0, done.stderr
-    built = (tmp_path / "on_cpu.bpf.o").read_bytes()
-    assert built == (BPF / "on_cpu.bpf.o").read_bytes(), "run `make bpf` and commit the object"
+    built = (tmp_path / "collector.bpf.o").read_bytes()
+    assert built == (BPF / "collector.bpf.o").read_bytes(), "run `make bpf` and commit the object"
 
 
 def test_the_build_does_not_depend_on_the_folder(tmp_path):
@@ -211,18 +211,18 @@ def test_the_build_does_not_depend_on_the_folder(tmp_path):
         pytest.skip("clang-14 and llvm-strip-14 are not installed")
     copy = tmp_path / "another folder" / "ci_flame" / "collect" / "bpf"
     shutil.copytree(BPF, copy)
-    (copy / "on_cpu.bpf.o").unlink()
+    (copy / "collector.bpf.o").unlink()
     tools = tmp_path / "another folder" / "tools"
     tools.mkdir()
     shutil.copy2(ROOT / "tools" / "build_bpf.sh", tools)
     subprocess.run([tools / "build_bpf.sh"], check=True, capture_output=True)
 
-    assert (copy / "on_cpu.bpf.o").read_bytes() == (BPF / "on_cpu.bpf.o").read_bytes()
-    assert b"another folder" not in (copy / "on_cpu.bpf.o").read_bytes()
+    assert (copy / "collector.bpf.o").read_bytes() == (BPF / "collector.bpf.o").read_bytes()
+    assert b"another folder" not in (copy / "collector.bpf.o").read_bytes()
 
 
 def test_the_bpf_sources_carry_their_licences():
     for source in (*BPF.glob("*.c"), *BPF.glob("*.h")):
         first = source.read_text().splitlines()[0]
         assert first == "/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */"
-    assert b"Dual BSD/GPL\0" in (BPF / "on_cpu.bpf.o").read_bytes()
+    assert b"Dual BSD/GPL\0" in (BPF / "collector.bpf.o").read_bytes()

@@ -11,10 +11,10 @@ for tool in clang-14 llvm-strip-14; do
         exit 2
     fi
 done
-target=$out/on_cpu.bpf.o
+target=$out/collector.bpf.o
 clang-14 -O2 -g -mcpu=v3 -target bpf -Wall -Werror -Wno-unused-parameter \
     "-ffile-prefix-map=$PWD=." -fdebug-compilation-dir=. \
-    "-I/usr/include/$(uname -m)-linux-gnu" -c on_cpu.bpf.c -o "$target.part"
+    "-I/usr/include/$(uname -m)-linux-gnu" -c collector.bpf.c -o "$target.part"
 llvm-strip-14 -g "$target.part"
 chmod 644 "$target.part"
 mv "$target.part" "$target"

@@ -7,8 +7,9 @@ kept, so that an error carries the reason and not only a number.
 import ctypes as c
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from ci_flame.collect.machine import INSTALL_LIBBPF
@@ -30,6 +31,13 @@ _SIGNATURES: Final[tuple[tuple[str, Any, tuple[Any, ...]], ...]] = (
     ("bpf_object__close", None, (c.c_void_p,)),
     ("bpf_object__find_map_fd_by_name", c.c_int, (c.c_void_p, c.c_char_p)),
     ("bpf_object__find_program_by_name", c.c_void_p, (c.c_void_p, c.c_char_p)),
+    ("bpf_object__next_program", c.c_void_p, (c.c_void_p, c.c_void_p)),
+    ("bpf_object__next_map", c.c_void_p, (c.c_void_p, c.c_void_p)),
+    ("bpf_map__name", c.c_char_p, (c.c_void_p,)),
+    ("bpf_map__set_autocreate", c.c_int, (c.c_void_p, c.c_bool)),
+    ("bpf_map__set_max_entries", c.c_int, (c.c_void_p, c.c_uint32)),
+    ("bpf_program__name", c.c_char_p, (c.c_void_p,)),
+    ("bpf_program__set_autoload", c.c_int, (c.c_void_p, c.c_bool)),
     ("bpf_program__fd", c.c_int, (c.c_void_p,)),
     ("bpf_program__attach", c.c_void_p, (c.c_void_p,)),
     ("bpf_link__destroy", c.c_int, (c.c_void_p,)),
@@ -56,9 +64,19 @@ def _library() -> c.CDLL:
 
 
 class BpfObject:
-    """A loaded object file: its maps, programs and ring buffer; `close` frees all of it."""
+    """A loaded object file: its maps, programs and ring buffer; `close` frees all of it.
 
-    def __init__(self, path: Path) -> None:
+    Of its programs only those named are loaded, and maps named in `without` are not made.
+    `sizes` gives maps another number of entries (bytes for the ring buffer).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        programs: Collection[str],
+        without: Collection[str] = (),
+        sizes: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._library = _library()
         self._log: list[str] = []
         self._vsnprintf = c.CDLL(None).vsnprintf
@@ -72,10 +90,29 @@ class BpfObject:
         self._object: int | None = self._library.bpf_object__open_file(os.fsencode(path), None)
         if not self._object:
             raise self._error(f"{path.name} does not open")
+        self._choose(programs, without, sizes)
         if self._library.bpf_object__load(self._object):
             error = self._error("the kernel refuses the BPF program")
             self.close()
             raise error
+
+    def _choose(
+        self, programs: Collection[str], without: Collection[str], sizes: Mapping[str, int]
+    ) -> None:
+        """Tell libbpf, before it loads, what to leave out of the kernel."""
+        library = self._library
+        program = library.bpf_object__next_program(self._object, None)
+        while program:
+            wanted = library.bpf_program__name(program).decode() in programs
+            library.bpf_program__set_autoload(program, wanted)
+            program = library.bpf_object__next_program(self._object, program)
+        each = library.bpf_object__next_map(self._object, None)
+        while each:
+            name = library.bpf_map__name(each).decode()
+            library.bpf_map__set_autocreate(each, name not in without)
+            if name in sizes:
+                library.bpf_map__set_max_entries(each, sizes[name])
+            each = library.bpf_object__next_map(self._object, each)
 
     def map_fd(self, name: str) -> int:
         """Return the file descriptor of a map; it stays the object's."""

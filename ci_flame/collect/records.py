@@ -1,4 +1,4 @@
-"""Pure: the records of `on_cpu.bpf.c`, unpacked."""
+"""Pure: the records of `collector.bpf.c`, unpacked."""
 
 import struct
 from dataclasses import dataclass

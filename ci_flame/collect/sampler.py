@@ -31,7 +31,7 @@ from ci_flame.collect.records import (
 from ci_flame.errors import CollectError
 from ci_flame.symbols.native import AddressSpace, NativeNames, read_maps
 
-OBJECT: Final = Path(__file__).parent / "bpf" / "on_cpu.bpf.o"
+OBJECT: Final = Path(__file__).parent / "bpf" / "collector.bpf.o"
 PROGRAMS: Final = ("on_sample", "on_fork", "on_exec", "on_exit")
 
 _IOC_ENABLE: Final = 0x2400
@@ -90,7 +90,7 @@ class Sampler:
         self._unsupported: dict[str, int] = {}
         _check_rate(frequency_hz)
         root = self._root(pid, python=python)
-        self._object = BpfObject(OBJECT)
+        self._object = BpfObject(OBJECT, PROGRAMS)
         try:
             self._object.update("configs", bytes(4), _config(pid, root.layout))
             self.phase_descriptor = self._object.map_fd("phase")

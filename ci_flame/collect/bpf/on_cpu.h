@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Samples by the CPU clock: Python stack, native leaf, kernel stack.
+ */
+#ifndef CI_FLAME_ON_CPU_H
+#define CI_FLAME_ON_CPU_H
+
+#include <linux/ptrace.h>
+#include <linux/bpf_perf_event.h>
+
+#include "learn.h"
+
+#define MAX_KERNEL_FRAMES 127
+
+/* From `flags` on, samples of one place are equal byte for byte: the collector counts those. */
+struct sample {
+	__u32 type;
+	__u32 pid;
+	__u64 time_ns;
+	__u32 tid;
+	__u32 flags;
+	__u64 phase;
+	__u64 image;
+	__u64 stack;
+	__u64 address; /* where user code was, or entered the kernel */
+	__u64 kernel_frames;
+	__u64 kernel[MAX_KERNEL_FRAMES + 1];
+};
+
+MAP(samples, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct sample, 1);
+
+SEC("perf_event")
+int on_sample(struct bpf_perf_event_data *ctx)
+{
+	__u64 both = bpf_get_current_pid_tgid(), *window, bytes;
+	__u32 tgid = both >> 32, tid = (__u32)both, zero = 0;
+	struct bpf_pidns_info ids = {};
+	struct process *process;
+	struct sample *sample;
+	struct config *config;
+	long got;
+
+	window = bpf_map_lookup_elem(&phase, &zero);
+	if (!window || !*window || !tgid)
+		return 0;
+	process = current_process(tgid);
+	if (!process)
+		return 0;
+	sample = bpf_map_lookup_elem(&samples, &zero);
+	config = bpf_map_lookup_elem(&configs, &zero);
+	if (!sample || !config)
+		return 0;
+	count(COUNT_TICKS);
+	sample->type = RECORD_SAMPLE;
+	sample->flags = 0;
+	sample->time_ns = bpf_ktime_get_ns();
+	sample->phase = *window;
+	sample->image = process->image;
+	sample->pid = tgid;
+	sample->tid = tid;
+	sample->stack = 0;
+	sample->kernel_frames = 0;
+	if (!bpf_get_ns_current_pid_tgid(config->namespace_device, config->namespace_inode, &ids,
+					 sizeof(ids))) {
+		sample->pid = ids.tgid;
+		sample->tid = ids.pid;
+	}
+	sample->address = ctx->regs.rip;
+	if (!(ctx->regs.cs & 3)) {
+		got = bpf_get_stack(ctx, sample->kernel, MAX_KERNEL_FRAMES * 8, 0);
+		if (got > 0)
+			sample->kernel_frames = got / 8;
+		sample->address = 0;
+		bpf_get_stack(ctx, &sample->address, 8, BPF_F_USER_STACK);
+	}
+	if (process->python.interpreters)
+		sample->stack = walk_python(process, tid, sample->tid, &sample->flags);
+	bytes = (sample->kernel_frames & 127) * 8;
+	if (bpf_ringbuf_output(&ring, sample, __builtin_offsetof(struct sample, kernel) + bytes,
+			       BPF_RB_NO_WAKEUP))
+		count(COUNT_LOST);
+	return 0;
+}
+
+#endif

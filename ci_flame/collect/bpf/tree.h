@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The process tree that is recorded: who belongs to it, in which window, and how records leave.
+ *
+ * Everything leaves through one ring buffer. What could not be sent is counted, never silent.
+ */
+#ifndef CI_FLAME_TREE_H
+#define CI_FLAME_TREE_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
+
+#include "python_walk.h"
+
+/* The four fields of the kernel that are read; libbpf moves the offsets to the running one. */
+typedef struct {
+	int counter;
+} __attribute__((preserve_access_index)) atomic_t;
+
+struct signal_struct {
+	atomic_t live;
+} __attribute__((preserve_access_index));
+
+struct task_struct {
+	int pid;
+	int tgid;
+	struct signal_struct *signal;
+} __attribute__((preserve_access_index));
+
+enum record_type {
+	RECORD_SAMPLE = 1,
+	RECORD_STACK = 2,
+	RECORD_CODE = 3,
+	RECORD_STRING = 4,
+	RECORD_FORK = 5,
+	RECORD_EXEC = 6,
+	RECORD_EXIT = 7,
+};
+
+enum counter {
+	COUNT_TICKS = 0, /* samples of the tree inside a window */
+	COUNT_LOST = 1,  /* of them, those that the ring buffer had no room for */
+	COUNT_UNSENT = 2, /* strings, code objects and stacks that it had no room for */
+	COUNT_FAULTS = 3,
+	COUNT_UNTRACKED = 4, /* children that did not fit into the map */
+	COUNTERS = 8,
+};
+
+/* One program image of one process: changes with fork and with exec. */
+struct process {
+	__u64 image;
+	struct py_layout python;
+};
+
+struct config {
+	__u64 namespace_device;
+	__u64 namespace_inode;
+	__u32 root; /* in that PID namespace */
+	__u32 root_found;
+	__u64 next_image;
+	struct process process; /* what the root process starts with */
+};
+
+struct image_record {
+	__u32 type;
+	__u32 pid; /* in the root's PID namespace; 0: not known here */
+	__u32 tgid; /* in the first PID namespace: the key of `processes` */
+	__u32 unused;
+	__u64 before;
+	__u64 image;
+};
+
+#define MAP(name, kind, key_type, value_type, entries)                                             \
+	struct {                                                                                   \
+		__uint(type, kind);                                                                \
+		__type(key, key_type);                                                             \
+		__type(value, value_type);                                                         \
+		__uint(max_entries, entries);                                                      \
+	} name SEC(".maps")
+
+MAP(configs, BPF_MAP_TYPE_ARRAY, __u32, struct config, 1);
+MAP(processes, BPF_MAP_TYPE_HASH, __u32, struct process, 8192);
+MAP(threads, BPF_MAP_TYPE_LRU_HASH, __u32, __u64, 8192);
+MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, COUNTERS);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+} phase SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 8 << 20);
+} ring SEC(".maps");
+
+static __always_inline void count(__u32 which)
+{
+	__u64 *value = bpf_map_lookup_elem(&counters, &which);
+
+	if (value)
+		*value += 1;
+}
+
+/* Return the process that runs here if it is of the tree, adopting the root when first met. */
+static __always_inline struct process *current_process(__u32 tgid)
+{
+	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct bpf_pidns_info ids = {};
+	struct config *config;
+	__u32 zero = 0;
+
+	if (process)
+		return process;
+	config = bpf_map_lookup_elem(&configs, &zero);
+	if (!config || config->root_found)
+		return 0;
+	if (bpf_get_ns_current_pid_tgid(config->namespace_device, config->namespace_inode, &ids,
+					sizeof(ids)))
+		return 0;
+	if (ids.tgid != config->root)
+		return 0;
+	config->root_found = 1;
+	bpf_map_update_elem(&processes, &tgid, &config->process, BPF_ANY);
+	return bpf_map_lookup_elem(&processes, &tgid);
+}
+
+static __always_inline __u64 new_image(void)
+{
+	__u32 zero = 0;
+	struct config *config = bpf_map_lookup_elem(&configs, &zero);
+
+	return config ? __sync_fetch_and_add(&config->next_image, 1) : 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int on_fork(__u64 *ctx)
+{
+	struct task_struct *child = (struct task_struct *)ctx[1];
+	struct image_record record = {.type = RECORD_FORK};
+	struct process *parent, copy;
+
+	if (child->pid != child->tgid)
+		return 0; /* a thread */
+	parent = current_process(bpf_get_current_pid_tgid() >> 32);
+	if (!parent)
+		return 0;
+	copy = *parent;
+	copy.image = new_image();
+	record.tgid = child->tgid;
+	record.before = parent->image;
+	record.image = copy.image;
+	if (bpf_map_update_elem(&processes, &record.tgid, &copy, BPF_ANY)) {
+		count(COUNT_UNTRACKED);
+		return 0;
+	}
+	if (bpf_ringbuf_output(&ring, &record, sizeof(record), BPF_RB_NO_WAKEUP))
+		count(COUNT_UNSENT);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int on_exec(__u64 *ctx)
+{
+	__u64 both = bpf_get_current_pid_tgid();
+	__u32 tgid = both >> 32, tid = (__u32)both, zero = 0;
+	struct image_record record = {.type = RECORD_EXEC};
+	struct config *config = bpf_map_lookup_elem(&configs, &zero);
+	struct process *process = current_process(tgid);
+	struct bpf_pidns_info ids = {};
+
+	if (!process || !config)
+		return 0;
+	bpf_map_delete_elem(&threads, &tid);
+	if (!bpf_get_ns_current_pid_tgid(config->namespace_device, config->namespace_inode, &ids,
+					 sizeof(ids)))
+		record.pid = ids.tgid;
+	record.tgid = tgid;
+	record.before = process->image;
+	record.image = new_image();
+	process->python.interpreters = 0;
+	process->image = record.image;
+	/* The collector must look for an interpreter now: this one may wake it. */
+	if (bpf_ringbuf_output(&ring, &record, sizeof(record), BPF_RB_FORCE_WAKEUP))
+		count(COUNT_UNSENT);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int on_exit(__u64 *ctx)
+{
+	struct task_struct *task = (struct task_struct *)ctx[0];
+	struct image_record record = {.type = RECORD_EXIT};
+	struct process *process;
+	__u32 tid = task->pid;
+
+	record.tgid = task->tgid;
+	process = bpf_map_lookup_elem(&processes, &record.tgid);
+	if (!process)
+		return 0;
+	bpf_map_delete_elem(&threads, &tid);
+	if (task->signal->live.counter)
+		return 0; /* other threads go on */
+	record.before = process->image;
+	bpf_map_delete_elem(&processes, &record.tgid);
+	if (bpf_ringbuf_output(&ring, &record, sizeof(record), BPF_RB_NO_WAKEUP))
+		count(COUNT_UNSENT);
+	return 0;
+}
+
+#endif
