@@ -22,6 +22,46 @@ _CLONE: Final = re.compile(
     r"|\.(?:cold|part|constprop|isra|lto_priv|llvm|ipa_ra|localalias)(?:\.\d+)?"
     r"|::h[0-9a-f]{16})+$"
 )
+_V8: Final = re.compile(
+    r"(?:JS|Eval|Script|Function|LazyCompile):[*~^+]?"
+    r"(?P<function>.*?)(?: ?(?P<file>(?:/|file://|node:|[A-Za-z]:[\\/]|evalmachine\.).*?))?"
+    r"(?::\d+){0,2}"
+)
+"""V8's word for the sort of code, its mark for how far it was optimised (which changes while a
+program runs), the function, its file, its line and column (which change with edits above it)."""
+_V8_OTHER: Final = re.compile(r"(?P<sort>BytecodeHandler|Handler|RegExp):.*", re.DOTALL)
+_HOTSPOT: Final = re.compile(
+    r"(?:\S+ )?(?P<type>[^\s():]+)\.(?P<method>[^\s().:<>]+|<init>|<clinit>)\([^():]*\)"
+)
+"""`int shop.Parser.tokenize(java.lang.String, int)`, as HotSpot writes it into its map."""
+_PERF_MAP_AGENT: Final = re.compile(
+    r"L?(?P<type>[\w$]+(?:/[\w$.+]+)+);?(?:::|\.)(?P<method>[^\s();:.]+)"
+)
+_HIDDEN_CLASS: Final = re.compile(
+    r"[/+.]0x[0-9a-f]+|(?<=\$\$Lambda)\$\d+|(?<=MethodAccessor)\d+|(?<=ConstructorAccessor)\d+"
+)
+"""Addresses and numbers of classes that the JVM makes as it runs: others in each process."""
+_STUBS: Final = re.compile(r"(?P<sort>StubRoutines) \(.*\)")
+_V8_GLUE: Final = re.compile(
+    r"Builtins_(?:\w+Handler|Interpreter\w+|Baseline\w+|Call\w*|Construct\w*|JS(?:Run\w+)?Entry\w*"
+    r"|\w*IC(?:Trampoline|Baseline|_\w+)*|CEntry\w*|ArgumentsAdaptor\w*|Compile\w+)"
+)
+"""How V8 runs JavaScript that is not optimised yet: handlers of bytecodes, calls, inline caches."""
+_JIT_COMPILERS: Final = frozenset(
+    {
+        "CompileBroker::compiler_thread_loop",
+        "v8::internal::OptimizingCompileDispatcher::CompileNext",
+        "v8::internal::OptimizingCompileDispatcher::CompileTask::Run",
+        "v8::internal::OptimizingCompileDispatcher::CompileTask::RunInternal",
+        "v8::internal::Compiler::CompileOptimized",
+        "v8::internal::maglev::MaglevConcurrentDispatcher::JobTask::Run",
+    }
+)
+"""HotSpot's and V8's functions that have compiling below them and nothing else."""
+
+
+_INTERPRETED: Final = Frame("Interpreter", "", Kind.JIT)
+"""Any Java function that HotSpot has not compiled (yet)."""
 
 
 def trim(profile: Profile, root: Frame) -> tuple[Profile, int]:
@@ -48,12 +88,18 @@ def judged(stack: Stack) -> Stack:
 
     `shop:f;native:libpython3.11.so.1.0:dict_lookup` becomes `shop:f`. Only what is right
     below a Python frame or `[gc]` goes: in a C program `malloc` is a function like others.
+    The same for V8 (`jit:shop.js:f;native:node:Builtins_CallProperty1Handler`), and what a JIT
+    compiler does while it compiles is the compiler's, as one function.
     """
     kept: list[Frame] = []
     for frame in stack:
         if kept and _runs_python(kept[-1]) and is_interpreter(frame):
             continue
+        if kept and kept[-1].kind is Kind.JIT and is_v8_glue(frame):
+            continue
         kept.append(frame)
+        if frame.kind is Kind.NATIVE and frame.function in _JIT_COMPILERS:
+            break
     return stack if len(kept) == len(stack) else tuple(kept)
 
 
@@ -73,6 +119,16 @@ def is_interpreter(frame: Frame) -> bool:
     )
 
 
+@lru_cache(maxsize=65_536)
+def is_v8_glue(frame: Frame) -> bool:
+    """Say whether a native frame is how V8 runs JavaScript, and not what the code chose.
+
+    Which of them is seen depends on how far the function above was optimised by then.
+    Builtins that the code calls (`Builtins_ArrayPrototypeMap`) stay.
+    """
+    return frame.kind is Kind.NATIVE and _V8_GLUE.fullmatch(frame.function) is not None
+
+
 def merge_recursion(profile: Profile) -> Profile:
     """Fold direct recursion into one frame.
 
@@ -82,12 +138,26 @@ def merge_recursion(profile: Profile) -> Profile:
 
 
 def clean(profile: Profile) -> Profile:
-    """Give native and kernel functions the name that their source has.
+    """Give native, kernel and JIT-compiled functions the name that their source has.
 
     `native:shop:parse(int).constprop.0` becomes `native:shop:parse`: compilers split and
     copy functions as they like, and a copy's name must not look like a new function.
     """
-    return _rewrite(profile, lambda stack: tuple(map(clean_frame, stack)))
+    return _rewrite(profile, clean_stack)
+
+
+def clean_stack(stack: Stack) -> Stack:
+    """Return the stack with clean names; interpreted Java functions in a row are one frame.
+
+    HotSpot's interpreter has one piece of code for all of them, so that none has a name.
+    """
+    frames = map(clean_frame, stack)
+    kept: list[Frame] = []
+    for frame in frames:
+        if frame == _INTERPRETED and kept and kept[-1] == _INTERPRETED:
+            continue
+        kept.append(frame)
+    return tuple(kept)
 
 
 def clean_name(name: str) -> str:
@@ -101,11 +171,38 @@ def clean_name(name: str) -> str:
 
 
 def clean_frame(frame: Frame) -> Frame:
-    """Return a native or kernel frame with its name cleaned, any other one as it is."""
-    if frame.kind not in {Kind.NATIVE, Kind.KERNEL}:
+    """Return a native, kernel or JIT frame with its name cleaned, any other one as it is."""
+    if frame.kind is Kind.JIT:
+        name = jit_name(frame.function)
+    elif frame.kind in {Kind.NATIVE, Kind.KERNEL}:
+        name = clean_name(frame.function)
+    else:
         return frame
-    name = clean_name(frame.function)
     return frame if name == frame.function else replace(frame, function=name)
+
+
+@lru_cache(maxsize=65_536)
+def jit_name(name: str) -> str:
+    """Return what a JIT-compiled function is called, whatever its tier and in every process.
+
+    V8's `JS:*tokenize /shop/parser.js:12:7` is `/shop/parser.js:tokenize`, without a name
+    `(anonymous)`; HotSpot's `int shop.Parser.size(int)` is `shop.Parser.size`, so that
+    overloads are one function. A clean name stays as it is.
+    """
+    name = name.replace(";", ",") if "::" not in name else name
+    if v8 := _V8.fullmatch(name):
+        function = v8["function"].strip() or "(anonymous)"
+        file = (v8["file"] or "").removeprefix("file://")
+        return f"{file}:{function}" if file else function
+    if other := _V8_OTHER.fullmatch(name):
+        return str(other["sort"])
+    if stubs := _STUBS.fullmatch(name):
+        return str(stubs["sort"])
+    java = _HOTSPOT.fullmatch(name) or _PERF_MAP_AGENT.fullmatch(name)
+    if java is None:
+        return name.replace(";", ",")
+    where = _HIDDEN_CLASS.sub("", java["type"]).replace("/", ".")
+    return f"{where}.{java['method']}"
 
 
 def _without_parameters(name: str) -> str:

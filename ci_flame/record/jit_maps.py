@@ -1,0 +1,199 @@
+"""Stage 1, edge: the maps that JIT compilers write for perf, `/tmp/perf-PID.map`.
+
+    Watch(mark): inotify on /tmp tells of each new map; whose it is, the environment of process
+    PID tells, which holds the mark. After the recording the maps of our processes are removed,
+    each by its own name, and nobody else's.
+"""
+
+import ctypes
+import os
+import re
+import select
+import stat
+import struct
+import subprocess
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from ci_flame.record.jit import MARK_VARIABLE, Jit
+
+FOLDER: Final = Path("/tmp")  # noqa: S108 - where perf and the runtimes have agreed to meet
+_NAME: Final = re.compile(rb"perf-(\d{1,10})\.map")
+_IN_CREATE, _IN_MOVED_TO, _IN_CLOEXEC, _IN_NONBLOCK = 0x100, 0x80, 0o2000000, 0o4000
+_EVENT: Final = struct.Struct("iIII")
+_BUFFER: Final = 65_536
+_JCMD_S: Final = 20.0
+_MAX_ASKED: Final = 64
+
+
+class Watch:
+    """Which processes of a command write maps, from construction to the end of the block."""
+
+    def __init__(self, mark: str, *, folder: Path = FOLDER) -> None:
+        self._mark = f"{MARK_VARIABLE}={mark}".encode()
+        self._folder = folder
+        self._pids: dict[int, Jit | None] = {}
+        self._unsure: set[int] = set()
+        """Writers that were gone before they could be asked."""
+        self._wake_read = self._wake_write = self._inotify = -1
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._inotify = _inotify(self._folder)
+        if self._inotify >= 0:
+            self._wake_read, self._wake_write = os.pipe()
+            self._thread = threading.Thread(target=self._follow, daemon=True)
+            self._thread.start()
+        return self
+
+    @property
+    def runtimes(self) -> frozenset[Jit]:
+        """The runtimes that wrote a map so far."""
+        return frozenset(jit for jit in list(self._pids.values()) if jit)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes that wrote one."""
+        return tuple(sorted(self._pids))
+
+    def also(self, pids: Iterable[int]) -> None:
+        """Count processes as ours that are known to be, however quickly they ended."""
+        for pid in pids:
+            if pid in self._unsure:
+                self._unsure.discard(pid)
+                self._pids.setdefault(pid, None)
+
+    def settle(self) -> None:
+        """Take in what has happened until now; bounded."""
+        if self._thread is not None and self._wake_write >= 0:
+            os.close(self._wake_write)
+            self._wake_write = -1
+            self._thread.join(5.0)
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.settle()
+        for descriptor in (self._inotify, self._wake_read):
+            if descriptor >= 0 and (self._thread is None or not self._thread.is_alive()):
+                os.close(descriptor)
+        self._inotify = self._wake_read = -1
+        for pid in self._pids:
+            remove(pid, folder=self._folder)
+
+    def _follow(self) -> None:
+        inotify, wake = self._inotify, self._wake_read
+        while True:
+            ready, _, _ = select.select([inotify, wake], [], [])
+            if inotify in ready:
+                with suppress(OSError):
+                    for pid in _created(os.read(inotify, _BUFFER)):
+                        self._seen(pid)
+            elif wake in ready:
+                return
+
+    def _seen(self, pid: int) -> None:
+        try:
+            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            words = []
+        if self._mark in words:
+            self._pids[pid] = runtime(pid)
+        elif not any(words):
+            self._unsure.add(pid)
+
+
+def remove(pid: int, *, folder: Path = FOLDER) -> None:
+    """Remove the map of one process that we caused: a plain file of this user's, nothing else."""
+    place = folder / f"perf-{pid}.map"
+    with suppress(OSError):
+        found = place.lstat()
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+            place.unlink()
+
+
+def runtime(pid: int) -> Jit | None:
+    """Return which runtime a living process is, by its program's name."""
+    with suppress(OSError):
+        name = Path(f"/proc/{pid}/exe").readlink().name
+        if name.startswith("java"):
+            return Jit.JAVA
+        if name.startswith("node"):
+            return Jit.NODE
+    return None
+
+
+def ask_java(pids: Iterable[int]) -> tuple[int, ...]:
+    """Let running JVMs write their maps now, by their own jcmd; return those that did.
+
+    Each is asked at most 20 s. A JVM that does not answer is left alone.
+    """
+    done = []
+    for pid in list(pids)[:_MAX_ASKED]:
+        if runtime(pid) is not Jit.JAVA:
+            continue
+        place = FOLDER / f"perf-{pid}.map"
+        before = _written(place)
+        with suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(
+                [_jcmd(pid), str(pid), "Compiler.perfmap"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_JCMD_S,
+                check=False,
+            )
+        if _written(place) > before:
+            done.append(pid)
+    return tuple(done)
+
+
+def _written(place: Path) -> int:
+    try:
+        return place.lstat().st_mtime_ns
+    except OSError:
+        return -1
+
+
+def _jcmd(pid: int) -> str:
+    """Return the jcmd of the JDK that a process runs, or the one on PATH."""
+    with suppress(OSError):
+        beside = Path(f"/proc/{pid}/exe").readlink().parent / "jcmd"
+        if beside.is_file():
+            return str(beside)
+    return "jcmd"
+
+
+def _inotify(folder: Path) -> int:
+    """Return a descriptor that tells of new files in a folder, or -1 where there is none."""
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        descriptor = int(library.inotify_init1(_IN_CLOEXEC | _IN_NONBLOCK))
+        if descriptor < 0:
+            return -1
+        events = ctypes.c_uint32(_IN_CREATE | _IN_MOVED_TO)
+        if library.inotify_add_watch(descriptor, os.fsencode(folder), events) < 0:
+            os.close(descriptor)
+            return -1
+    except (OSError, AttributeError):
+        return -1
+    return descriptor
+
+
+def _created(data: bytes) -> list[int]:
+    """Return the processes of the maps that a read of inotify names."""
+    pids = []
+    offset = 0
+    while offset + _EVENT.size <= len(data):
+        _, _, _, length = _EVENT.unpack_from(data, offset)
+        name = data[offset + _EVENT.size : offset + _EVENT.size + length].rstrip(b"\0")
+        offset += _EVENT.size + length
+        if found := _NAME.fullmatch(name):
+            pids.append(int(found[1]))
+    return pids
