@@ -128,6 +128,7 @@ class EbpfSession:
         request = {
             "do": "start",
             "pid": self._target.pid,
+            "pids": list(self._target.pids),
             "owner": os.getpid(),
             "python": self._target.python,
             "frequency_hz": self._target.frequency_hz,

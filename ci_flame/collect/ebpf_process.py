@@ -2,7 +2,7 @@
 
 Standard input is a socket. Each line on it is a JSON request, each gets one JSON line back:
 
-    {"do": "start", "pid": 1, "owner": 1, "python": true, "frequency_hz": 1999}
+    {"do": "start", "pid": 1, "pids": [], "owner": 1, "python": true, "frequency_hz": 999}
         -> {"python": "3.11.7", ...} and the descriptor of the phase word
     {"do": "read"} -> frames, stacks, samples and counters since the last read
     anything that cannot be done -> {"error": "...", "hint": "..."}
@@ -113,7 +113,10 @@ class Server:
         self._owner = _pidfd(request["owner"])
         self._poll.register(self._owner, select.POLLIN)
         self._sampler = Sampler(
-            request["pid"], frequency_hz=request["frequency_hz"], python=request["python"]
+            request["pid"],
+            frequency_hz=request["frequency_hz"],
+            python=request["python"],
+            pids=request["pids"],
         )
         self._poll.register(self._sampler.ring_descriptor, select.POLLIN)
         descriptors.append(self._sampler.phase_descriptor)

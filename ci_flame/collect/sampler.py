@@ -9,6 +9,7 @@ import select
 import struct
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fcntl import ioctl
 from pathlib import Path
@@ -70,7 +71,9 @@ class Image:
 class Sampler:
     """Sampling of one process tree, from construction to `close`."""
 
-    def __init__(self, pid: int, *, frequency_hz: int, python: bool) -> None:
+    def __init__(
+        self, pid: int, *, frequency_hz: int, python: bool, pids: Sequence[int] = ()
+    ) -> None:
         self._frequency_hz = frequency_hz
         self.period_ns = round(1e9 / frequency_hz)
         self._events: list[_Event] = []
@@ -90,9 +93,13 @@ class Sampler:
         self._unsupported: dict[str, int] = {}
         _check_rate(frequency_hz)
         root = self._root(pid, python=python)
+        others = [(each, self._other(each)) for each in dict.fromkeys(pids) if each != pid]
         self._object = BpfObject(OBJECT, PROGRAMS)
         try:
-            self._object.update("configs", bytes(4), _config(pid, root.layout))
+            self._object.update("configs", bytes(4), _config(pid, 1 + len(others)))
+            for image, (each, layout) in enumerate([(pid, root.layout), *others], _FIRST_IMAGE):
+                waiting = struct.pack("<Q", image) + layout
+                self._object.update("waiting", struct.pack("<I", each), waiting)
             self.phase_descriptor = self._object.map_fd("phase")
             self.ring_descriptor = self._object.ring("ring", self._record)
             self._timed = self._object.enable_stats()
@@ -193,6 +200,19 @@ class Sampler:
         image.python = layout.version if layout else ""
         self._images[_FIRST_IMAGE] = image
         return _Root(image, layout.pack() if layout else cpython.EMPTY)
+
+    def _other(self, pid: int) -> bytes:
+        """Return the layout of one more process that runs already; it may have ended."""
+        image = Image(pid)
+        layout = None
+        try:
+            layout = cpython.find_python(pid, self._native)
+        except cpython.UnsupportedPythonError as error:
+            self._unsupported[error.message] = self._unsupported.get(error.message, 0) + 1
+        image.space.update(read_maps(pid))
+        image.python = layout.version if layout else ""
+        self._images[_FIRST_IMAGE + len(self._images)] = image
+        return layout.pack() if layout else cpython.EMPTY
 
     def _open_events(self) -> None:
         program = self._object.program_fd("on_sample")
@@ -335,8 +355,8 @@ class _Event:
         ioctl(self.descriptor, _IOC_PERIOD, struct.pack("<Q", round(1e9 / frequency)))
 
 
-def _config(pid: int, layout: bytes) -> bytes:
-    """Return `struct config`: the root's PID namespace, number and first image."""
+def _config(pid: int, roots: int) -> bytes:
+    """Return `struct config`: the root's PID namespace, the number of roots, the next image."""
     try:
         namespace = Path(f"/proc/{pid}/ns/pid").stat()
     except OSError as error:
@@ -346,8 +366,7 @@ def _config(pid: int, layout: bytes) -> bytes:
             f"process {pid} is in another PID namespace than ci-flame",
             "run ci-flame inside the container, beside the benchmark",
         )
-    head = struct.pack("<QQIIQ", namespace.st_dev, namespace.st_ino, pid, 0, _FIRST_IMAGE + 1)
-    return head + struct.pack("<Q", _FIRST_IMAGE) + layout
+    return struct.pack("<QQQQ", namespace.st_dev, namespace.st_ino, roots, _FIRST_IMAGE + roots)
 
 
 def _check_rate(frequency_hz: int) -> None:

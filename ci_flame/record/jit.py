@@ -130,9 +130,7 @@ def prepare(
     return Runtimes(variables, shim, flags, tuple(notes))
 
 
-def _java_flags(
-    program: str, environment: Mapping[str, str], notes: list[str]
-) -> Sequence[str]:
+def _java_flags(program: str, environment: Mapping[str, str], notes: list[str]) -> Sequence[str]:
     refused = _refusal(program, environment, JAVA_VARIABLE, JAVA_FLAGS)
     if not refused:
         return JAVA_FLAGS
@@ -160,10 +158,10 @@ def _shim(
             "record with Node 12.5 or newer, or without --jit",
         )
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ci-flame-node-")))
-    folder.chmod(0o755)  # noqa: S103 - the command may run as another user
+    folder.chmod(0o755)
     script = folder / "node"
     script.write_text(f'#!/bin/sh\nexec {shlex.join([program, *flags])} "$@"\n', encoding="utf-8")
-    script.chmod(0o755)  # noqa: S103
+    script.chmod(0o755)
     return str(folder)
 
 

@@ -1,8 +1,8 @@
 """Stage 1, edge: the maps that JIT compilers write for perf, `/tmp/perf-PID.map`.
 
-    Watch(mark): inotify on /tmp tells of each new map; whose it is, the environment of process
-    PID tells, which holds the mark. After the recording the maps of our processes are removed,
-    each by its own name, and nobody else's.
+Watch(mark): inotify on /tmp tells of each new map; whose it is, the environment of process
+PID tells, which holds the mark. After the recording the maps of our processes are removed,
+each by its own name, and nobody else's.
 """
 
 import ctypes

@@ -56,10 +56,8 @@ struct process {
 struct config {
 	__u64 namespace_device;
 	__u64 namespace_inode;
-	__u32 root; /* in that PID namespace */
-	__u32 root_found;
+	__u64 waiting; /* how many entries `waiting` had; 0 saves the look there */
 	__u64 next_image;
-	struct process process; /* what the root process starts with */
 };
 
 struct image_record {
@@ -81,6 +79,8 @@ struct image_record {
 
 MAP(configs, BPF_MAP_TYPE_ARRAY, __u32, struct config, 1);
 MAP(processes, BPF_MAP_TYPE_HASH, __u32, struct process, 8192);
+/* The roots of the tree that have not run yet, by their number in the PID namespace above. */
+MAP(waiting, BPF_MAP_TYPE_HASH, __u32, struct process, 8192);
 MAP(threads, BPF_MAP_TYPE_LRU_HASH, __u32, __u64, 8192);
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, COUNTERS);
 
@@ -105,10 +105,10 @@ static __always_inline void count(__u32 which)
 		*value += 1;
 }
 
-/* Return the process that runs here if it is of the tree, adopting the root when first met. */
+/* Return the process that runs here if it is of the tree, adopting a root when first met. */
 static __always_inline struct process *current_process(__u32 tgid)
 {
-	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct process *process = bpf_map_lookup_elem(&processes, &tgid), *root;
 	struct bpf_pidns_info ids = {};
 	struct config *config;
 	__u32 zero = 0;
@@ -116,15 +116,18 @@ static __always_inline struct process *current_process(__u32 tgid)
 	if (process)
 		return process;
 	config = bpf_map_lookup_elem(&configs, &zero);
-	if (!config || config->root_found)
+	if (!config || !config->waiting)
 		return 0;
 	if (bpf_get_ns_current_pid_tgid(config->namespace_device, config->namespace_inode, &ids,
 					sizeof(ids)))
 		return 0;
-	if (ids.tgid != config->root)
+	root = bpf_map_lookup_elem(&waiting, &ids.tgid);
+	if (!root)
 		return 0;
-	config->root_found = 1;
-	bpf_map_update_elem(&processes, &tgid, &config->process, BPF_ANY);
+	/* Another thread of it may do the same on another CPU: only one of them deletes. */
+	bpf_map_update_elem(&processes, &tgid, root, BPF_NOEXIST);
+	if (!bpf_map_delete_elem(&waiting, &ids.tgid))
+		__sync_fetch_and_add(&config->waiting, -1);
 	return bpf_map_lookup_elem(&processes, &tgid);
 }
 
@@ -198,7 +201,8 @@ int on_exit(__u64 *ctx)
 	__u32 tid = task->pid;
 
 	record.tgid = task->tgid;
-	process = bpf_map_lookup_elem(&processes, &record.tgid);
+	/* A root that never ran must not wait on: its number may become another's. */
+	process = current_process(record.tgid);
 	if (!process)
 		return 0;
 	bpf_map_delete_elem(&threads, &tid);
