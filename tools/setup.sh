@@ -2,7 +2,8 @@
 # Make `.venv` with ci-flame in it; instant when nothing changed since the last time.
 #
 #   tools/setup.sh run    system packages and .venv to record and compare (`make demo`)
-#   tools/setup.sh test   the same plus all that lint and tests need (`make setup`)
+#   tools/setup.sh test   the same plus all that lint and tests need (`make setup`), and the
+#                         newer CPythons that tests record
 #
 # PYTHON=… chooses the interpreter; otherwise the first of python3, python3.15 … python3.11 that
 # is 3.11 or newer and can make a venv.
@@ -11,6 +12,10 @@ set -eu
 level=${1:-run}
 cd "$(dirname "$0")/.."
 tools/system_packages.sh "$level"
+# Without them their tests are skipped, which only CI takes for a failure.
+if [ "$level" = test ] && ! tools/pythons.py && [ -n "${CI_FLAME_REQUIRE_ALL:-}" ]; then
+    exit 1
+fi
 
 choose_python() {
     for name in ${PYTHON:-} python3 python3.15 python3.14 python3.13 python3.12 python3.11; do

@@ -67,6 +67,8 @@ struct py_walk {
 	struct py_stack *stack;
 	__u64 image; /* mixed into every id: what another process has learnt says nothing here */
 	__u64 frame;
+	__u64 outer; /* 3.11, 3.12: the frame that called the interpreter's loop; else 0 */
+	__u64 code_type; /* and the type of its code object */
 	__u64 hash;
 	__u32 depth;
 	__u32 flags;
@@ -145,6 +147,21 @@ static __always_inline __u64 py_find_thread(const struct py_layout *layout, __u6
 	return search.found;
 }
 
+/*
+ * 3.11 and 3.12 enter their loop by linking a C structure whose current frame is not set yet: what
+ * is there may be left over from an earlier call, or be anything. So a first frame that cannot be
+ * read, has no code object or is C's entry frame, is passed over: the walk goes on with the caller.
+ */
+static __always_inline long py_walk_outer(__u32 index, struct py_walk *walk)
+{
+	if (index || !walk->outer) {
+		walk->flags |= PY_FLAG_FAULT;
+		return 1;
+	}
+	walk->frame = walk->outer;
+	return 0;
+}
+
 static long py_walk_step(__u32 index, struct py_walk *walk)
 {
 	const struct py_layout *layout = walk->layout;
@@ -156,25 +173,24 @@ static long py_walk_step(__u32 index, struct py_walk *walk)
 
 	if (!walk->frame)
 		return 1;
-	if (bpf_probe_read_user(stack->frame, PY_FRAME_BYTES, (void *)walk->frame)) {
-		walk->flags |= PY_FLAG_FAULT;
-		return 1;
-	}
-	/* The two lowest bits are tags of 3.14's stack references. */
-	code = PY_FIELD(__u64, stack->frame, layout->frame_code, 0x78) & ~3ULL;
-	owner = PY_FIELD(__u8, stack->frame, layout->frame_owner, 0x7f);
-	walk->frame = PY_FIELD(__u64, stack->frame, layout->frame_previous, 0x78);
 	/* The loop's index is the only index: a counter of our own would have the verifier follow
 	 * every value of it. A slot without a Python frame stays 0. */
 	index &= PY_MAX_FRAMES - 1;
 	walk->depth = index + 1;
 	stack->id[index] = 0;
+	if (bpf_probe_read_user(stack->frame, PY_FRAME_BYTES, (void *)walk->frame))
+		return py_walk_outer(index, walk);
+	/* The two lowest bits are tags of 3.14's stack references. */
+	code = PY_FIELD(__u64, stack->frame, layout->frame_code, 0x78) & ~3ULL;
+	owner = PY_FIELD(__u8, stack->frame, layout->frame_owner, 0x7f);
+	walk->frame = PY_FIELD(__u64, stack->frame, layout->frame_previous, 0x78);
+	if (!index && walk->outer &&
+	    (!code || owner >= layout->owner_not_python || py_read(code + 8) != walk->code_type))
+		return py_walk_outer(index, walk);
 	if (!code || owner >= layout->owner_not_python)
 		return 0;
-	if (bpf_probe_read_user(stack->object, PY_CODE_BYTES, (void *)(code + layout->code_start))) {
-		walk->flags |= PY_FLAG_FAULT;
-		return 1;
-	}
+	if (bpf_probe_read_user(stack->object, PY_CODE_BYTES, (void *)(code + layout->code_start)))
+		return py_walk_outer(index, walk);
 	file = PY_FIELD(__u64, stack->object, layout->code_file - layout->code_start, 0x78);
 	qualname = PY_FIELD(__u64, stack->object, layout->code_qualname - layout->code_start, 0x78);
 	line = PY_FIELD(__u32, stack->object, layout->code_line - layout->code_start, 0x7c);
@@ -193,7 +209,7 @@ static long py_walk_step(__u32 index, struct py_walk *walk)
 static __always_inline void py_walk(struct py_walk *walk, __u64 thread)
 {
 	const struct py_layout *layout = walk->layout;
-	__u64 holder = thread, interpreter;
+	__u64 holder = thread, interpreter, none;
 	__u32 collecting = 0;
 
 	if (layout->interpreter_collecting != PY_NO_FIELD) {
@@ -203,15 +219,24 @@ static __always_inline void py_walk(struct py_walk *walk, __u64 thread)
 		if (collecting == 1)
 			walk->flags |= PY_FLAG_GC;
 	}
-	if (layout->thread_cframe != PY_NO_FIELD)
+	if (layout->thread_cframe != PY_NO_FIELD) {
 		holder = py_read(thread + layout->thread_cframe);
+		/* The structure's next field is the one before it. */
+		walk->outer = py_read(holder + layout->thread_frame + 8);
+		if (walk->outer)
+			walk->outer = py_read(walk->outer + layout->thread_frame);
+		if (walk->outer)
+			walk->code_type = py_read(py_read(walk->outer + layout->frame_code) + 8);
+	}
 	walk->frame = py_read(holder + layout->thread_frame);
-	walk->hash = py_mix(walk->image, 1);
+	none = walk->hash = py_mix(walk->image, 1);
 	bpf_loop(PY_MAX_FRAMES, py_walk_step, walk, 0);
 	if (walk->frame && !(walk->flags & PY_FLAG_FAULT))
 		walk->flags |= PY_FLAG_TRUNCATED;
-	if (!walk->depth)
+	if (walk->hash == none) { /* nothing, or C's entry frames alone */
+		walk->depth = 0;
 		walk->flags |= PY_FLAG_NO_FRAME;
+	}
 }
 
 #endif

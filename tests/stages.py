@@ -1,0 +1,171 @@
+"""Does one stage at a time, as told on standard input; every CPython runs it, with `-S`."""
+
+import asyncio
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+import zlib
+
+SECONDS = 0.4
+
+
+def until(work, seconds=SECONDS):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        work()
+
+
+def plain():
+    until(lambda: sorted(range(500), key=lambda value: -value))
+
+
+def squares(count):
+    for value in range(count):
+        yield value * value
+
+
+def delegated(count):
+    yield from squares(count)
+
+
+def generators():
+    until(lambda: sum(delegated(2000)))
+
+
+async def step(count):
+    total = sum(range(count))
+    await asyncio.sleep(0)
+    return total
+
+
+async def gather():
+    end = time.process_time() + SECONDS
+    while time.process_time() < end:
+        await asyncio.gather(*[step(3000) for _ in range(8)])
+
+
+def coroutines():
+    asyncio.run(gather())
+
+
+def in_thread():
+    end = time.thread_time() + SECONDS / 3
+    while time.thread_time() < end:
+        sum(range(500))
+
+
+def threads():
+    running = [threading.Thread(target=in_thread) for _ in range(3)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+
+
+def generated():
+    for number in range(20):
+        scope = {}
+        source = f"def made_{number}():\n    return sum(range(3000))"
+        exec(compile(source, "<made>", "exec"), scope)  # noqa: S102 - what is tested
+        until(scope[f"made_{number}"], SECONDS / 20)
+
+
+def hashing():
+    until(lambda: hashlib.sha256(b"x" * 1_000_000).digest())
+
+
+def packing():
+    until(lambda: zlib.compress(b"abcdefgh" * 50_000))
+
+
+def großer_λ_name():  # noqa: PLC2401 - what is tested
+    return sum(range(3000))
+
+
+class Snake:
+    def метод(self):  # noqa: PLC2401 - what is tested
+        return sum(range(3000))
+
+
+def template():
+    return sum(range(3000))
+
+
+def foreign_names():
+    code = template.__code__.replace(co_name="😀", co_qualname="Kopf.😀")
+    smiling = type(template)(code, globals())
+    snake = Snake()
+
+    def work():
+        großer_λ_name()
+        snake.метод()
+        smiling()
+
+    until(work)
+
+
+def descend(depth, work):
+    if depth:
+        descend(depth - 1, work)
+    else:
+        until(work)
+
+
+def deep():
+    descend(512, lambda: sum(range(5000)))
+
+
+def too_deep():
+    descend(1500, lambda: sum(range(5000)))
+
+
+def in_child():
+    until(lambda: sum(range(1000)))
+
+
+def forked():
+    pid = os.fork()
+    if pid == 0:
+        in_child()
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def started():
+    subprocess.run([sys.executable, "-S", __file__, "in_child"], check=True)
+
+
+def unshared():
+    """A child in a PID namespace of its own; its program's child, too."""
+    command = ["unshare", "--pid", "--fork", "--mount-proc"]
+    subprocess.run([*command, sys.executable, "-S", __file__, "in_child"], check=True)
+
+
+def nothing():
+    pass
+
+
+STAGES = {
+    each.__name__: each
+    for each in (
+        *(plain, generators, coroutines, threads, generated, hashing, packing, foreign_names),
+        *(deep, too_deep, in_child, forked, started, unshared, nothing),
+    )
+}
+
+
+def main():
+    sys.setrecursionlimit(5000)
+    if len(sys.argv) > 1:
+        STAGES[sys.argv[1]]()
+        return
+    for line in sys.stdin:
+        STAGES[line.strip()]()
+        print("done", flush=True)  # noqa: T201 - to the test
+
+
+if __name__ == "__main__":
+    main()

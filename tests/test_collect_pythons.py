@@ -1,0 +1,179 @@
+"""Every CPython that is supported, sampled for real: what a stack holds is the same in all."""
+
+import subprocess
+from collections import Counter
+
+import pytest
+from interpreters import STAGES, every_interpreter, pythons_tool, stages
+
+from ci_flame.collect import COLLECTORS, Target
+from ci_flame.collect.machine import probe
+from ci_flame.errors import CollectError
+from ci_flame.profile import TRUNCATED, Kind
+
+OBSTACLE = COLLECTORS["ebpf"].obstacle(probe(), python=True)
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(OBSTACLE is not None, reason=f"eBPF: {OBSTACLE.reason if OBSTACLE else ''}"),
+]
+ORDINARY = {
+    "plain": ("stages:plain",),
+    "generators": ("stages:generators",),
+    "coroutines": ("stages:coroutines", "asyncio.runners:run"),
+    "generated": ("stages:generated",),
+    "hashing": ("stages:hashing", "stages:hashing.<locals>.<lambda>"),
+    "packing": ("stages:packing", "stages:packing.<locals>.<lambda>"),
+    "foreign_names": ("stages:foreign_names",),
+    "deep": ("stages:deep", "stages:descend"),
+    "forked": ("stages:forked", "stages:in_child"),
+}
+"""Stage -> frames that a full stack has after `<module>` and `main`, in this order."""
+OTHERS = ("threads", "too_deep", "started")
+PHASES = {stage: number for number, stage in enumerate((*ORDINARY, *OTHERS), 1)}
+
+
+class Recorded:
+    """What a target's stages left, by stage."""
+
+    def __init__(self, recording, version):
+        self.recording = recording
+        self.version = version
+
+    def stacks(self, stage):
+        """Return [(frames as text, frames, samples)]."""
+        samples = self.recording.samples[PHASES[stage]]
+        return [([str(f) for f in stack], stack, count) for stack, count in samples.items()]
+
+    def total(self, stage):
+        return sum(count for *_, count in self.stacks(stage))
+
+    def share(self, stage, *wanted):
+        """Return the share of samples whose stack holds all of `wanted`, in this order."""
+        hits = 0
+        for stack, _, count in self.stacks(stage):
+            rest = iter(stack)
+            hits += count * all(any(frame == each for frame in rest) for each in wanted)
+        return hits / self.total(stage)
+
+    def frames(self, stage):
+        """Return samples by frame, each counted once a stack."""
+        counts = Counter()
+        for stack, _, count in self.stacks(stage):
+            counts.update(dict.fromkeys(stack, count))
+        return counts
+
+    def leaves(self, stage):
+        """Return samples by the library of the native leaf."""
+        counts = Counter()
+        for _, stack, count in self.stacks(stage):
+            leaf = next((f for f in stack if f.kind is Kind.NATIVE), None)
+            counts[leaf.module if leaf else ""] += count
+        return counts
+
+
+@pytest.fixture(scope="module", params=every_interpreter())
+def recorded(request):
+    with stages(request.param) as target:
+        session = COLLECTORS["ebpf"].start(
+            Target(target.pid, python=True, roots=(str(STAGES.parent),))
+        )
+        try:
+            for stage, phase in PHASES.items():
+                session.set_phase(phase)
+                target.run(stage)
+                session.set_phase(0)
+            return Recorded(session.read(), session.started["python"])
+        finally:
+            session.close()
+
+
+def test_the_version_is_told_and_nothing_is_lost(recorded, request):
+    python = request.node.callspec.params["recorded"]
+
+    assert recorded.version == pythons_tool().answer(python)
+    assert recorded.recording.lost == 0
+    assert set(recorded.recording.samples) == set(PHASES.values())
+
+
+@pytest.mark.parametrize("stage", ORDINARY)
+def test_stacks_are_full(recorded, stage):
+    wanted = ("stages:<module>", "stages:main", *ORDINARY[stage])
+
+    assert recorded.total(stage) > 300
+    assert recorded.share(stage, *wanted) >= 0.99
+    # And nothing stands above the program's own root.
+    roots = Counter()
+    for stack, _, count in recorded.stacks(stage):
+        roots[stack[0]] += count
+    assert roots["stages:<module>"] >= 0.99 * recorded.total(stage)
+
+
+def test_generators_and_coroutines_stand_where_they_run(recorded):
+    assert recorded.share("generators", "stages:delegated", "stages:squares") > 0.3
+    assert recorded.share("coroutines", "asyncio.events:Handle._run", "stages:step") > 0.2
+
+
+def test_code_made_by_exec_has_its_own_names(recorded):
+    made = {name for name in recorded.frames("generated") if ":made_" in name}
+
+    assert made == {f"<made>:made_{number}" for number in range(20)}
+    assert sum(recorded.frames("generated")[name] for name in made) > 0.8 * recorded.total(
+        "generated"
+    )
+
+
+def test_the_extension_is_the_leaf(recorded):
+    hashing, packing = recorded.leaves("hashing"), recorded.leaves("packing")
+    libraries = {"libcrypto", "_hashlib", "_sha2", "_sha256", "libz", "zlib"}
+
+    assert sum(hashing[each] for each in libraries) > 0.9 * recorded.total("hashing")
+    assert packing["libz"] + packing["zlib"] > 0.9 * recorded.total("packing")
+
+
+def test_names_outside_ascii(recorded):
+    frames = recorded.frames("foreign_names")
+
+    for name in ("großer_λ_name", "Snake.метод", "Kopf.😀"):
+        assert frames[f"stages:{name}"] > 0.1 * recorded.total("foreign_names"), name
+
+
+def test_recursion_is_whole_up_to_the_limit_and_marked_beyond_it(recorded):
+    whole = max(recorded.stacks("deep"), key=lambda each: each[2])[0]
+    cut = [(stack, count) for stack, _, count in recorded.stacks("too_deep")]
+    marked = sum(count for stack, count in cut if stack[0] == str(TRUNCATED))
+    total = recorded.total("too_deep")
+
+    assert whole.count("stages:descend") == 513
+    assert marked > 0.95 * total
+    assert recorded.recording.truncated[PHASES["too_deep"]] == marked
+    assert recorded.share("too_deep", "stages:main") < 0.05
+    assert max(stack.count("stages:descend") for stack, _ in cut) > 1000
+
+
+def test_threads_begin_at_their_own_root(recorded):
+    wanted = ("threading:Thread._bootstrap", "stages:in_thread")
+
+    assert recorded.share("threads", *wanted) >= 0.98
+    assert recorded.share("threads", "stages:main", "stages:in_thread") == 0
+
+
+def test_programs_that_are_started_are_found_again(recorded):
+    # The rest is the program's imports, and the interpreter's start before it could be found.
+    assert recorded.share("started", "stages:<module>") > 0.85
+    assert recorded.share("started", "stages:<module>", "stages:main", "stages:in_child") > 0.5
+
+
+@pytest.mark.parametrize("python", every_interpreter())
+def test_a_target_that_ends_at_once_neither_hangs_nor_invents(python):
+    with subprocess.Popen([python, "-S", "-c", "pass"]) as process:
+        try:
+            session = COLLECTORS["ebpf"].start(Target(process.pid, python=True))
+        except CollectError as error:
+            assert str(process.pid) in error.message  # noqa: PT017 - either end is right
+        else:
+            session.set_phase(1)
+            process.wait()
+            recording = session.read()
+            session.close()
+            assert sum(recording.samples.get(1, {}).values()) < 500
+        assert process.wait() == 0
