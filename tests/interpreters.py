@@ -65,17 +65,17 @@ class Target:
 
 
 @contextlib.contextmanager
-def stages(python, *prefix, script=STAGES, inner=False):
-    """Start the program of stages; with `inner`, `pid` is that of the prefix's child."""
-    command = [*map(str, prefix), str(python), *([] if "-" in str(script) else ["-S"]), str(script)]
+def stages(python, *prefix, inner=0):
+    """Start the program of stages; `inner` says how many processes the prefix puts above it."""
+    command = [*map(str, prefix), str(python), "-S", str(STAGES)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             target = Target(process)
             target.run("nothing")
-            if inner:
-                children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            for _ in range(inner):
+                children = Path(f"/proc/{target.pid}/task/{target.pid}/children")
                 (target.pid,) = map(int, children.read_text().split())
             yield target
         finally:

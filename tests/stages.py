@@ -1,6 +1,7 @@
 """Does one stage at a time, as told on standard input; every CPython runs it, with `-S`."""
 
 import asyncio
+import ctypes
 import hashlib
 import os
 import subprocess
@@ -144,15 +145,34 @@ def unshared():
     subprocess.run([*command, sys.executable, "-S", __file__, "in_child"], check=True)
 
 
+def unshared_fork():
+    """A child in a PID namespace of its own that goes on with the same program."""
+    outer = os.fork()
+    if outer == 0:
+        if ctypes.CDLL(None).unshare(0x20000000):  # CLONE_NEWPID: for children from now on
+            os._exit(1)
+        inner = os.fork()
+        if inner == 0:
+            until(lambda: sum(range(1000)), SECONDS if os.getpid() == 1 else 0)
+            os._exit(0)
+        os.waitpid(inner, 0)
+        os._exit(0)
+    assert os.waitpid(outer, 0)[1] == 0
+
+
+def number():
+    return os.getpid()
+
+
 def nothing():
-    pass
+    return ""
 
 
 STAGES = {
     each.__name__: each
     for each in (
         *(plain, generators, coroutines, threads, generated, hashing, packing, foreign_names),
-        *(deep, too_deep, in_child, forked, started, unshared, nothing),
+        *(deep, too_deep, in_child, forked, started, unshared, unshared_fork, number, nothing),
     )
 }
 
@@ -163,8 +183,8 @@ def main():
         STAGES[sys.argv[1]]()
         return
     for line in sys.stdin:
-        STAGES[line.strip()]()
-        print("done", flush=True)  # noqa: T201 - to the test
+        told = STAGES[line.strip()]()
+        print("done", "" if told is None else told, flush=True)  # noqa: T201 - to the test
 
 
 if __name__ == "__main__":

@@ -501,7 +501,7 @@ def test_the_launcher_of_a_native_command_may_be_any_python(monkeypatch):
 
 def test_a_process_that_has_ended_is_not_put_back_among_those_that_are_sampled():
     with contextlib.closing(libbpf.BpfObject(sampler.OBJECT, sampler.PROGRAMS)) as loaded:
-        key, value = bytes([1, 0, 0, 0]), bytes(8 + len(cpython.EMPTY))
+        key, value = bytes([1, 0, 0, 0]), bytes(16 + len(cpython.EMPTY))
 
         assert not loaded.replace("processes", key, value)
         assert loaded.lookup("processes", key, len(value)) is None
@@ -865,22 +865,6 @@ def test_in_a_pid_namespace_as_containers_are(tmp_path):
     done = inside(tmp_path, sys.executable, "unshare", "--pid", "--fork", "--mount-proc")
 
     assert (done.stderr, done.stdout) == ("", "True True True\n")
-
-
-def test_a_target_in_another_pid_namespace_is_refused():
-    command = ["unshare", "--pid", "--fork", sys.executable, "-S", "-c"]
-    with subprocess.Popen([*command, "import time; time.sleep(30)"]) as process:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        deadline = time.monotonic() + 5
-        while not (inner := children.read_text().split()) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        try:
-            with pytest.raises(CollectError, match="in another PID namespace") as error:
-                COLLECTORS["ebpf"].start(Target(int(inner[0]), python=True))
-        finally:
-            os.kill(int(inner[0]), signal.SIGKILL)
-            process.kill()
-    assert "inside the container" in error.value.hint
 
 
 GRANTED = "+bpf,+perfmon,+sys_ptrace,+syslog"

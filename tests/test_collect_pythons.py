@@ -1,15 +1,15 @@
 """Every CPython that is supported, sampled for real: what a stack holds is the same in all."""
 
 import subprocess
-from collections import Counter
 
 import pytest
-from interpreters import STAGES, every_interpreter, pythons_tool, stages
+from interpreters import every_interpreter, pythons_tool, stages
+from recorded_stages import record
 
 from ci_flame.collect import COLLECTORS, Target
 from ci_flame.collect.machine import probe
 from ci_flame.errors import CollectError
-from ci_flame.profile import TRUNCATED, Kind
+from ci_flame.profile import TRUNCATED
 
 OBSTACLE = COLLECTORS["ebpf"].obstacle(probe(), python=True)
 pytestmark = [
@@ -29,62 +29,12 @@ ORDINARY = {
 }
 """Stage -> frames that a full stack has after `<module>` and `main`, in this order."""
 OTHERS = ("threads", "too_deep", "started")
-PHASES = {stage: number for number, stage in enumerate((*ORDINARY, *OTHERS), 1)}
-
-
-class Recorded:
-    """What a target's stages left, by stage."""
-
-    def __init__(self, recording, version):
-        self.recording = recording
-        self.version = version
-
-    def stacks(self, stage):
-        """Return [(frames as text, frames, samples)]."""
-        samples = self.recording.samples[PHASES[stage]]
-        return [([str(f) for f in stack], stack, count) for stack, count in samples.items()]
-
-    def total(self, stage):
-        return sum(count for *_, count in self.stacks(stage))
-
-    def share(self, stage, *wanted):
-        """Return the share of samples whose stack holds all of `wanted`, in this order."""
-        hits = 0
-        for stack, _, count in self.stacks(stage):
-            rest = iter(stack)
-            hits += count * all(any(frame == each for frame in rest) for each in wanted)
-        return hits / self.total(stage)
-
-    def frames(self, stage):
-        """Return samples by frame, each counted once a stack."""
-        counts = Counter()
-        for stack, _, count in self.stacks(stage):
-            counts.update(dict.fromkeys(stack, count))
-        return counts
-
-    def leaves(self, stage):
-        """Return samples by the library of the native leaf."""
-        counts = Counter()
-        for _, stack, count in self.stacks(stage):
-            leaf = next((f for f in stack if f.kind is Kind.NATIVE), None)
-            counts[leaf.module if leaf else ""] += count
-        return counts
 
 
 @pytest.fixture(scope="module", params=every_interpreter())
 def recorded(request):
     with stages(request.param) as target:
-        session = COLLECTORS["ebpf"].start(
-            Target(target.pid, python=True, roots=(str(STAGES.parent),))
-        )
-        try:
-            for stage, phase in PHASES.items():
-                session.set_phase(phase)
-                target.run(stage)
-                session.set_phase(0)
-            return Recorded(session.read(), session.started["python"])
-        finally:
-            session.close()
+        return record(target, *ORDINARY, *OTHERS)
 
 
 def test_the_version_is_told_and_nothing_is_lost(recorded, request):
@@ -92,7 +42,7 @@ def test_the_version_is_told_and_nothing_is_lost(recorded, request):
 
     assert recorded.version == pythons_tool().answer(python)
     assert recorded.recording.lost == 0
-    assert set(recorded.recording.samples) == set(PHASES.values())
+    assert len(recorded.recording.samples) == len(ORDINARY) + len(OTHERS)
 
 
 @pytest.mark.parametrize("stage", ORDINARY)
@@ -102,10 +52,7 @@ def test_stacks_are_full(recorded, stage):
     assert recorded.total(stage) > 300
     assert recorded.share(stage, *wanted) >= 0.99
     # And nothing stands above the program's own root.
-    roots = Counter()
-    for stack, _, count in recorded.stacks(stage):
-        roots[stack[0]] += count
-    assert roots["stages:<module>"] >= 0.99 * recorded.total(stage)
+    assert recorded.roots(stage)["stages:<module>"] >= 0.99 * recorded.total(stage)
 
 
 def test_generators_and_coroutines_stand_where_they_run(recorded):
@@ -145,7 +92,7 @@ def test_recursion_is_whole_up_to_the_limit_and_marked_beyond_it(recorded):
 
     assert whole.count("stages:descend") == 513
     assert marked > 0.95 * total
-    assert recorded.recording.truncated[PHASES["too_deep"]] == marked
+    assert recorded.recording.truncated[recorded.phase("too_deep")] == marked
     assert recorded.share("too_deep", "stages:main") < 0.05
     assert max(stack.count("stages:descend") for stack, _ in cut) > 1000
 

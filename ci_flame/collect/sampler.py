@@ -48,6 +48,8 @@ _DISCOVERY_LIMIT_SECONDS: Final = 5.0
 _ROOT_SECONDS: Final = 1.0
 _HEADROOM: Final = 1.3
 _FIRST_IMAGE: Final = 1
+_PROCESS: Final = struct.Struct("<QII")
+"""`struct process` before its Python: image, number here, unused."""
 
 _COUNT_TICKS, _COUNT_LOST, _COUNT_UNSENT, _COUNT_FAULTS, _COUNT_UNTRACKED = range(5)
 
@@ -98,7 +100,7 @@ class Sampler:
         try:
             self._object.update("configs", bytes(4), _config(pid, 1 + len(others)))
             for image, (each, layout) in enumerate([(pid, root.layout), *others], _FIRST_IMAGE):
-                waiting = struct.pack("<Q", image) + layout
+                waiting = _PROCESS.pack(image, each, 0) + layout
                 self._object.update("waiting", struct.pack("<I", each), waiting)
             self.phase_descriptor = self._object.map_fd("phase")
             self.ring_descriptor = self._object.ring("ring", self._record)
@@ -266,8 +268,7 @@ class Sampler:
             return
         before = self._images.get(change.before)
         if kind == FORK:
-            # The same mappings; the child's number in our PID namespace comes with a sample.
-            image = Image(0, python=before.python if before else "")
+            image = Image(change.pid, python=before.python if before else "")
             if before:
                 image.space.update(before.space.mappings)
         else:
@@ -294,10 +295,10 @@ class Sampler:
             return False
         image.python = layout.version
         key = struct.pack("<I", image.tgid)
-        value = self._object.lookup("processes", key, 8 + len(cpython.EMPTY))
-        if value and self._images.get(struct.unpack_from("<Q", value)[0]) is image:
+        value = self._object.lookup("processes", key, _PROCESS.size + len(cpython.EMPTY))
+        if value and self._images.get(_PROCESS.unpack_from(value)[0]) is image:
             # Should it end meanwhile, its number must not come back: it may become another's.
-            self._object.replace("processes", key, value[:8] + packed)
+            self._object.replace("processes", key, value[: _PROCESS.size] + packed)
         return True
 
     def _snapshot(self) -> None:
@@ -356,16 +357,10 @@ class _Event:
 
 
 def _config(pid: int, roots: int) -> bytes:
-    """Return `struct config`: the root's PID namespace, the number of roots, the next image."""
-    try:
-        namespace = Path(f"/proc/{pid}/ns/pid").stat()
-    except OSError as error:
-        raise CollectError(f"process {pid} cannot be looked at: {error.strerror}") from None
-    if namespace.st_ino != Path("/proc/self/ns/pid").stat().st_ino:
-        raise CollectError(
-            f"process {pid} is in another PID namespace than ci-flame",
-            "run ci-flame inside the container, beside the benchmark",
-        )
+    """Return `struct config`: this PID namespace, the number of roots, the next image."""
+    if not Path(f"/proc/{pid}").exists():
+        raise CollectError(f"process {pid} is gone", "start the collector before it ends")
+    namespace = Path("/proc/self/ns/pid").stat()
     return struct.pack("<QQQQ", namespace.st_dev, namespace.st_ino, roots, _FIRST_IMAGE + roots)
 
 

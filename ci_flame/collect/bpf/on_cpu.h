@@ -34,10 +34,8 @@ int on_sample(struct bpf_perf_event_data *ctx)
 {
 	__u64 both = bpf_get_current_pid_tgid(), *window, bytes;
 	__u32 tgid = both >> 32, tid = (__u32)both, zero = 0;
-	struct bpf_pidns_info ids = {};
 	struct process *process;
 	struct sample *sample;
-	struct config *config;
 	long got;
 
 	window = bpf_map_lookup_elem(&phase, &zero);
@@ -47,8 +45,7 @@ int on_sample(struct bpf_perf_event_data *ctx)
 	if (!process)
 		return 0;
 	sample = bpf_map_lookup_elem(&samples, &zero);
-	config = bpf_map_lookup_elem(&configs, &zero);
-	if (!sample || !config)
+	if (!sample)
 		return 0;
 	count(COUNT_TICKS);
 	sample->type = RECORD_SAMPLE;
@@ -56,15 +53,10 @@ int on_sample(struct bpf_perf_event_data *ctx)
 	sample->time_ns = bpf_ktime_get_ns();
 	sample->phase = *window;
 	sample->image = process->image;
-	sample->pid = tgid;
-	sample->tid = tid;
+	sample->pid = process->pid;
+	sample->tid = own_number(bpf_get_current_task());
 	sample->stack = 0;
 	sample->kernel_frames = 0;
-	if (!bpf_get_ns_current_pid_tgid(config->namespace_device, config->namespace_inode, &ids,
-					 sizeof(ids))) {
-		sample->pid = ids.tgid;
-		sample->tid = ids.pid;
-	}
 	sample->address = ctx->regs.rip;
 	if (!(ctx->regs.cs & 3)) {
 		got = bpf_get_stack(ctx, sample->kernel, MAX_KERNEL_FRAMES * 8, 0);

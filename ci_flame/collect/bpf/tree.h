@@ -9,11 +9,12 @@
 
 #include <linux/bpf.h>
 #include <linux/types.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
 #include "python_walk.h"
 
-/* The four fields of the kernel that are read; libbpf moves the offsets to the running one. */
+/* The fields of the kernel that are read; libbpf moves the offsets to the running one. */
 typedef struct {
 	int counter;
 } __attribute__((preserve_access_index)) atomic_t;
@@ -22,11 +23,44 @@ struct signal_struct {
 	atomic_t live;
 } __attribute__((preserve_access_index));
 
+struct ns_common {
+	unsigned int inum;
+} __attribute__((preserve_access_index));
+
+struct pid_namespace {
+	struct ns_common ns;
+} __attribute__((preserve_access_index));
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+} __attribute__((preserve_access_index));
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+} __attribute__((preserve_access_index));
+
 struct task_struct {
 	int pid;
 	int tgid;
+	struct task_struct *group_leader;
+	struct pid *thread_pid;
 	struct signal_struct *signal;
 } __attribute__((preserve_access_index));
+
+/* Read one field through a pointer that the verifier knows nothing of. */
+#define KERNEL_READ(type, pointer, structure, member)                                              \
+	({                                                                                         \
+		__u64 from_ = (__u64)(pointer);                                                    \
+		type value_ = 0;                                                                   \
+		bpf_core_read(&value_, sizeof(value_), &((struct structure *)from_)->member);      \
+		value_;                                                                            \
+	})
+#define KERNEL_OFFSET(structure, member) bpf_core_field_offset(struct structure, member)
+#define KERNEL_SIZE(structure) bpf_core_type_size(struct structure)
+
+#define MAX_PID_LEVELS 32 /* the kernel's own limit of PID namespaces inside each other */
 
 enum record_type {
 	RECORD_SAMPLE = 1,
@@ -50,19 +84,21 @@ enum counter {
 /* One program image of one process: changes with fork and with exec. */
 struct process {
 	__u64 image;
+	__u32 pid; /* in the collector's PID namespace; 0: not known there */
+	__u32 unused;
 	struct py_layout python;
 };
 
 struct config {
 	__u64 namespace_device;
-	__u64 namespace_inode;
+	__u64 namespace_inode; /* the collector's PID namespace */
 	__u64 waiting; /* how many entries `waiting` had; 0 saves the look there */
 	__u64 next_image;
 };
 
 struct image_record {
 	__u32 type;
-	__u32 pid; /* in the root's PID namespace; 0: not known here */
+	__u32 pid; /* in the collector's PID namespace; 0: not known there */
 	__u32 tgid; /* in the first PID namespace: the key of `processes` */
 	__u32 unused;
 	__u64 before;
@@ -79,7 +115,7 @@ struct image_record {
 
 MAP(configs, BPF_MAP_TYPE_ARRAY, __u32, struct config, 1);
 MAP(processes, BPF_MAP_TYPE_HASH, __u32, struct process, 8192);
-/* The roots of the tree that have not run yet, by their number in the PID namespace above. */
+/* The roots of the tree that have not run yet, by their number in the collector's PID namespace. */
 MAP(waiting, BPF_MAP_TYPE_HASH, __u32, struct process, 8192);
 MAP(threads, BPF_MAP_TYPE_LRU_HASH, __u32, __u64, 8192);
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, COUNTERS);
@@ -105,28 +141,62 @@ static __always_inline void count(__u32 which)
 		*value += 1;
 }
 
+/* Return the address of a task's number in the PID namespace of this level. */
+static __always_inline __u64 number_at(__u64 pid, __u32 level)
+{
+	return pid + KERNEL_OFFSET(pid, numbers) + level * KERNEL_SIZE(upid);
+}
+
+/* Return the number that a task itself knows as its own: in its own, innermost PID namespace. */
+static __always_inline __u32 own_number(__u64 task)
+{
+	__u64 pid = KERNEL_READ(__u64, task, task_struct, thread_pid);
+
+	if (!pid)
+		return 0; /* it has ended */
+	return KERNEL_READ(__u32, number_at(pid, KERNEL_READ(__u32, pid, pid, level)), upid, nr);
+}
+
+/* Return the number of a task's process in the collector's PID namespace; 0 where it has none. */
+static __always_inline __u32 number_here(__u64 task, const struct config *config)
+{
+	__u64 pid = KERNEL_READ(__u64, task, task_struct, group_leader), number;
+	__u32 level, deepest;
+
+	pid = KERNEL_READ(__u64, pid, task_struct, thread_pid);
+	if (!pid)
+		return 0;
+	deepest = KERNEL_READ(__u32, pid, pid, level);
+	for (level = 0; level <= MAX_PID_LEVELS; level++) {
+		if (level > deepest)
+			return 0;
+		number = number_at(pid, level);
+		if (KERNEL_READ(__u32, KERNEL_READ(__u64, number, upid, ns), pid_namespace, ns.inum) ==
+		    (__u32)config->namespace_inode)
+			return KERNEL_READ(__u32, number, upid, nr);
+	}
+	return 0;
+}
+
 /* Return the process that runs here if it is of the tree, adopting a root when first met. */
 static __always_inline struct process *current_process(__u32 tgid)
 {
 	struct process *process = bpf_map_lookup_elem(&processes, &tgid), *root;
-	struct bpf_pidns_info ids = {};
 	struct config *config;
-	__u32 zero = 0;
+	__u32 zero = 0, number;
 
 	if (process)
 		return process;
 	config = bpf_map_lookup_elem(&configs, &zero);
 	if (!config || !config->waiting)
 		return 0;
-	if (bpf_get_ns_current_pid_tgid(config->namespace_device, config->namespace_inode, &ids,
-					sizeof(ids)))
-		return 0;
-	root = bpf_map_lookup_elem(&waiting, &ids.tgid);
+	number = number_here(bpf_get_current_task(), config);
+	root = bpf_map_lookup_elem(&waiting, &number);
 	if (!root)
 		return 0;
 	/* Another thread of it may do the same on another CPU: only one of them deletes. */
 	bpf_map_update_elem(&processes, &tgid, root, BPF_NOEXIST);
-	if (!bpf_map_delete_elem(&waiting, &ids.tgid))
+	if (!bpf_map_delete_elem(&waiting, &number))
 		__sync_fetch_and_add(&config->waiting, -1);
 	return bpf_map_lookup_elem(&processes, &tgid);
 }
@@ -144,15 +214,20 @@ int on_fork(__u64 *ctx)
 {
 	struct task_struct *child = (struct task_struct *)ctx[1];
 	struct image_record record = {.type = RECORD_FORK};
+	struct config *config;
 	struct process *parent, copy;
+	__u32 zero = 0;
 
 	if (child->pid != child->tgid)
 		return 0; /* a thread */
 	parent = current_process(bpf_get_current_pid_tgid() >> 32);
-	if (!parent)
+	config = bpf_map_lookup_elem(&configs, &zero);
+	if (!parent || !config)
 		return 0;
 	copy = *parent;
 	copy.image = new_image();
+	copy.pid = number_here((__u64)child, config);
+	record.pid = copy.pid;
 	record.tgid = child->tgid;
 	record.before = parent->image;
 	record.image = copy.image;
@@ -169,18 +244,14 @@ SEC("tp_btf/sched_process_exec")
 int on_exec(__u64 *ctx)
 {
 	__u64 both = bpf_get_current_pid_tgid();
-	__u32 tgid = both >> 32, tid = (__u32)both, zero = 0;
+	__u32 tgid = both >> 32, tid = (__u32)both;
 	struct image_record record = {.type = RECORD_EXEC};
-	struct config *config = bpf_map_lookup_elem(&configs, &zero);
 	struct process *process = current_process(tgid);
-	struct bpf_pidns_info ids = {};
 
-	if (!process || !config)
+	if (!process)
 		return 0;
 	bpf_map_delete_elem(&threads, &tid);
-	if (!bpf_get_ns_current_pid_tgid(config->namespace_device, config->namespace_inode, &ids,
-					 sizeof(ids)))
-		record.pid = ids.tgid;
+	record.pid = process->pid;
 	record.tgid = tgid;
 	record.before = process->image;
 	record.image = new_image();
