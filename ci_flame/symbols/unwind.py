@@ -1,0 +1,356 @@
+"""Stage 1, edge: registers and a copy of the stack -> return addresses, by call frame information.
+
+    perf record --call-graph dwarf: 16 registers + the top of the stack, at each sample
+    rip, rsp, rbp ─ rules of rip (cfi) ─▶ the caller's rip, rsp, rbp ─ … ─▶ _start
+
+x86-64 only. Where nothing is known of an address (JIT code), the frame pointer leads on. Only
+the copy of the stack is read, never the process; every loop is bounded, so that a hostile stack
+ends in a short chain.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Protocol
+
+from ci_flame.symbols.cfi import REGISTERS, RETURN_ADDRESS, How, Row
+from ci_flame.symbols.frames import Image, open_image
+
+MAX_FRAMES: Final = 1024
+PERF_REGISTERS: Final = (0, 3, 2, 1, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23, 8)
+"""By DWARF's number: perf's (`asm/perf_regs.h`, PERF_REG_X86_*)."""
+USER_MASK: Final = sum(1 << number for number in PERF_REGISTERS)
+_RBP: Final = 6
+_RSP: Final = 7
+_WORD: Final = (1 << 64) - 1
+_SIGN: Final = 1 << 63
+_USER_END: Final = 1 << 47
+_MAX_FRAME_BYTES: Final = 1 << 24
+"""Of a frame found by the frame pointer alone; anything larger is no frame."""
+_MAX_STEPS: Final = 256
+_MAX_OPERANDS: Final = 64
+_word_at = struct.Struct("<Q").unpack_from
+
+
+class Region(Protocol):
+    """A mapping of the process."""
+
+    @property
+    def start(self) -> int:
+        """First address."""
+
+    @property
+    def offset(self) -> int:
+        """Where it begins in the file."""
+
+    @property
+    def path(self) -> str:
+        """File, or a name in brackets (`[vdso]`); empty for anonymous memory."""
+
+
+Find = Callable[[int], Region | None]
+"""The executable mapping that holds an address, at the time of the sample."""
+
+
+class End(Enum):
+    """Why a walk ended."""
+
+    WHOLE = "whole"
+    """At the frame that has no caller."""
+    LOST = "lost"
+    """Nothing is known of the outermost address, or its rules make no sense."""
+    SHORT = "short"
+    """The copy of the stack was too short: outer frames are missing."""
+    DEEP = "deep"
+    """At the limit of frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A stack in addresses."""
+
+    addresses: tuple[int, ...]
+    """Leaf first. Callers' are those of the call, one less than what they return to, so that
+    each lies in its function; a function that a signal interrupted has its own."""
+    end: End
+
+
+class Unwinder:
+    """Walks stacks; reads each image once."""
+
+    def __init__(
+        self,
+        load: Callable[[str], Image | None] = open_image,
+        *,
+        max_frames: int = MAX_FRAMES,
+    ) -> None:
+        """Take how the image of a mapping's path is opened; by default as a file."""
+        self._load = load
+        self._max_frames = max_frames
+        self._images: dict[str, Image | None] = {}
+
+    def walk(self, registers: Sequence[int], stack: bytes | memoryview, find: Find) -> Chain:
+        """Return the chain of one sample.
+
+        `registers` are 17 words by DWARF's numbers (`PERF_REGISTERS`; the last is rip), `stack`
+        the memory from rsp upwards.
+        """
+        words = list(registers)
+        base = words[_RSP]
+        address = words[RETURN_ADDRESS]
+        addresses = [address]
+        exact = True
+        while len(addresses) < self._max_frames:
+            place = address if exact else address - 1
+            row = self._row(place, find)
+            if row is None:
+                called, end = _by_frame_pointer(words, stack, base, find)
+                signal = False
+            else:
+                called, end = _by_rules(row, words, stack, base)
+                signal = row.signal
+            if called is None:
+                return Chain(tuple(addresses), end)
+            inward = called[_RSP] <= words[_RSP] and not signal
+            address = called[RETURN_ADDRESS]
+            if address == 0:
+                return Chain(tuple(addresses), End.WHOLE)
+            if inward or address >= _USER_END:
+                return Chain(tuple(addresses), End.LOST)
+            words = called
+            exact = signal
+            addresses.append(address if exact else address - 1)
+        return Chain(tuple(addresses), End.DEEP)
+
+    def _row(self, place: int, find: Find) -> Row | None:
+        region = find(place)
+        if region is None or not region.path:
+            return None
+        if region.path not in self._images:
+            self._images[region.path] = self._load(region.path)
+        image = self._images[region.path]
+        if image is None:
+            return None
+        return image.row(place - region.start + region.offset)
+
+
+def _by_rules(
+    row: Row, words: Sequence[int], stack: bytes | memoryview, base: int
+) -> tuple[list[int] | None, End]:
+    """Return the caller's registers; None and the reason where the walk ends."""
+    if row.cfa_register >= 0:
+        cfa = (words[row.cfa_register] + row.cfa_offset) & _WORD
+    else:
+        found = evaluate(row.cfa_expression, words, stack, base)
+        if found is None:
+            return None, End.LOST
+        cfa = found
+    called = list(words)
+    called[_RSP] = cfa
+    last = len(stack) - 8
+    begin = cfa - base
+    known = False
+    for register, offset in row.saved:
+        at = begin + offset
+        if not 0 <= at <= last:
+            if register == RETURN_ADDRESS:
+                return None, End.SHORT if at > last and at < _MAX_FRAME_BYTES else End.LOST
+            called[register] = 0
+            continue
+        called[register] = _word_at(stack, at)[0]
+        known = known or register == RETURN_ADDRESS
+    if row.other:
+        for register, how, detail in row.other:
+            if how is How.UNDEFINED:
+                if register == RETURN_ADDRESS:
+                    return None, End.WHOLE
+                continue
+            value = _other(how, detail, cfa, words, stack, base)
+            if value is None:
+                if register == RETURN_ADDRESS:
+                    return None, End.LOST
+                value = 0
+            called[register] = value
+            known = known or register == RETURN_ADDRESS
+    return (called, End.WHOLE) if known else (None, End.WHOLE)
+
+
+def _other(
+    how: How,
+    detail: int | bytes,
+    cfa: int,
+    words: Sequence[int],
+    stack: bytes | memoryview,
+    base: int,
+) -> int | None:
+    if isinstance(detail, bytes):
+        value = evaluate(detail, words, stack, base, first=cfa)
+        return value if value is None or how is How.EXPRESSION else _read(stack, value - base)
+    if how is How.VALUE:
+        return (cfa + detail) & _WORD
+    return words[detail] if 0 <= detail < REGISTERS else None
+
+
+def _by_frame_pointer(
+    words: Sequence[int], stack: bytes | memoryview, base: int, find: Find
+) -> tuple[list[int] | None, End]:
+    """Return the caller's registers as code with frame pointers leaves them."""
+    frame = words[_RBP]
+    if frame % 8 or not words[_RSP] <= frame < words[_RSP] + _MAX_FRAME_BYTES:
+        return None, End.LOST
+    at = frame - base
+    outer, back = _read(stack, at), _read(stack, at + 8)
+    if outer is None or back is None:
+        return None, End.SHORT
+    # Any number lies on a stack; only one that leads into code is a return address.
+    if back == 0 or find(back - 1) is None:
+        return None, End.LOST
+    called = list(words)
+    called[_RBP], called[_RSP], called[RETURN_ADDRESS] = outer, frame + 16, back
+    return called, End.WHOLE
+
+
+def _read(stack: bytes | memoryview, at: int) -> int | None:
+    if not 0 <= at <= len(stack) - 8:
+        return None
+    value: int = _word_at(stack, at)[0]
+    return value
+
+
+# -- expressions -------------------------------------------------------------------------
+
+
+def evaluate(
+    code: bytes,
+    words: Sequence[int],
+    stack: bytes | memoryview,
+    base: int,
+    *,
+    first: int | None = None,
+) -> int | None:
+    """Return what a DWARF expression leaves on top; None for one that makes no sense.
+
+    The operations are those of procedure linkage tables, of glibc's signal frame and of
+    realigned stacks: constants, registers, memory of the stack, arithmetic, branches.
+    """
+    operands = [] if first is None else [first]
+    at = 0
+    try:
+        for _ in range(_MAX_STEPS):
+            if at >= len(code):
+                return operands[-1] & _WORD
+            at = _step(code, at, operands, words, stack, base)
+            if len(operands) > _MAX_OPERANDS or at < 0:
+                return None
+    except (IndexError, ValueError, struct.error):
+        return None
+    return None
+
+
+_CONSTANTS: Final = {0x08: "<B", 0x09: "<b", 0x0A: "<H", 0x0B: "<h", 0x0C: "<I", 0x0D: "<i",
+                     0x0E: "<Q", 0x0F: "<q", 0x03: "<Q"}  # fmt: skip
+_BINARY: Final[dict[int, Callable[[int, int], int]]] = {
+    0x1A: lambda a, b: a & b,
+    0x1C: lambda a, b: a - b,
+    0x1E: lambda a, b: a * b,
+    0x21: lambda a, b: a | b,
+    0x22: lambda a, b: a + b,
+    0x24: lambda a, b: a << b if b < 64 else 0,  # noqa: PLR2004 - bits of a word
+    0x25: lambda a, b: a >> b if b < 64 else 0,  # noqa: PLR2004
+    0x27: lambda a, b: a ^ b,
+    0x29: lambda a, b: int(a == b),
+    0x2A: lambda a, b: int(_signed(a) >= _signed(b)),
+    0x2B: lambda a, b: int(_signed(a) > _signed(b)),
+    0x2C: lambda a, b: int(_signed(a) <= _signed(b)),
+    0x2D: lambda a, b: int(_signed(a) < _signed(b)),
+    0x2E: lambda a, b: int(a != b),
+}
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value & _SIGN else value
+
+
+def _step(
+    code: bytes,
+    at: int,
+    operands: list[int],
+    words: Sequence[int],
+    stack: bytes | memoryview,
+    base: int,
+) -> int:
+    """Carry one operation out; return where the next one is, or ValueError."""
+    operation = code[at]
+    at += 1
+    if 0x30 <= operation <= 0x4F:  # noqa: PLR2004 - DW_OP_lit0 to lit31
+        operands.append(operation - 0x30)
+    elif 0x70 <= operation <= 0x70 + RETURN_ADDRESS:  # noqa: PLR2004 - DW_OP_breg0 on
+        offset, at = _leb(code, at, signed=True)
+        operands.append((words[operation - 0x70] + offset) & _WORD)
+    elif layout := _CONSTANTS.get(operation):
+        operands.append(struct.unpack_from(layout, code, at)[0] & _WORD)
+        at += struct.calcsize(layout)
+    elif operation in _BINARY:
+        second, one = operands.pop(), operands.pop()
+        operands.append(_BINARY[operation](one, second) & _WORD)
+    else:
+        at = _special(operation, code, at, operands, stack, base)
+    return at
+
+
+def _special(
+    operation: int,
+    code: bytes,
+    at: int,
+    operands: list[int],
+    stack: bytes | memoryview,
+    base: int,
+) -> int:
+    match operation:
+        case 0x06:  # deref
+            value = _read(stack, operands.pop() - base)
+            if value is None:
+                raise ValueError("memory that was not copied")
+            operands.append(value)
+        case 0x10 | 0x11:  # constu, consts
+            value, at = _leb(code, at, signed=operation == 0x11)  # noqa: PLR2004
+            operands.append(value & _WORD)
+        case 0x12:  # dup
+            operands.append(operands[-1])
+        case 0x13:  # drop
+            operands.pop()
+        case 0x14:  # over
+            operands.append(operands[-2])
+        case 0x16:  # swap
+            operands[-1], operands[-2] = operands[-2], operands[-1]
+        case 0x1F:  # neg
+            operands.append(-operands.pop() & _WORD)
+        case 0x20:  # not
+            operands.append(~operands.pop() & _WORD)
+        case 0x23:  # plus_uconst
+            value, at = _leb(code, at, signed=False)
+            operands.append((operands.pop() + value) & _WORD)
+        case 0x28 | 0x2F:  # bra, skip
+            jump: int = struct.unpack_from("<h", code, at)[0]
+            taken = operation == 0x2F or operands.pop() != 0  # noqa: PLR2004
+            at += 2 + (jump if taken else 0)
+        case 0x96:  # nop
+            pass
+        case _:
+            raise ValueError(f"operation {operation:#x}")
+    return at
+
+
+def _leb(code: bytes, at: int, *, signed: bool) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = code[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            break
+        if shift > 63:  # noqa: PLR2004 - no number of 64 bits is longer
+            raise ValueError("a number of more than 64 bits")
+    return (value - (1 << shift) if signed and byte & 0x40 else value), at
