@@ -28,7 +28,6 @@ _EVENTS: Final[dict[str, tuple[int, int]]] = {
     "task-clock": (_SOFTWARE, 1),
     "page-faults": (_SOFTWARE, 2),
     "context-switches": (_SOFTWARE, 3),
-    "cpu-migrations": (_SOFTWARE, 4),
     "minor-faults": (_SOFTWARE, 5),
     "major-faults": (_SOFTWARE, 6),
     "cycles": (_HARDWARE, 0),
@@ -50,7 +49,7 @@ _EVENTS: Final[dict[str, tuple[int, int]]] = {
 }
 """perf's name -> type and config of `struct perf_event_attr` (linux/perf_event.h)."""
 EVENTS: Final = tuple(_EVENTS)
-_RARE: Final = ("cpu-migrations", "major-faults", "context-switches")
+_RARE: Final = ("major-faults",)
 """Software events that a probe cannot cause; the kernel itself counts them everywhere."""
 
 _TRY_SECONDS: Final = 0.2
@@ -167,7 +166,7 @@ def _work(descriptor: int, event: Event) -> tuple[int, bool]:
 
 
 def _spin() -> None:
-    """Use the CPU, touch new pages, miss caches and branches, for two milliseconds."""
+    """Use the CPU, touch new pages, miss caches and branches for two milliseconds; then wait."""
     until = time.monotonic() + _SLICE_SECONDS
     with mmap.mmap(-1, 64 * mmap.PAGESIZE) as memory:
         place = 1
@@ -175,7 +174,7 @@ def _spin() -> None:
             for _ in range(64):
                 place = (place * 1_103_515_245 + 12_345) % len(memory)
                 memory[place] = place & 0xFF
-    os.sched_yield()
+    time.sleep(_SLICE_SECONDS / 8)
 
 
 def _attributes(event: Event, period: int) -> bytes:

@@ -1,6 +1,6 @@
 """Pure: call frame information (`.eh_frame`, `.debug_frame`) -> the rules of one address.
 
-    address ─ binary search table ─▶ FDE ─ its CIE ─▶ rows: CFA = rsp+16, return at CFA-8, rbp at CFA-16
+    address ─ search table ─▶ FDE ─ its CIE ─▶ rows: CFA = rsp+16, return at CFA-8, rbp at CFA-16
 
 Entries are read where they are asked for: libpython has ten thousand, a profile needs a few
 hundred. Nothing read here is trusted: every length is bounded, and what makes no sense gives
@@ -67,7 +67,7 @@ class Row:
     other: tuple[tuple[int, How, int | bytes], ...]
     """(register, how, its offset, register or expression)."""
     signal: bool
-    """A frame that the kernel made for a signal handler: its caller was interrupted, not calling."""
+    """A frame that the kernel made for a signal handler: its caller was interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +335,7 @@ class _Machine:
             else:
                 self._extended(low, code)
 
-    def _extended(self, opcode: int, code: _Cursor) -> None:
+    def _extended(self, opcode: int, code: _Cursor) -> None:  # noqa: C901, PLR0912, PLR0915 - one case per instruction
         register, offset, _ = self._cfa
         factor = self.cie.data_factor
         match opcode:
@@ -463,20 +463,27 @@ def _cie(read: Read, place: int, *, debug: bool) -> _Cie:
     if lengths:
         data = body.take(body.uleb())
         extra = _Cursor(data, body.base + body.at - len(data))
-        for letter in augmentation[1:]:
-            match chr(letter):
-                case "R":
-                    pointers = extra.number(1)
-                case "P":
-                    extra.address(extra.number(1) & 0x0F, relative=False)
-                case "L":
-                    extra.number(1)
-                case "S":
-                    signal = True
-                case _:
-                    break
+        pointers, signal = _augmentation(augmentation[1:], extra)
     elif augmentation:
         raise CfiError("an unknown augmentation")
     return _Cie(
         code_factor, data_factor, pointers, lengths, signal, return_register, body.data[body.at :]
     )
+
+
+def _augmentation(letters: bytes, extra: _Cursor) -> tuple[int, bool]:
+    """Return the encoding of addresses, and whether this is of a signal frame."""
+    pointers, signal = 0, False
+    for letter in letters:
+        match chr(letter):
+            case "R":
+                pointers = extra.number(1)
+            case "P":
+                extra.address(extra.number(1) & 0x0F, relative=False)
+            case "L":
+                extra.number(1)
+            case "S":
+                signal = True
+            case _:
+                break
+    return pointers, signal

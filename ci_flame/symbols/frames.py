@@ -13,6 +13,7 @@ from typing import IO, Final
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import Section
 
 from ci_flame.symbols.cfi import CallFrames, Entries, Row, SearchTable
 
@@ -125,9 +126,7 @@ def _image(file: IO[bytes], pieces: Pieces) -> Image | None:
     def read(address: int, size: int) -> bytes:
         for offset, start, length in segments:
             if start <= address < start + length:
-                return pieces(
-                    address - start + offset, max(0, min(size, start + length - address))
-                )
+                return pieces(address - start + offset, max(0, min(size, start + length - address)))
         return b""
 
     found = [each for each in (_by_table(elf, read), _debug_frames(elf)) if each is not None]
@@ -162,6 +161,6 @@ def _debug_frames(elf: ELFFile) -> CallFrames | None:
     return CallFrames(read, table=None, entries=entries)
 
 
-def _section(elf: ELFFile, name: str) -> "elftools.elf.sections.Section | None":  # noqa: F821
+def _section(elf: ELFFile, name: str) -> Section | None:
     section = elf.get_section_by_name(name)
     return None if section is None or section["sh_type"] == "SHT_NOBITS" else section

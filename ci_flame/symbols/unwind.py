@@ -76,6 +76,27 @@ class Chain:
     end: End
 
 
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The memory of a stack, from the stack pointer at the time of the sample upwards."""
+
+    data: bytes | memoryview
+    base: int
+    """Address of its first byte."""
+
+    def word(self, address: int) -> int | None:
+        """Return the word at an address; None where it was not copied."""
+        at = address - self.base
+        if not 0 <= at <= len(self.data) - 8:
+            return None
+        value: int = _word_at(self.data, at)[0]
+        return value
+
+    def is_behind(self, address: int) -> bool:
+        """Whether an address is one that a larger copy would have held."""
+        return len(self.data) - 8 < address - self.base < _MAX_FRAME_BYTES
+
+
 class Unwinder:
     """Walks stacks; reads each image once."""
 
@@ -97,7 +118,7 @@ class Unwinder:
         the memory from rsp upwards.
         """
         words = list(registers)
-        base = words[_RSP]
+        copied = Copied(stack, words[_RSP])
         address = words[RETURN_ADDRESS]
         addresses = [address]
         exact = True
@@ -105,10 +126,10 @@ class Unwinder:
             place = address if exact else address - 1
             row = self._row(place, find)
             if row is None:
-                called, end = _by_frame_pointer(words, stack, base, find)
+                called, end = _by_frame_pointer(words, copied, find)
                 signal = False
             else:
-                called, end = _by_rules(row, words, stack, base)
+                called, end = _by_rules(row, words, copied)
                 signal = row.signal
             if called is None:
                 return Chain(tuple(addresses), end)
@@ -135,72 +156,60 @@ class Unwinder:
         return image.row(place - region.start + region.offset)
 
 
-def _by_rules(
-    row: Row, words: Sequence[int], stack: bytes | memoryview, base: int
-) -> tuple[list[int] | None, End]:
+def _by_rules(row: Row, words: Sequence[int], stack: Copied) -> tuple[list[int] | None, End]:
     """Return the caller's registers; None and the reason where the walk ends."""
-    if row.cfa_register >= 0:
-        cfa = (words[row.cfa_register] + row.cfa_offset) & _WORD
-    else:
-        found = evaluate(row.cfa_expression, words, stack, base)
-        if found is None:
-            return None, End.LOST
-        cfa = found
+    cfa = _frame_address(row, words, stack)
+    if cfa is None:
+        return None, End.LOST
     called = list(words)
     called[_RSP] = cfa
-    last = len(stack) - 8
-    begin = cfa - base
     known = False
     for register, offset in row.saved:
-        at = begin + offset
-        if not 0 <= at <= last:
-            if register == RETURN_ADDRESS:
-                return None, End.SHORT if at > last and at < _MAX_FRAME_BYTES else End.LOST
-            called[register] = 0
-            continue
-        called[register] = _word_at(stack, at)[0]
-        known = known or register == RETURN_ADDRESS
-    if row.other:
-        for register, how, detail in row.other:
-            if how is How.UNDEFINED:
-                if register == RETURN_ADDRESS:
-                    return None, End.WHOLE
-                continue
-            value = _other(how, detail, cfa, words, stack, base)
+        value = stack.word(cfa + offset)
+        if register == RETURN_ADDRESS:
             if value is None:
-                if register == RETURN_ADDRESS:
-                    return None, End.LOST
-                value = 0
-            called[register] = value
-            known = known or register == RETURN_ADDRESS
+                return None, End.SHORT if stack.is_behind(cfa + offset) else End.LOST
+            known = True
+        called[register] = value or 0
+    for register, how, detail in row.other:
+        if how is How.UNDEFINED:
+            if register == RETURN_ADDRESS:
+                return None, End.WHOLE
+            continue
+        value = _other(how, detail, cfa, words, stack)
+        if register == RETURN_ADDRESS:
+            if value is None:
+                return None, End.LOST
+            known = True
+        called[register] = value or 0
     return (called, End.WHOLE) if known else (None, End.WHOLE)
 
 
+def _frame_address(row: Row, words: Sequence[int], stack: Copied) -> int | None:
+    if row.cfa_register < 0:
+        return evaluate(row.cfa_expression, words, stack)
+    return (words[row.cfa_register] + row.cfa_offset) & _WORD
+
+
 def _other(
-    how: How,
-    detail: int | bytes,
-    cfa: int,
-    words: Sequence[int],
-    stack: bytes | memoryview,
-    base: int,
+    how: How, detail: int | bytes, cfa: int, words: Sequence[int], stack: Copied
 ) -> int | None:
     if isinstance(detail, bytes):
-        value = evaluate(detail, words, stack, base, first=cfa)
-        return value if value is None or how is How.EXPRESSION else _read(stack, value - base)
+        value = evaluate(detail, words, stack, first=cfa)
+        return value if value is None or how is How.EXPRESSION else stack.word(value)
     if how is How.VALUE:
         return (cfa + detail) & _WORD
     return words[detail] if 0 <= detail < REGISTERS else None
 
 
 def _by_frame_pointer(
-    words: Sequence[int], stack: bytes | memoryview, base: int, find: Find
+    words: Sequence[int], stack: Copied, find: Find
 ) -> tuple[list[int] | None, End]:
     """Return the caller's registers as code with frame pointers leaves them."""
     frame = words[_RBP]
     if frame % 8 or not words[_RSP] <= frame < words[_RSP] + _MAX_FRAME_BYTES:
         return None, End.LOST
-    at = frame - base
-    outer, back = _read(stack, at), _read(stack, at + 8)
+    outer, back = stack.word(frame), stack.word(frame + 8)
     if outer is None or back is None:
         return None, End.SHORT
     # Any number lies on a stack; only one that leads into code is a return address.
@@ -211,23 +220,11 @@ def _by_frame_pointer(
     return called, End.WHOLE
 
 
-def _read(stack: bytes | memoryview, at: int) -> int | None:
-    if not 0 <= at <= len(stack) - 8:
-        return None
-    value: int = _word_at(stack, at)[0]
-    return value
-
-
 # -- expressions -------------------------------------------------------------------------
 
 
 def evaluate(
-    code: bytes,
-    words: Sequence[int],
-    stack: bytes | memoryview,
-    base: int,
-    *,
-    first: int | None = None,
+    code: bytes, words: Sequence[int], stack: Copied, *, first: int | None = None
 ) -> int | None:
     """Return what a DWARF expression leaves on top; None for one that makes no sense.
 
@@ -240,7 +237,7 @@ def evaluate(
         for _ in range(_MAX_STEPS):
             if at >= len(code):
                 return operands[-1] & _WORD
-            at = _step(code, at, operands, words, stack, base)
+            at = _step(code, at, operands, words, stack)
             if len(operands) > _MAX_OPERANDS or at < 0:
                 return None
     except (IndexError, ValueError, struct.error):
@@ -272,14 +269,7 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value & _SIGN else value
 
 
-def _step(
-    code: bytes,
-    at: int,
-    operands: list[int],
-    words: Sequence[int],
-    stack: bytes | memoryview,
-    base: int,
-) -> int:
+def _step(code: bytes, at: int, operands: list[int], words: Sequence[int], stack: Copied) -> int:
     """Carry one operation out; return where the next one is, or ValueError."""
     operation = code[at]
     at += 1
@@ -295,21 +285,16 @@ def _step(
         second, one = operands.pop(), operands.pop()
         operands.append(_BINARY[operation](one, second) & _WORD)
     else:
-        at = _special(operation, code, at, operands, stack, base)
+        at = _special(operation, code, at, operands, stack)
     return at
 
 
-def _special(
-    operation: int,
-    code: bytes,
-    at: int,
-    operands: list[int],
-    stack: bytes | memoryview,
-    base: int,
+def _special(  # noqa: C901, PLR0912 - one case per operation
+    operation: int, code: bytes, at: int, operands: list[int], stack: Copied
 ) -> int:
     match operation:
         case 0x06:  # deref
-            value = _read(stack, operands.pop() - base)
+            value = stack.word(operands.pop())
             if value is None:
                 raise ValueError("memory that was not copied")
             operands.append(value)
