@@ -374,6 +374,11 @@ class Environment:
         """`3.11` of `3.11.7`."""
         return ".".join(self.python.split(".")[:2])
 
+    @property
+    def imported(self) -> bool:
+        """True: made of another tool's files (`import:folded`), not recorded by ci_flame."""
+        return self.collector.startswith("import:")
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

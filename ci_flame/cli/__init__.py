@@ -67,6 +67,7 @@ for _command in (
     judging.gate,
     converting.report,
     converting.export,
+    converting.import_,
     system.doctor,
 ):
     cli.add_command(_command)

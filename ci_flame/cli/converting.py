@@ -1,4 +1,4 @@
-"""Edge: `report` and `export`: runs as pages and as other tools' files."""
+"""Edge: `report`, `export`, `import`: runs as pages, to and from other tools' files."""
 # ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
 
 import sys
@@ -60,3 +60,82 @@ def export(folder: str, form: str, benchmark: str | None, out: str | None) -> in
     stream.write(data)
     stream.flush()
     return 0
+
+
+@click.command(name="import")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("-o", "--out", metavar="RUN", help="Run folder; default .ci-flame/run.")
+@click.option("--from", "form", help="Format; default: told by the content.")
+@click.option("--name", help="Name of the benchmark; default imported.")
+@click.option("--each", is_flag=True, help="Each file is a benchmark, named like the file.")
+@click.option("--mode", help="on-cpu or off-cpu, where the files do not tell.")
+@click.option("--unit", help="Of bare numbers: samples, ns, us, ms or s.")
+@click.option("--iterations", type=int, metavar="N", help="Of the work, in each file.")
+@click.option("--seconds", type=float, metavar="S", help="That each file was recorded for.")
+@click.option("--frequency", type=int, metavar="HZ", help="Samples per second of CPU time.")
+@click.option("--event", default="", help="perf: the event to take, of several.")
+@click.option("--map", "map_name", default="", help="bpftrace: the stack map, of several.")
+def import_(
+    *,
+    files: tuple[str, ...],
+    out: str | None,
+    form: str | None,
+    name: str | None,
+    each: bool,
+    mode: str | None,
+    unit: str | None,
+    iterations: int | None,
+    seconds: float | None,
+    frequency: int | None,
+    event: str,
+    map_name: str,
+) -> int:
+    """Make a run of what other tools recorded: FILE is a process, several have spread.
+
+    perf.data, perf script, bpftrace (text or JSON), bcc (profile, offcputime), folded stacks and
+    pprof are read, packed with gzip or not; `-` is standard input.
+    """
+    from ci_flame import imported, pipeline
+    from ci_flame.baseline import folder as run_folder
+    from ci_flame.formats.sniff import FORMATS as KNOWN
+    from ci_flame.profile import Mode
+
+    wanted = imported.check_wanted(
+        imported.Wanted(
+            form=_one_of("--from", form, KNOWN) or "",
+            name=imported.NAME if name is None else name,
+            each=each,
+            mode=Mode(chosen) if (chosen := _one_of("--mode", mode, tuple(Mode))) else None,
+            unit=_one_of("--unit", unit, tuple(imported.UNITS)) or "",
+            iterations=iterations,
+            seconds=seconds,
+            frequency_hz=frequency,
+            event=event,
+            map_name=map_name,
+        )
+    )
+    place = Path(out or ".ci-flame/run")
+    run_folder.check_writable(place)
+    found = imported.load([Path(file) for file in files], wanted)
+    pipeline.save_run(found.run, place)
+    for note in found.notes:
+        click.echo(f"ci-flame: {note}", err=True)
+    samples = sum(process.kept for m in found.run.measurements for process in m.processes)
+    what = found.run.environment.collector.removeprefix(imported.COLLECTOR)
+    count = len(files)
+    click.echo(
+        f"ci-flame: {count} file{'s' * (count != 1)} of {what}, {samples} samples; {place}",
+        err=True,
+    )
+    return 0
+
+
+def _one_of(shown: str, word: str | None, known: tuple[str, ...]) -> str | None:
+    from ci_flame.config.yaml_tree import nearest, quote
+
+    if word is None or word in known:
+        return word
+    raise UsageError(
+        f"{shown}: {quote(word)} is not known{nearest(word, known)}",
+        f"one of: {', '.join(known)}",
+    )

@@ -467,6 +467,25 @@ def differences(before: Environment, after: Environment) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _single_files(before: Run, after: Run) -> tuple[str, ...]:
+    """Return that a side of imported runs is one file; empty: it is not.
+
+    What one process of ours may differ by is known from many recordings; what somebody else's
+    file may differ by, recorded anyhow, only other such files can tell.
+    """
+    if not (before.environment.imported or after.environment.imported):
+        return ()
+    for measurement in after.measurements:
+        other = before.measurement(measurement.benchmark)
+        if other is None:
+            continue
+        counts = len(other.processes), len(measurement.processes)
+        if min(counts) == 1:
+            few = f"files of {measurement.benchmark}: {counts[0]}, {counts[1]}"
+            return (f"{few}; how much two of one side differ is only known from several a side",)
+    return ()
+
+
 def diff(before: Run, after: Run) -> RunDiff:
     """Compare two runs benchmark by benchmark; those that only one has are named."""
     one = {measurement.benchmark: measurement for measurement in before.measurements}
@@ -476,7 +495,7 @@ def diff(before: Run, after: Run) -> RunDiff:
         after.environment,
         before.commit,
         after.commit,
-        differences(before.environment, after.environment),
+        differences(before.environment, after.environment) + _single_files(before, after),
         tuple(
             diff_benchmark(one[name], measurement, mode)
             for name, measurement in other.items()

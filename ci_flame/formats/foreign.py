@@ -21,6 +21,13 @@ _JIT_FILE: Final = re.compile(
     r"node:.*|.*\.(?:[cm]?js|[cm]?ts|java|rb)|.*perf-\d+\.map|.*jitted-\d+-.*\.so"
 )
 _LIBRARY_PATH: Final = re.compile(r".*(?:/site-packages/|/dist-packages/|/lib/python3\.\d+/)")
+_KERNEL_ENTRY: Final = re.compile(
+    r"entry_(?:SYSCALL|SYSENTER|INT80)\w*|do_syscall_64|asm_(?:exc|sysvec|common|load)\w*"
+    r"|ret_from_fork\w*|(?:common|secondary)_startup_\w+|x86_64_start_\w+|x64_sys_call"
+    r"|__x64_sys_\w+|el[01]t?_\w+|el0_svc\w*|__arm64_sys_\w+|secondary_start_kernel|start_kernel"
+    r"|kthread|cpu_startup_entry"
+)
+"""Functions that a kernel begins with when it is entered, and none of a program's own."""
 
 
 def is_kernel_dso(dso: str) -> bool:
@@ -31,6 +38,11 @@ def is_kernel_dso(dso: str) -> bool:
 def is_jit_file(file: str) -> bool:
     """Say whether a file belongs to code that a runtime compiled (JavaScript, JVM, Ruby)."""
     return _JIT_FILE.fullmatch(file) is not None
+
+
+def is_kernel_entry(name: str) -> bool:
+    """Say whether a name without its library is one of those that the kernel is entered by."""
+    return _KERNEL_ENTRY.fullmatch(name) is not None
 
 
 def module_of(file: str) -> str:

@@ -374,13 +374,15 @@ def _circumstances(diff: BenchmarkDiff, columns: Columns) -> list[Note]:
     """Return notes on what weakens this comparison."""
     notes = []
     if diff.anchor == "shares":
+        # Imported files may hold nothing but shares; then no clock has moved.
+        moved = columns.clock.raw_shift
+        told = f" (CPU time per iteration moved by {np.expm1(moved) * 100:+.0f} %)" if moved else ""
         notes.append(
             Note(
                 "shares-only",
                 "no reference work and no broad mix of functions: only shares of the benchmark"
                 " were compared, uniform growth cannot be seen, and the machine's speed is"
-                " unknown (CPU time per iteration moved by"
-                f" {np.expm1(columns.clock.raw_shift) * 100:+.0f} %)",
+                f" unknown{told}",
                 diff.benchmark,
             )
         )
