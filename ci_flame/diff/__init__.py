@@ -14,6 +14,7 @@ import numpy as np
 from ci_flame import noise
 from ci_flame.diff import evidence as columns
 from ci_flame.diff import speed
+from ci_flame.diff.imports import single_files
 from ci_flame.noise import Estimates, Floats, Machine, Prior
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Run, Stack
 
@@ -467,25 +468,6 @@ def differences(before: Environment, after: Environment) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _single_files(before: Run, after: Run) -> tuple[str, ...]:
-    """Return that a side of imported runs is one file; empty: it is not.
-
-    What one process of ours may differ by is known from many recordings; what somebody else's
-    file may differ by, recorded anyhow, only other such files can tell.
-    """
-    if not (before.environment.imported or after.environment.imported):
-        return ()
-    for measurement in after.measurements:
-        other = before.measurement(measurement.benchmark)
-        if other is None:
-            continue
-        counts = len(other.processes), len(measurement.processes)
-        if min(counts) == 1:
-            few = f"files of {measurement.benchmark}: {counts[0]}, {counts[1]}"
-            return (f"{few}; how much two of one side differ is only known from several a side",)
-    return ()
-
-
 def diff(before: Run, after: Run) -> RunDiff:
     """Compare two runs benchmark by benchmark; those that only one has are named."""
     one = {measurement.benchmark: measurement for measurement in before.measurements}
@@ -495,7 +477,7 @@ def diff(before: Run, after: Run) -> RunDiff:
         after.environment,
         before.commit,
         after.commit,
-        differences(before.environment, after.environment) + _single_files(before, after),
+        differences(before.environment, after.environment) + single_files(before, after),
         tuple(
             diff_benchmark(one[name], measurement, mode)
             for name, measurement in other.items()
