@@ -194,26 +194,31 @@ def explain(folder: Path) -> Verdict:
 # -- recording ------------------------------------------------------------------------
 
 
-def record_command(config: Config, name: str, command: Sequence[str], repeat: int) -> Run:
+def record_command(
+    config: Config, name: str, command: Sequence[str], repeat: int, jit: str = "none"
+) -> Run:
     """Record a command as one benchmark, `repeat` processes of one round each."""
     from ci_flame.record import command as recorder  # noqa: PLC0415
+    from ci_flame.record.jit import Jit  # noqa: PLC0415
 
     side = recorder.Side.here(command)
-    (run,) = recorder.record(config.record, name, (side,), repeat)
+    (run,) = recorder.record(config.record, name, (side,), repeat, Jit(jit))
     return run
 
 
-def check_command(config: Config, name: str, command: Sequence[str], repeat: int) -> Verdict:
+def check_command(
+    config: Config, name: str, command: Sequence[str], repeat: int, jit: str = "none"
+) -> Verdict:
     """Record a command, compare it with its baseline, and write run and report."""
     _discard_report(config)
     start = Path.cwd()
     note: Note | None = None
     before: Run | None
     if config.baseline.kind in (BaselineKind.RERUN, BaselineKind.TREE):
-        before, after = _record_both(config, name, command, repeat)
+        before, after = _record_both(config, name, command, repeat, jit)
     else:
         found = load_baseline(config.baseline, start)
-        before, after = found.run, record_command(config, name, command, repeat)
+        before, after = found.run, record_command(config, name, command, repeat, jit)
         note = None if before else Note("no-baseline", found.told)
     save_run(after, config.out)
     if not after.complete:
@@ -240,10 +245,13 @@ def _discard_report(config: Config) -> None:
     report_folder.discard(config.report)
 
 
-def _record_both(config: Config, name: str, command: Sequence[str], repeat: int) -> tuple[Run, Run]:
+def _record_both(
+    config: Config, name: str, command: Sequence[str], repeat: int, jit: str
+) -> tuple[Run, Run]:
     """Record the base commit and this tree, their repetitions alternating at random."""
     from ci_flame.baseline import rerun  # noqa: PLC0415
     from ci_flame.record import command as recorder  # noqa: PLC0415
+    from ci_flame.record.jit import Jit  # noqa: PLC0415
 
     start = Path.cwd()
     with ExitStack() as stack:
@@ -253,7 +261,9 @@ def _record_both(config: Config, name: str, command: Sequence[str], repeat: int)
             tree = checkout(config.baseline)
         here = recorder.Side.here(command)
         there = recorder.Side.there(command, start, tree)
-        before, after = recorder.record(config.record, name, (there, here), repeat)
+        before, after = recorder.record(
+            config.record, name, (there, here), repeat, Jit(jit)
+        )
     return before, after
 
 

@@ -98,7 +98,7 @@ def judged(stack: Stack) -> Stack:
         if kept and kept[-1].kind is Kind.JIT and is_v8_glue(frame):
             continue
         kept.append(frame)
-        if frame.kind is Kind.NATIVE and frame.function in _JIT_COMPILERS:
+        if is_jit_compiler(frame):
             break
     return stack if len(kept) == len(stack) else tuple(kept)
 
@@ -117,6 +117,11 @@ def is_interpreter(frame: Frame) -> bool:
     return frame.kind is Kind.NATIVE and bool(
         _INTERPRETER.fullmatch(frame.module) or _C_LIBRARY.fullmatch(frame.module)
     )
+
+
+def is_jit_compiler(frame: Frame) -> bool:
+    """Say whether a frame is where HotSpot or V8 compiles: what is below is not the program."""
+    return frame.kind is Kind.NATIVE and frame.function in _JIT_COMPILERS
 
 
 @lru_cache(maxsize=65_536)

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from ci_flame.config import RecordConfig
 from ci_flame.errors import CollectError, UsageError
 from ci_flame.profile import Frame, Kind, Place
 from ci_flame.record import command, interpreter, layout
+from ci_flame.record.jit import Jit
 
 PLAN = RecordConfig(frequency_hz=1999)
 BUSY = """
@@ -46,8 +49,13 @@ def side(*words):
 
 
 def run_once(*words):
-    """Run a command once, unsampled, and return nothing; errors are what is looked at."""
-    return command._run(side(*words), None, PLAN)
+    """Run a command once, unsampled; errors are what is looked at."""
+    rehearse(side(*words))
+
+
+def rehearse(given):
+    with ExitStack() as stack:
+        command._rehearsed(given, Jit.NONE, stack)
 
 
 # -- what the command gets ------------------------------------------------------------
@@ -123,7 +131,7 @@ def test_its_last_words_are_told():
 
 
 def test_the_launcher_is_left_out_of_the_clocks():
-    with command._Suspended(side("true")) as child:
+    with command.Suspended(side("true")) as child:
         time.sleep(0.3)  # it waits: neither its start nor the waiting is the command's
         clocks = child.run()
 
@@ -134,7 +142,7 @@ def test_the_launcher_is_left_out_of_the_clocks():
 def test_children_count(tmp_path):
     script = tmp_path / "busy.py"
     script.write_text(BUSY)
-    with command._Suspended(side("/bin/sh", "-c", f"{sys.executable} {script}; true")) as child:
+    with command.Suspended(side("/bin/sh", "-c", f"{sys.executable} {script}; true")) as child:
         clocks = child.run()
 
     assert clocks.cpu_ns > 100_000_000
@@ -159,11 +167,26 @@ def alive(pid):
         return False
 
 
+def test_a_folder_that_is_gone_leaves_no_pipe_open(tmp_path):
+    given = replace(side("true"), folder=tmp_path / "gone")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        with pytest.raises(CollectError, match="gone: No such file or directory"):
+            rehearse(given)
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_signal_without_a_name_is_told_by_its_number():
+    with pytest.raises(CollectError, match="the command ended with signal 40 in "):
+        run_once("/bin/sh", "-c", "kill -40 $$")
+
+
 def test_an_error_before_the_start_never_runs_the_command(tmp_path):
     mark = tmp_path / "ran"
 
     def fail():
-        with command._Suspended(side("touch", str(mark))):
+        with command.Suspended(side("touch", str(mark))):
             raise KeyError("inside")
 
     with pytest.raises(KeyError):
@@ -257,8 +280,8 @@ def test_the_other_side_imports_its_own_code(project, monkeypatch, capfd):
     words = (sys.executable, "-c", "import shop; print(shop.__file__)")
 
     there = command.Side.there(words, Path.cwd(), tree)
-    command._run(there, None, PLAN)
-    command._run(command.Side.here(words), None, PLAN)
+    rehearse(there)
+    rehearse(command.Side.here(words))
 
     assert there.folder == tree / "bench"
     assert there.environment["PYTHONPATH"].split(":")[:2] == [str(tree / "src"), "/elsewhere"]
@@ -297,8 +320,8 @@ def test_an_editable_install_does_not_leak_into_the_other_side(
     monkeypatch.setenv("PYTHONPATH", str(site))
     words = (sys.executable, "-c", "import shop; print(shop.__file__)")
 
-    command._run(command.Side.here(words), None, PLAN)
-    command._run(command.Side.there(words, Path.cwd(), tree), None, PLAN)
+    rehearse(command.Side.here(words))
+    rehearse(command.Side.there(words, Path.cwd(), tree))
 
     assert capfd.readouterr().out.splitlines() == [source, str(tree / "src" / "shop.py")]
 

@@ -14,7 +14,7 @@ from ci_flame.cli.pieces import (
     publish,
     show,
 )
-from ci_flame.errors import CiFlameError, InterruptedRunError
+from ci_flame.errors import CiFlameError, InterruptedRunError, UsageError
 
 if TYPE_CHECKING:
     from ci_flame.verdict import Outcome
@@ -31,6 +31,12 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--repeat", metavar="N", help="Processes per benchmark; default 5."),
         click.option("--collector", help="auto, ebpf, perf or replay; default auto."),
         click.option("--frequency", metavar="HZ", help="Samples per second; default 1999."),
+        click.option(
+            "--jit",
+            type=click.Choice(["none", "java", "node", "auto"]),
+            default="none",
+            help="Let Java or Node tell the names of compiled functions; default none.",
+        ),
         click.option("--replay", metavar="DIR", help="Use this recorded run instead of recording."),
         click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED),
     )
@@ -50,6 +56,7 @@ def record(
     repeat: str | None,
     collector: str | None,
     frequency: str | None,
+    jit: str,
     replay: str | None,
     command: tuple[str, ...],
 ) -> int:
@@ -65,7 +72,7 @@ def record(
         replay=replay,
     )
     run = pipeline.record_command(
-        config, benchmark_name(name, command), command, config.record.processes
+        config, benchmark_name(name, command), command, config.record.processes, jit
     )
     pipeline.save_run(run, config.out)
     click.echo(f"ci-flame: {account(run.measurements[0])}; {config.out}", err=True)
@@ -106,6 +113,7 @@ def check(
     repeat: str | None,
     collector: str | None,
     frequency: str | None,
+    jit: str,
     replay: str | None,
     command: tuple[str, ...],
 ) -> int:
@@ -132,11 +140,16 @@ def check(
         if as_pytest is None:
             as_pytest = pytest_command.is_pytest(command)
         if as_pytest:
+            if jit != "none":
+                raise UsageError(
+                    f"--jit {jit}: pytest's benchmarks run Python",
+                    "record the Java or Node command itself: ci-flame check --jit … -- COMMAND",
+                )
             code, outcome = pipeline.check_pytest(config, command)
         else:
             repetitions = config.record.processes
             verdict = pipeline.check_command(
-                config, benchmark_name(name, command), command, repetitions
+                config, benchmark_name(name, command), command, repetitions, jit
             )
             show(verdict)
             outcome = verdict.outcome

@@ -9,19 +9,14 @@ that a machine that drifts does so for both.
 
 import os
 import random
-import shutil
-import signal
-import subprocess
+import secrets
 import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from ci_flame.baseline import git, rerun
 from ci_flame.collect import Collector, Recording, Target, choose, machine
@@ -40,7 +35,10 @@ from ci_flame.profile import (
     Unit,
     Weight,
 )
-from ci_flame.record import interpreter, layout, reference
+from ci_flame.record import interpreter, jit, jit_maps, jit_report, reference
+from ci_flame.record.jit import Jit
+from ci_flame.record.suspended import Clocks, Suspended
+from ci_flame.simplify import clean_stack
 
 if TYPE_CHECKING:
     from ci_flame.record.interpreter import Interpreter
@@ -49,10 +47,6 @@ PHASE: Final = 1
 REFERENCES: Final = 4
 """Measurements of the reference work before and after each repetition; a command takes
 seconds, so that two moments of 2 ms would say little about them."""
-TAIL_LINES: Final = 8
-GRACE_S: Final = 5.0
-
-_LAUNCHER: Final = Path(__file__).with_name("launcher.py")
 _LAUNCHER_MODULE: Final = "ci_flame.record.launcher"
 """Of the launcher's own frames, in the moment before it becomes the command."""
 
@@ -66,6 +60,8 @@ class Side:
     environment: Mapping[str, str]
     state: git.State
     interpreter: "Interpreter"
+    jit: Jit = Jit.NONE
+    """The runtimes whose compiled functions are wanted; the environment has their flags."""
 
     @classmethod
     def here(cls, command: Sequence[str]) -> Self:
@@ -144,7 +140,9 @@ def _program(word: str, start: Path, folder: Path) -> str:
 # -- recording ------------------------------------------------------------------------
 
 
-def record(plan: RecordConfig, name: str, sides: Sequence[Side], repeat: int) -> tuple[Run, ...]:
+def record(
+    plan: RecordConfig, name: str, sides: Sequence[Side], repeat: int, wanted: Jit = Jit.NONE
+) -> tuple[Run, ...]:
     """Record the command on each side, `repeat` times; return one run per side.
 
     Each side first runs once unrecorded: caches and compiled files are then alike. After
@@ -153,29 +151,64 @@ def record(plan: RecordConfig, name: str, sides: Sequence[Side], repeat: int) ->
     """
     if plan.collector == "replay":
         return _replay(plan, name, sides)
-    collector = _choose(plan, python=any(side.interpreter.python for side in sides))
-    reference.prepare()
-    processes: list[list[Process]] = [[] for _ in sides]
-    places: list[dict[Frame, Place]] = [{} for _ in sides]
-    complete = True
-    try:
-        for side in sides:
-            _run(side, None, plan)
-        for _ in range(repeat):
-            for index in random.sample(range(len(sides)), len(sides)):
-                process, seen = _run(sides[index], collector, plan)
-                processes[index].append(process)
-                places[index] |= seen
-    except (KeyboardInterrupt, InterruptedRunError):
-        complete = False
+    collector = _choose(plan, sides)  # before anything runs, as it may not be possible
+    with ExitStack() as stack:
+        reference.prepare()
+        processes: list[list[Process]] = [[] for _ in sides]
+        places: list[dict[Frame, Place]] = [{} for _ in sides]
+        complete = True
+        try:
+            sides = [_rehearsed(side, wanted, stack) for side in sides]
+            collector = _choose(plan, sides)
+            for _ in range(repeat):
+                for index in random.sample(range(len(sides)), len(sides)):
+                    process, seen = _run(sides[index], collector, plan)
+                    processes[index].append(process)
+                    places[index] |= seen
+        except (KeyboardInterrupt, InterruptedRunError):
+            complete = False
     if not all(processes):
         raise InterruptedRunError("interrupted before one repetition had ended; nothing is kept")
-    for done in processes:
+    for side, done in zip(sides, processes, strict=True):
         _must_have_samples(name, done, plan)
+        _tell(jit_report.notes(side.jit, collector.name, done))
     return tuple(
         _to_run(name, side, done, seen, _environment(collector, side, plan), complete=complete)
         for side, done, seen in zip(sides, processes, places, strict=True)
     )
+
+
+def _rehearsed(given: Side, wanted: Jit, stack: ExitStack) -> Side:
+    """Run the command once, unrecorded; return the side with what `wanted` adds to it.
+
+    Of `auto` nothing is kept where the command ran neither runtime.
+    """
+    if wanted is Jit.NONE:
+        _tell(jit_report.advice(jit.mentioned(given.command)))
+        with Suspended(given) as child:
+            child.run()
+        return given
+    runtimes = jit.prepare(wanted, given.command, given.environment, given.folder, stack)
+    _tell(runtimes.notes)
+    mark = secrets.token_hex(8)
+    side = replace(
+        given,
+        command=runtimes.command(given.command),
+        environment=runtimes.environment(given.environment, mark),
+        jit=wanted,
+    )
+    with jit_maps.Watch(mark) as watch, Suspended(side) as child:
+        child.run()
+        watch.settle(child.pid)
+    if wanted is Jit.AUTO and not (watch.runtimes or jit.mentioned(given.command)):
+        _tell(["--jit auto: the command ran neither Java nor Node; recorded like any other"])
+        return given
+    return side
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for note in notes:
+        sys.stderr.write(f"ci-flame: {note}\n")
 
 
 def _replay(plan: RecordConfig, name: str, sides: Sequence[Side]) -> tuple[Run, ...]:
@@ -194,9 +227,10 @@ def _replay(plan: RecordConfig, name: str, sides: Sequence[Side]) -> tuple[Run, 
     return (Run(run.environment, (measurement,), run.commit, run.dirty, run.time),)
 
 
-def _choose(plan: RecordConfig, *, python: bool) -> Collector:
-    """Return the collector; for native commands perf first, which sees whole native stacks."""
+def _choose(plan: RecordConfig, sides: Sequence[Side]) -> Collector:
+    """Return the collector; perf first for what is not Python, as it sees whole native stacks."""
     found = machine.probe()
+    python = any(side.interpreter.python and side.jit is Jit.NONE for side in sides)
     if plan.collector == "auto" and not python:
         with suppress(CollectError, UsageError):
             return choose(found, python=False, wanted="perf")
@@ -242,32 +276,37 @@ def _must_have_samples(name: str, processes: Sequence[Process], plan: RecordConf
 
 
 def _run(
-    side: Side, collector: Collector | None, plan: RecordConfig
+    side: Side, collector: Collector, plan: RecordConfig
 ) -> tuple[Process, dict[Frame, Place]]:
-    """Run the command once; without a collector nothing is sampled and an empty account kept."""
-    before = _references() if collector else {}
-    with _Suspended(side) as child:
-        session = collector.start(_target(side, child.pid, plan)) if collector else None
-        try:
-            if session is not None:
-                session.set_phase(PHASE)
-            clocks = child.run()
-            if session is None:
-                return Process(()), {}
-            session.set_phase(0)
-            recording = session.read()
-        finally:
-            if session is not None:
-                session.close()
+    """Run the command once under the collector."""
+    before = _references()
+    with ExitStack() as stack:
+        # Entered first, left last: the maps must be there until the recording has been read.
+        watch = stack.enter_context(_watch(side))
+        child = stack.enter_context(Suspended(side))
+        session = collector.start(_target(side, child.pid, plan))
+        stack.callback(session.close)
+        session.set_phase(PHASE)
+        clocks = child.run()
+        session.set_phase(0)
+        if watch is not None:
+            watch.settle(child.pid)
+        recording = session.read()
     references = {kind: before[kind] + after for kind, after in _references().items()}
-    return _process(clocks, references, recording, plan), dict(recording.places)
+    return _process(clocks, references, recording, plan, side), dict(recording.places)
+
+
+def _watch(side: Side) -> AbstractContextManager[jit_maps.Watch | None]:
+    if side.jit is Jit.NONE:
+        return nullcontext()
+    return jit_maps.Watch(side.environment[jit.MARK_VARIABLE])
 
 
 def _target(side: Side, pid: int, plan: RecordConfig) -> Target:
     roots = [str(side.folder), *side.environment.get("PYTHONPATH", "").split(os.pathsep)]
     return Target(
         pid=pid,
-        python=side.interpreter.python,
+        python=side.interpreter.python and side.jit is Jit.NONE,
         frequency_hz=plan.frequency_hz,
         roots=tuple(dict.fromkeys(filter(None, [*roots, *side.interpreter.path]))),
     )
@@ -278,26 +317,19 @@ def _references() -> dict[str, tuple[int, ...]]:
     return {kind: sum((each[kind] for each in measured), ()) for kind in measured[0]}
 
 
-@dataclass(frozen=True, slots=True)
-class _Clocks:
-    """What one repetition took, the launcher left out."""
-
-    cpu_ns: int
-    wall_ns: int
-    run_delay_ns: int
-
-
 def _process(
-    clocks: _Clocks,
+    clocks: Clocks,
     references: Mapping[str, tuple[int, ...]],
     recording: Recording,
     plan: RecordConfig,
+    side: Side,
 ) -> Process:
     """Return the account of one repetition: every phase that was sampled is its one round."""
     weights: dict[Stack, Weight] = {}
+    roots = jit.roots(side.folder)
     for stacks in recording.samples.values():
         for whole, samples in stacks.items():
-            stack = _without_launcher(whole)
+            stack = jit.relative(clean_stack(_without_launcher(whole)), roots)
             if not stack:
                 continue
             seen = Weight(samples, samples * recording.period_ns)
@@ -328,124 +360,3 @@ def _without_launcher(stack: Stack) -> Stack:
         (n for n, frame in enumerate(stack) if frame.module != _LAUNCHER_MODULE), len(stack)
     )
     return stack[first:]
-
-
-class _Suspended:
-    """The command, waiting in front of its first instruction; ended with the block."""
-
-    def __init__(self, side: Side) -> None:
-        self._side = side
-        self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
-
-    def __enter__(self) -> Self:
-        read_go, self._go = os.pipe()
-        self._told, write_told = os.pipe()
-        try:
-            # A change to Python code cannot move its interpreter; one to native code can.
-            with layout.held() if self._side.interpreter.python else nullcontext():
-                self._child = subprocess.Popen(
-                    [
-                        *(sys.executable, "-I", "-S", str(_LAUNCHER)),
-                        *(str(read_go), str(write_told)),
-                        *(self._located(), *self._side.command),
-                    ],
-                    cwd=self._side.folder,
-                    stdin=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    pass_fds=(read_go, write_told),
-                    process_group=0,
-                )
-        except OSError as error:
-            raise CollectError(f"{self._side.folder}: {error.strerror}") from None
-        finally:
-            os.close(read_go)
-            os.close(write_told)
-        self.pid = self._child.pid
-        self._reader = threading.Thread(target=self._pass_on, daemon=True)
-        self._reader.start()
-        return self
-
-    def _located(self) -> str:
-        """Return the path of the program, so that the launcher has nothing left to look for."""
-        word = self._side.command[0]
-        if "/" in word:
-            return word
-        return shutil.which(word, path=self._side.environment.get("PATH", os.defpath)) or word
-
-    def run(self) -> _Clocks:
-        """Let the command go and wait for its end; CollectError if it fails."""
-        launcher_ns, launcher_delay = _scheduled(self.pid)
-        given = dict(self._side.environment)
-        if self._side.interpreter.python:
-            given[layout.PADDING_VARIABLE] = layout.padding()
-        pairs = (f"{key}={value}" for key, value in given.items())
-        start = time.monotonic_ns()
-        go, self._go = self._go, -1
-        with suppress(BrokenPipeError), os.fdopen(go, "wb") as stream:
-            stream.write(b"\0".join([b"go", *map(os.fsencode, pairs)]))
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        wall_ns = time.monotonic_ns() - start
-        _, delay = _scheduled(self.pid)
-        _, status, usage = os.wait4(self.pid, 0)
-        self._child.returncode = os.waitstatus_to_exitcode(status)
-        self._reader.join(1.0)
-        self._must_have_succeeded()
-        cpu_ns = round((usage.ru_utime + usage.ru_stime) * 1e9) - launcher_ns
-        return _Clocks(max(cpu_ns, 0), wall_ns, max(delay - launcher_delay, 0))
-
-    def _must_have_succeeded(self) -> None:
-        code = self._child.returncode
-        word = self._side.command[0]
-        failure = os.read(self._told, 16)
-        if failure:
-            raise CollectError(f"{word} cannot be run: {os.strerror(int(failure))}")
-        if code == 0:
-            return
-        ended = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
-        tail = b"".join(self._tail).decode(errors="replace").rstrip()
-        where = f" in {self._side.folder}"
-        raise CollectError(
-            f"the command ended with {ended}{where}: {' '.join(self._side.command)}",
-            f"its last words were:\n{tail}" if tail else "it must end with 0 to be recorded",
-        )
-
-    def _pass_on(self) -> None:
-        """Hand the command's stderr on as it comes, and keep its end for the error message."""
-        stream: IO[bytes] | None = self._child.stderr
-        if stream is None:
-            return
-        for line in iter(stream.readline, b""):
-            self._tail.append(line)
-            with suppress(OSError, ValueError):
-                sys.stderr.buffer.write(line)
-                sys.stderr.flush()
-
-    def __exit__(self, *_error: object) -> None:
-        if self._go >= 0:
-            os.close(self._go)
-        os.close(self._told)
-        if self._child.returncode is None:
-            self._end()
-        with suppress(OSError):
-            os.killpg(self.pid, signal.SIGTERM)  # what the command left running
-        self._reader.join(1.0)
-        if self._child.stderr is not None and not self._reader.is_alive():
-            self._child.stderr.close()
-
-    def _end(self) -> None:
-        """End the command as Ctrl-C would, then insist."""
-        for number in (signal.SIGINT, signal.SIGKILL):
-            with suppress(OSError):
-                os.killpg(self.pid, number)
-            with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-                self._child.wait(GRACE_S)
-                return
-
-
-def _scheduled(pid: int) -> tuple[int, int]:
-    """Return ns on a CPU and ns waiting for one of a process's first thread; zeros if unknown."""
-    try:
-        words = Path(f"/proc/{pid}/schedstat").read_text().split()
-        return int(words[0]), int(words[1])
-    except (OSError, ValueError, IndexError):
-        return 0, 0

@@ -16,12 +16,15 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from ci_flame.errors import CollectError
+from ci_flame.baseline import git
+from ci_flame.errors import BaselineError, CollectError
+from ci_flame.profile import Kind, Stack
 
 JAVA_VARIABLE: Final = "JAVA_TOOL_OPTIONS"
 NODE_VARIABLE: Final = "NODE_OPTIONS"
@@ -242,3 +245,40 @@ def _is_java(name: str) -> bool:
 
 def _is_node(name: str) -> bool:
     return name in {"node", "nodejs"}
+
+
+# -- names ----------------------------------------------------------------------------
+
+
+def roots(folder: Path) -> tuple[str, ...]:
+    """Return the folders that JavaScript files are named from: the repository's top, the folder."""
+    found = [os.path.realpath(folder)]
+    with suppress(BaselineError):
+        found.insert(0, os.path.realpath(git.top_level(folder)))
+    return tuple(dict.fromkeys(found))
+
+
+def relative(stack: Stack, folders: tuple[str, ...]) -> Stack:
+    """Return the stack without absolute paths: `/home/me/shop/src/a.js:f` is `src/a.js:f`.
+
+    Of packages the path below `node_modules` stays, of files elsewhere their last name: two
+    checkouts, and two machines, name their functions alike.
+    """
+    return tuple(
+        replace(frame, function=_relative(frame.function, folders))
+        if frame.kind is Kind.JIT and frame.function.startswith("/")
+        else frame
+        for frame in stack
+    )
+
+
+@lru_cache(maxsize=65_536)
+def _relative(name: str, folders: tuple[str, ...]) -> str:
+    path, colon, function = name.partition(":")
+    _, packages, inside = path.rpartition("/node_modules/")
+    if packages:
+        path = f"node_modules/{inside}"
+    else:
+        inside = next((each for each in folders if path.startswith(f"{each}/")), "")
+        path = path[len(inside) + 1 :] if inside else path.rpartition("/")[2]
+    return f"{path}{colon}{function}"

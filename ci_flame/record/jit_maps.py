@@ -13,6 +13,7 @@ import stat
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ _EVENT: Final = struct.Struct("iIII")
 _BUFFER: Final = 65_536
 _JCMD_S: Final = 20.0
 _MAX_ASKED: Final = 64
+_ENDING_S: Final = 3.0
 
 
 class Watch:
@@ -60,19 +62,19 @@ class Watch:
         """The processes that wrote one."""
         return tuple(sorted(self._pids))
 
-    def also(self, pids: Iterable[int]) -> None:
-        """Count processes as ours that are known to be, however quickly they ended."""
-        for pid in pids:
-            if pid in self._unsure:
-                self._unsure.discard(pid)
-                self._pids.setdefault(pid, None)
+    def settle(self, group: int) -> None:
+        """Take in what has happened until now, when a command's first process has ended; bounded.
 
-    def settle(self) -> None:
-        """Take in what has happened until now; bounded."""
+        `group` is its process group, and its own number. A JVM of it that still runs is about to
+        be ended: it writes its map first.
+        """
+        ask_java(pid for pid in members(group) if runtime(pid) is Jit.JAVA)
         if self._thread is not None and self._wake_write >= 0:
             os.close(self._wake_write)
             self._wake_write = -1
             self._thread.join(5.0)
+        if group in self._unsure:
+            self._pids.setdefault(group, None)
 
     def __exit__(
         self,
@@ -80,12 +82,20 @@ class Watch:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        self.settle()
+        if self._wake_write >= 0:
+            os.close(self._wake_write)
+            self._wake_write = -1
+        if self._thread is not None:
+            self._thread.join(5.0)
         for descriptor in (self._inotify, self._wake_read):
             if descriptor >= 0 and (self._thread is None or not self._thread.is_alive()):
                 os.close(descriptor)
         self._inotify = self._wake_read = -1
+        deadline = time.monotonic() + _ENDING_S
         for pid in self._pids:
+            # A JVM that is being ended writes its map once more.
+            while Path(f"/proc/{pid}/exe").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
             remove(pid, folder=self._folder)
 
     def _follow(self) -> None:
@@ -128,6 +138,17 @@ def runtime(pid: int) -> Jit | None:
         if name.startswith("node"):
             return Jit.NODE
     return None
+
+
+def members(group: int) -> tuple[int, ...]:
+    """Return the living processes of a process group."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            state, _, number = place.read_text().rpartition(") ")[2].split()[:3]
+            if int(number) == group and state not in "ZX":
+                found.append(int(place.parent.name))
+    return tuple(found)
 
 
 def ask_java(pids: Iterable[int]) -> tuple[int, ...]:
