@@ -261,9 +261,7 @@ def _record_both(
             tree = checkout(config.baseline)
         here = recorder.Side.here(command)
         there = recorder.Side.there(command, start, tree)
-        before, after = recorder.record(
-            config.record, name, (there, here), repeat, Jit(jit)
-        )
+        before, after = recorder.record(config.record, name, (there, here), repeat, Jit(jit))
     return before, after
 
 

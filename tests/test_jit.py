@@ -169,7 +169,7 @@ class TestNodeFlags:
         assert runtimes.command(["/usr/bin/make", "x"]) == ("/usr/bin/make", "x")
 
     def test_a_flag_that_node_does_not_know_is_refused(self):
-        with pytest.raises(CollectError, match="does not run with --no-such-flag: .*bad option"):
+        with pytest.raises(CollectError, match=r"does not run with --no-such-flag: .*bad option"):
             prepare(Jit.NODE, ["node"], environment(), node_flags=("--no-such-flag",))
 
 
