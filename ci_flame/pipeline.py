@@ -144,7 +144,7 @@ def judge_runs(before: Run | None, after: Run, terms: Terms) -> Verdict:
         judged += part.benchmarks
         notes |= dict.fromkeys(part.notes)
     judged.sort(key=lambda each: (each.benchmark, each.mode))
-    return assemble(tuple(judged), tuple(notes), changes, terms.policy)
+    return assemble(tuple(judged), tuple(notes), changes, terms.policy, bias=after.environment.bias)
 
 
 def _judge_alone(after: Run, terms: Terms) -> Verdict:
@@ -159,7 +159,7 @@ def _judge_alone(after: Run, terms: Terms) -> Verdict:
         for each in after.measurements
         for mode in each.modes or (Mode.ON_CPU,)
     )
-    return assemble(judged, (note,), None, terms.policy)
+    return assemble(judged, (note,), None, terms.policy, bias=after.environment.bias)
 
 
 # -- reports --------------------------------------------------------------------------

@@ -352,6 +352,15 @@ class Measurement:
         return self
 
 
+BIASES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "py-spy": "py-spy samples by the wall clock while a thread is runnable, reads stacks in"
+        " motion (about one in thirty is torn and left out), and sees Python functions only"
+    }
+)
+"""Collector -> what its profiles are known to get wrong, in one line; reports say it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """What decides whether two runs may be compared, and nothing else of the machine."""
@@ -368,6 +377,11 @@ class Environment:
     ci_flame: str
     layout: str = "random"
     """`random`, or `fixed-…`: where the interpreter's code lay (`layout.describe`)."""
+
+    @property
+    def bias(self) -> str:
+        """What profiles of this collector are known to get wrong; empty: nothing to speak of."""
+        return BIASES.get(self.collector, "")
 
     @property
     def python_minor(self) -> str:

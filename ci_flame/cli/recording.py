@@ -29,7 +29,7 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--policy", metavar="FILE", help="Policy file; default: ci-flame.yml above."),
         click.option("--name", help="Name of the benchmark; default: the command itself."),
         click.option("--repeat", metavar="N", help="Processes per benchmark; default 5."),
-        click.option("--collector", help="auto, ebpf, perf or replay; default auto."),
+        click.option("--collector", help="auto, ebpf, perf, py-spy or replay; default auto."),
         click.option("--frequency", metavar="HZ", help="Samples per second; default 1999."),
         click.option(
             "--jit",
@@ -76,6 +76,8 @@ def record(
     )
     pipeline.save_run(run, config.out)
     click.echo(f"ci-flame: {account(run.measurements[0])}; {config.out}", err=True)
+    if run.environment.bias:
+        click.echo(f"ci-flame: {run.environment.bias}", err=True)
     if not run.complete:
         raise InterruptedRunError("interrupted; the run is marked incomplete")
     return 0

@@ -109,18 +109,21 @@ class Collector(Protocol):
 # The collectors import the types above.
 from ci_flame.collect.ebpf import EbpfCollector  # noqa: E402
 from ci_flame.collect.perf import PerfCollector  # noqa: E402
+from ci_flame.collect.py_spy import PySpyCollector  # noqa: E402
 from ci_flame.collect.replay import ReplayCollector  # noqa: E402
 
 COLLECTORS: Final[Mapping[str, Collector]] = MappingProxyType(
     {
         "ebpf": EbpfCollector(),
         "perf": PerfCollector(),
+        "py-spy": PySpyCollector(),
         "replay": ReplayCollector(),
     }
 )
 """In the order of preference; `replay` is only taken when asked for by name."""
 
-_AUTOMATIC: Final = ("ebpf", "perf")
+_AUTOMATIC: Final = ("ebpf", "perf", "py-spy")
+"""What `auto` tries, in this order; perf refuses Python, py-spy everything else."""
 
 
 def choose(machine: "Machine", *, python: bool, wanted: str = "auto") -> Collector:

@@ -228,7 +228,7 @@ class EbpfSession:
 
     def _recording(self, reply: Mapping[str, Any], module_files: Mapping[str, str]) -> Recording:
         files = {**self._target.module_files, **module_files}
-        layout = Layout(files, self._target.roots, _is_package)
+        layout = Layout(files, self._target.roots, is_package)
         frames: list[Frame] = []
         places: dict[Frame, Place] = {}
         named: dict[str, tuple[str, str]] = {}
@@ -261,7 +261,8 @@ class EbpfSession:
 
 
 @lru_cache(maxsize=4096)
-def _is_package(folder: str) -> bool:
+def is_package(folder: str) -> bool:
+    """Tell whether a folder of the target is a Python package."""
     return os.path.exists(posixpath.join(folder, "__init__.py"))  # noqa: PTH110 - a str in, many calls
 
 

@@ -66,6 +66,10 @@ class Machine:
     """The kernel tells its types (`/sys/kernel/btf/vmlinux`)."""
     perf: tuple[str, ...] = ()
     """Paths of perf programs that answer `--version`, the preferred one first."""
+    py_spy: str = ""
+    """Path of py-spy, or empty."""
+    py_spy_error: str = ""
+    """What py-spy said to reading this very process; tried only where no BPF program loads."""
 
     @property
     def privileged(self) -> bool:
@@ -75,7 +79,11 @@ class Machine:
 
 def probe() -> Machine:
     """Try everything once, within seconds; works (and refuses nothing) on any system."""
+    from ci_flame.collect import py_spy_process  # noqa: PLC0415 - the registry imports this module
+
     linux = platform.system() == "Linux"
+    bpf_error = _try_bpf() if linux else "no BPF outside Linux"
+    spy = py_spy_process.find_program()
     return Machine(
         system=platform.system(),
         architecture=platform.machine(),
@@ -87,12 +95,15 @@ def probe() -> Machine:
         root=linux and os.geteuid() == 0,
         capabilities=_capabilities(_read("/proc/self/status")),
         sudo=linux and _sudo(),
-        bpf_error=_try_bpf() if linux else "no BPF outside Linux",
+        bpf_error=bpf_error,
         perf_event_error=_try_perf_event() if linux else "no perf events outside Linux",
         perf_event_paranoid=_integer(_read("/proc/sys/kernel/perf_event_paranoid"), 4),
         libbpf=_libbpf(),
         btf=Path("/sys/kernel/btf/vmlinux").exists(),
         perf=perf_paths() if linux else (),
+        py_spy=spy,
+        # 0.1 s, which a machine that has better need not spend.
+        py_spy_error=py_spy_process.attempt(spy) if linux and spy and bpf_error else "",
     )
 
 

@@ -448,10 +448,16 @@ def assemble(
     notes: Iterable[Note],
     diff: RunDiff | None,
     policy: Policy,
+    *,
+    bias: str = "",
 ) -> Verdict:
-    """Put the build together: the worst benchmark's outcome counts."""
+    """Put the build together: the worst benchmark's outcome counts.
+
+    `bias` is what the collector is known to get wrong (`Environment.bias`); it becomes a note.
+    """
     verdicts = tuple(benchmarks)
-    return Verdict(worst(each.outcome for each in verdicts), verdicts, tuple(notes), diff, policy)
+    said = dict.fromkeys((*([Note("bias", bias)] if bias else []), *notes))
+    return Verdict(worst(each.outcome for each in verdicts), verdicts, tuple(said), diff, policy)
 
 
 def judge(diff: RunDiff, policy: Policy, *, after: Run, family: int | None = None) -> Verdict:
@@ -488,4 +494,4 @@ def judge(diff: RunDiff, policy: Policy, *, after: Run, family: int | None = Non
         Note("gone-benchmark", "is in the baseline and was not recorded now", name)
         for name in diff.removed
     ]
-    return assemble(verdicts, notes, diff, policy)
+    return assemble(verdicts, notes, diff, policy, bias=after.environment.bias)

@@ -101,7 +101,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("processes", "processes per benchmark (5)", "N")
     add("seconds", "CPU seconds of each process and benchmark (2)", "S")
     add("frequency", "samples per second (1999)", "HZ")
-    add("collector", "auto, ebpf or replay", "NAME")
+    add("collector", "auto, ebpf, py-spy or replay", "NAME")
     add("replay", "take the recordings from this run folder", "DIR")
     group.addoption(
         "--flame-quick", action="store_true", help="1 process of 1 s: for laptops, not for gates"

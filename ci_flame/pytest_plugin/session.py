@@ -23,6 +23,7 @@ from ci_flame import pipeline
 from ci_flame.baseline import folder, git, rerun
 from ci_flame.config import BaselineKind, BaselineSpec, Config, build
 from ci_flame.errors import BaselineError, CiFlameError
+from ci_flame.profile import BIASES
 from ci_flame.pytest_plugin import Flame, Plain
 from ci_flame.pytest_plugin.item import FIXTURES, ItemBenchmark, is_benchmark, marker_keywords
 from ci_flame.pytest_plugin.suite import Before, Selected, Suite, fails, save_child, sentences
@@ -157,7 +158,11 @@ class Session:
                 f"ci-flame: {self.suite.recorder.collector.name} at {record.frequency_hz} Hz,"
                 f" {record.processes} {noun} of {record.seconds:g} s per benchmark"
             )
-        return [first, f"ci-flame: {self.suite.before.told}"]
+        lines = [first, f"ci-flame: {self.suite.before.told}"]
+        if self.suite.recorder is not None:
+            bias = BIASES.get(self.suite.recorder.collector.name, "")
+            lines[1:1] = [f"ci-flame: {bias}"] if bias else []
+        return lines
 
     def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
         """Remember what was left out: it is not gone."""

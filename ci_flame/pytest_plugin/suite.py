@@ -359,7 +359,8 @@ class Suite:
             )
         else:
             notes.append(Note("no-baseline", self.before.told))
-        return assemble(benchmarks, tuple(notes), changes, self.config.policy)
+        bias = after.environment.bias
+        return assemble(benchmarks, tuple(notes), changes, self.config.policy, bias=bias)
 
     def write(self, after: Run, before: Run | None, verdict: Verdict) -> None:
         """Save the run and write the report."""

@@ -37,7 +37,13 @@ from ci_flame.record.rounds import Clocks, Driven, Window
 from ci_flame.verdict import Note
 
 MACHINERY: Final = frozenset(
-    {"ci_flame.pytest_plugin.item", "ci_flame.record.rounds", "ci_flame.collect.ebpf"}
+    {
+        "ci_flame.pytest_plugin.item",
+        "ci_flame.record.rounds",
+        "ci_flame.record.reference",
+        "ci_flame.collect.ebpf",
+        "ci_flame.collect.py_spy",
+    }
 )
 """Modules whose frames stand between the test function and what it measures."""
 MIN_SAMPLES: Final = 100
