@@ -103,7 +103,9 @@ def probe() -> Machine:
         perf=perf_paths() if linux else (),
         py_spy=spy,
         # 0.1 s, which a machine that has better need not spend.
-        py_spy_error=py_spy_process.attempt(spy) if linux and spy and bpf_error else "",
+        py_spy_error=py_spy_process.attempt(spy, os.getpid())
+        if linux and spy and bpf_error
+        else "",
     )
 
 

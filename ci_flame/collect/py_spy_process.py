@@ -43,12 +43,12 @@ def find_program() -> str:
     return shutil.which("py-spy") or ""
 
 
-def attempt(program: str) -> str:
-    """Return why py-spy cannot read this very process; empty: it can."""
+def attempt(program: str, pid: int) -> str:
+    """Return why py-spy cannot read a process; empty: it can."""
     let_read_us(-1)
     try:
         done = subprocess.run(
-            [program, "dump", "--nonblocking", "--pid", str(os.getpid())],
+            [program, "dump", "--nonblocking", "--pid", str(pid)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=_environment(),
@@ -79,6 +79,7 @@ class PySpy:
 
     def __init__(self, program: str, pid: int, frequency_hz: int, place: Path) -> None:
         self.pid = pid
+        self._program = program
         self._output = place.with_suffix(".raw")
         self._words = place.with_suffix(".words")
         self.cpu_ns = 0
@@ -118,7 +119,8 @@ class PySpy:
             if self.ended:
                 if self.useful:
                     return
-                reason = self.reason()
+                # Of a tree it says only that no process of it is Python.
+                reason = attempt(self._program, self.pid) or self.reason()
                 denied = "permi" in reason.lower()
                 raise CollectError(
                     f"py-spy does not attach to process {self.pid}: {reason}",

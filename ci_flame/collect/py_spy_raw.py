@@ -61,17 +61,18 @@ def stacks(text: str, root: int) -> Iterator[Counted]:
 def _frames(stack: str) -> tuple[Code, ...]:
     """Return the frames behind the processes' command lines.
 
-    Read from the inside: a frame ends with a bracket and a command line with a quote. A file
-    name that holds a semicolon is put together again.
+    Read from the inside: a frame ends with a bracket and a command line with a quote. Where what
+    stands before a semicolon ends with neither, the semicolon is a file name's own.
     """
     found: list[Code] = []
     rest = ""
-    for piece in reversed(stack.split(";")):
+    pieces = stack.split(";")
+    for number, piece in reversed(list(enumerate(pieces))):
         if not rest and not piece.endswith(")"):
             break
         rest = f"{piece};{rest}" if rest else piece
         match = _FRAME.fullmatch(rest)
-        if match is not None:
+        if match is not None and (number == 0 or pieces[number - 1].endswith((")", '"'))):
             found.append(Code(match["name"], match["file"], int(match["line"] or 0)))
             rest = ""
     return tuple(reversed(found))
