@@ -526,7 +526,7 @@ def baseline(shop):
 
 @as_root
 def test_pytest_records_a_useful_profile_and_says_by_what(shop, baseline):
-    assert "ci-flame: py-spy at 1999 Hz, 3 processes of 1 s per benchmark" in baseline.stdout
+    assert "ci-flame: py-spy at 1999 Hz, 3 processes of 0.6 s per benchmark" in baseline.stdout
     assert f"ci-flame: {BIASES['py-spy']}" in baseline.stdout
     run = folder.load(shop.place / "base")
     measurement = run.measurement(BENCHMARK)
