@@ -9,6 +9,7 @@ import pytest
 
 from ci_flame.errors import FormatError, UnrecognisedError
 from ci_flame.formats import perf_script
+from ci_flame.formats.foreign import library_name
 from ci_flame.profile import UNKNOWN, Frame, Kind, Unit, fold
 
 DATA = Path(__file__).parent / "data" / "perf_script"
@@ -52,17 +53,18 @@ def as_flamegraph(sample):
 
 
 def from_flamegraph(path):
-    """Read its result, with V8 and Java names written as we write them.
+    """Read its result, with V8, Java and libraries' names written as we write them.
 
     We drop V8's mark of the tier (`LazyCompile:*f` and `:~f` are one function) and the line
     (it changes with every edit above), and spell `Lpackage/Type;::method` as
-    `package/Type::method`, which it spells `package/Type:.method`.
+    `package/Type::method`, which it spells `package/Type:.method`. A library has no version.
     """
     found = Counter()
     for line in path.read_text(encoding="utf-8").splitlines():
         stack, _, weight = line.rpartition(" ")
         stack = re.sub(r"((?:LazyCompile|Function|Builtin|Stub):)[*~]", r"\1", stack)
         stack = re.sub(r"(LazyCompile:[^;]*):\d+(?=_\[j\])", r"\1", stack)
+        stack = re.sub(r"(?<=;)\[([^];]+\.so[^];]*)\]", lambda m: f"[{library_name(m[1])}]", stack)
         found[re.sub(r"([\w/$]):\.(?=[^;]*_\[j\])", r"\1::", stack)] += int(weight)
     return found
 
@@ -204,8 +206,8 @@ def test_comments_source_lines_and_losses():
     ("line", "expected"),
     [
         ("7f spin+0x1a (/usr/bin/noploop)", "native:noploop:spin"),
-        ("d70 _start+0xffff018fd5dce000 (/usr/lib/ld-2.24.so)", "native:ld-2.24.so:_start"),
-        ("7f [unknown] (/usr/lib/libx.so.1)", "native:libx.so.1:[unknown]"),
+        ("d70 _start+0xffff018fd5dce000 (/usr/lib/ld-2.24.so)", "native:ld-2.24:_start"),
+        ("7f [unknown] (/usr/lib/libx.so.1)", "native:libx:[unknown]"),
         ("40 [unknown] ([unknown])", "[unknown]"),
         ("7f [unknown] (//anon)", "[unknown]"),
         ("7f gettime ([vdso])", "native:[vdso]:gettime"),

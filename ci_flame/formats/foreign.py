@@ -20,6 +20,17 @@ _KERNEL_DSO: Final = re.compile(r"\[(?:kernel|guest)\b.*\]|.*vmlinux.*|.*\.ko(?:
 _JIT_FILE: Final = re.compile(
     r"node:.*|.*\.(?:[cm]?js|[cm]?ts|java|rb)|.*perf-\d+\.map|.*jitted-\d+-.*\.so"
 )
+_TRAMPOLINE: Final = re.compile(r"py::(?P<function>.+):(?P<file>[^:]+)")
+"""What CPython's perf trampoline (`-X perf`) writes into its map."""
+_V8: Final = re.compile(r"(?P<sort>[A-Z]\w+:)[*~^+]?(?P<name>.*?)(?::\d+){0,2}")
+"""V8's name, with its mark for how far a function was optimised (it changes while a program
+runs) and its line (it changes with every edit above)."""
+_JAVA: Final = re.compile(r"L?(?P<type>[\w/$]+);(?:::|\.)(?P<method>.+)")
+"""How perf-map-agent writes a method."""
+_KERNEL_HALF: Final = 1 << 63
+_USER_MARKS: Final = frozenset({"[vdso]", "[vsyscall]", "[heap]", "[stack]", "[anon]", "[uprobes]"})
+_TAG: Final = re.compile(r"\.(?:cpython-\w+|abi3|pypy\w*)(?:-[\w-]+)?$")
+_WHEEL_HASH: Final = re.compile(r"-[0-9a-f]{8}(?=$|[.-])")
 _LIBRARY_PATH: Final = re.compile(r".*(?:/site-packages/|/dist-packages/|/lib/python3\.\d+/)")
 _KERNEL_ENTRY: Final = re.compile(
     r"entry_(?:SYSCALL|SYSENTER|INT80)\w*|do_syscall_64|asm_(?:exc|sysvec|common|load)\w*"
@@ -43,6 +54,21 @@ def is_jit_file(file: str) -> bool:
 def is_kernel_entry(name: str) -> bool:
     """Say whether a name without its library is one of those that the kernel is entered by."""
     return _KERNEL_ENTRY.fullmatch(name) is not None
+
+
+def library_name(path: str) -> str:
+    """Return the name that stays the same between builds and updates.
+
+    `libcrypto.so.3` and `libcrypto.so.1.1` are `libcrypto`, `_json.cpython-311-x86_64-linux-gnu.so`
+    is `_json`, a wheel's `libopenblas64_p-r0-0cf96a72.3.23.dev.so` is `libopenblas64_p-r0`.
+    """
+    name = path.removesuffix(" (deleted)").rsplit("/", 1)[-1]
+    stem, shared, _ = name.partition(".so")
+    if shared:
+        stem = _TAG.sub("", stem)
+        hashed = _WHEEL_HASH.search(stem)
+        stem = stem[: hashed.start()] if hashed else stem
+    return (stem or name or "[anon]").replace(":", "_").replace(";", "_")
 
 
 def module_of(file: str) -> str:
@@ -88,3 +114,33 @@ def folded_frame(text: str) -> Frame:
     if _OWN_PYTHON.fullmatch(text):
         return Frame.parse(text)
     return Frame(text, "", Kind.NATIVE)
+
+
+def dso_frame(symbol: str, dso: str, address: int = 0) -> Frame:
+    """Return the frame for what perf knows of an address: its symbol and whose code it is.
+
+    `dso` is the path of a file, or perf's mark for what has none (`[vdso]`, `[unknown]`,
+    `[kernel.kallsyms]`); the address tells kernel from user code where it does not.
+    """
+    name = symbol or "[unknown]"
+    unknown = name == "[unknown]"
+    dso = dso.removesuffix(" (deleted)")
+    kernel_mark = dso.startswith("[") and dso != "[unknown]" and dso not in _USER_MARKS
+    if is_kernel_dso(dso) or kernel_mark or address >= _KERNEL_HALF:
+        return Frame(name, "", Kind.KERNEL)
+    if trampoline := _TRAMPOLINE.fullmatch(name):
+        return Frame(trampoline["function"], module_of(trampoline["file"]), Kind.PYTHON)
+    if is_jit_file(dso):
+        return Frame(jit_name(name), "", Kind.JIT)
+    if dso in {"[unknown]", ""} or dso.startswith("//anon"):
+        return UNKNOWN if unknown else Frame(name, "", Kind.NATIVE)
+    return Frame(name, library_name(dso), Kind.NATIVE)
+
+
+def jit_name(name: str) -> str:
+    """Return a jitted function's name without what changes while the program runs."""
+    if v8 := _V8.fullmatch(name):
+        return v8["sort"] + v8["name"]
+    if java := _JAVA.fullmatch(name):
+        return f"{java['type']}::{java['method']}"
+    return name

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from ci_flame.errors import FormatError, UnrecognisedError
-from ci_flame.formats.foreign import is_jit_file, is_kernel_dso, module_of
-from ci_flame.profile import UNKNOWN, Frame, Kind, Profile, Stack, Unit, Weight
+from ci_flame.formats.foreign import dso_frame
+from ci_flame.profile import Frame, Kind, Profile, Stack, Unit, Weight
 
 MAX_LINE: Final = 64 << 10
 MAX_DEPTH: Final = 4096
@@ -35,15 +35,6 @@ _FRAME: Final = re.compile(r"\s*(?P<address>[0-9a-f]+)\s+(?P<rest>\S.*\))\s*$")
 _SOURCE_LINE: Final = re.compile(r"\s*(?:\S+:\d+|\S+\[[0-9a-f]+\])(?:\s+\(inlined\))?\s*$")
 _OFFSET: Final = re.compile(r"\+0x[0-9a-f]+$")
 _MODIFIER: Final = re.compile(r":[ukhIGHpPSDWeb]+$")
-_TRAMPOLINE: Final = re.compile(r"py::(?P<function>.+):(?P<file>[^:]+)")
-"""What CPython's perf trampoline (`-X perf`) writes into its map."""
-_V8: Final = re.compile(r"(?P<sort>[A-Z]\w+:)[*~^+]?(?P<name>.*?)(?::\d+){0,2}")
-"""V8's name, with its mark for how far a function was optimised (it changes while a program
-runs) and its line (it changes with every edit above)."""
-_JAVA: Final = re.compile(r"L?(?P<type>[\w/$]+);(?:::|\.)(?P<method>.+)")
-"""How perf-map-agent writes a method."""
-_KERNEL_HALF: Final = 1 << 63
-_USER_MARKS: Final = frozenset({"[vdso]", "[vsyscall]", "[heap]", "[stack]", "[anon]", "[uprobes]"})
 _CLOCKS: Final = frozenset({"cpu-clock", "task-clock"})
 """Events whose period is in nanoseconds."""
 _SHOWN: Final = 60
@@ -201,7 +192,7 @@ def _sample(header: re.Match[str], leaf_first: list[_Leaf]) -> Sample:
         if dso != "inlined":
             library = dso
         # An inlined function is in the library of the one that it was inlined into.
-        stack.append(_frame(symbol, library, address))
+        stack.append(dso_frame(symbol, library, address))
     return Sample(
         comm=groups["comm"],
         pid=int(groups["pid"]),
@@ -210,27 +201,3 @@ def _sample(header: re.Match[str], leaf_first: list[_Leaf]) -> Sample:
         time=None if groups.get("time") is None else float(groups["time"]),
         stack=tuple(stack),
     )
-
-
-def _frame(symbol: str, dso: str, address: int) -> Frame:
-    name = symbol or "[unknown]"
-    unknown = name == "[unknown]"
-    dso = dso.removesuffix(" (deleted)")
-    kernel_mark = dso.startswith("[") and dso != "[unknown]" and dso not in _USER_MARKS
-    if is_kernel_dso(dso) or kernel_mark or address >= _KERNEL_HALF:
-        return Frame(name, "", Kind.KERNEL)
-    if trampoline := _TRAMPOLINE.fullmatch(name):
-        return Frame(trampoline["function"], module_of(trampoline["file"]), Kind.PYTHON)
-    if is_jit_file(dso):
-        return Frame(_jit_name(name), "", Kind.JIT)
-    if dso in {"[unknown]", ""} or dso.startswith("//anon"):
-        return UNKNOWN if unknown else Frame(name, "", Kind.NATIVE)
-    return Frame(name, dso.rpartition("/")[2], Kind.NATIVE)
-
-
-def _jit_name(name: str) -> str:
-    if v8 := _V8.fullmatch(name):
-        return v8["sort"] + v8["name"]
-    if java := _JAVA.fullmatch(name):
-        return f"{java['type']}::{java['method']}"
-    return name

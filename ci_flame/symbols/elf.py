@@ -14,7 +14,7 @@ import numpy.typing as npt
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-_SYMBOL: Final = np.dtype(
+SYMBOL: Final = np.dtype(
     [
         ("name", "<u4"),
         ("kind", "u1"),
@@ -24,6 +24,7 @@ _SYMBOL: Final = np.dtype(
         ("size", "<u8"),
     ]
 )
+"""`Elf64_Sym`."""
 _FUNCTION_KINDS: Final = (2, 10)  # STT_FUNC, STT_GNU_IFUNC
 _CLONE: Final = re.compile(r"\.(?:isra|constprop|part|cold|lto_priv|llvm|localalias)\b.*$|@.*$")
 _MAX_BYTES: Final = 1 << 30
@@ -115,13 +116,18 @@ def read_elf(path: Path) -> Elf | None:
         return None
 
 
-def _parse(file: ELFFile) -> Elf | None:
-    if file.elfclass != 64 or not file.little_endian:  # noqa: PLR2004 - ELFCLASS64
-        return None
-    segments = tuple(
+def read_segments(file: ELFFile) -> tuple[Segment, ...]:
+    """Return the parts of a file that are loaded."""
+    return tuple(
         Segment(int(part["p_offset"]), int(part["p_vaddr"]), int(part["p_filesz"]))
         for part in file.iter_segments("PT_LOAD")
     )
+
+
+def _parse(file: ELFFile) -> Elf | None:
+    if file.elfclass != 64 or not file.little_endian:  # noqa: PLR2004 - ELFCLASS64
+        return None
+    segments = read_segments(file)
     raw = []
     for name in (".symtab", ".dynsym"):
         section = file.get_section_by_name(name)
@@ -129,8 +135,8 @@ def _parse(file: ELFFile) -> Elf | None:
             continue
         data = section.data()
         strings = b"\0" + file.get_section(section["sh_link"]).data() + b"\0"
-        usable = len(data) // _SYMBOL.itemsize * _SYMBOL.itemsize
-        symbols = np.frombuffer(data[:usable], dtype=_SYMBOL).copy()
+        usable = len(data) // SYMBOL.itemsize * SYMBOL.itemsize
+        symbols = np.frombuffer(data[:usable], dtype=SYMBOL).copy()
         symbols["name"] += 1  # of the byte put before the strings
         raw.append((symbols, strings))
     return Elf(segments, tuple(_table(*each) for each in raw), tuple(raw))

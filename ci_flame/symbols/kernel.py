@@ -13,14 +13,16 @@ class KernelNames:
     """Function symbols of the running kernel and its modules, sorted by address."""
 
     def __init__(self, lines: Iterable[str]) -> None:
-        symbols: list[tuple[int, str]] = []
+        symbols: list[tuple[int, tuple[bool, bool, int, int], str]] = []
         for line in lines:
             fields = line.split(None, 3)
             if len(fields) >= 3 and fields[1] in "tTwW":  # noqa: PLR2004 - address, kind, name
-                symbols.append((int(fields[0], 16), fields[2]))
+                symbols.append((int(fields[0], 16), _preference(fields[1], fields[2]), fields[2]))
         symbols.sort()
-        self._addresses = [address for address, _ in symbols]
-        self._names = [name for _, name in symbols]
+        # Where several begin at one address, the last one is what perf would show.
+        self._addresses = [address for address, _, _ in symbols]
+        self._names = [name for _, _, name in symbols]
+        self._by_name: dict[str, int] | None = None
 
     @classmethod
     def of_this_machine(cls) -> "KernelNames":
@@ -37,3 +39,14 @@ class KernelNames:
         if index < 0 or not self._addresses[index]:
             return "[unknown]"
         return _CLONE.sub("", self._names[index])
+
+    def address(self, name: str) -> int | None:
+        """Return where a function begins; None where it is not known or hidden."""
+        if self._by_name is None:
+            self._by_name = dict(zip(self._names, self._addresses, strict=True))
+        return self._by_name.get(name) or None
+
+
+def _preference(kind: str, name: str) -> tuple[bool, bool, int, int]:
+    """Order aliases as perf does: strong, global, few underscores before the name, long."""
+    return kind not in "wW", kind == "T", len(name.lstrip("_")) - len(name), len(name)

@@ -9,14 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from ci_flame.formats.foreign import library_name
 from ci_flame.symbols.elf import Elf, read_elf
+
+__all__ = [
+    "UNKNOWN",
+    "AddressSpace",
+    "Mapping",
+    "NativeNames",
+    "library_name",
+    "parse_maps",
+    "read_maps",
+]
 
 UNKNOWN: Final = "[unknown]"
 _MAPPING: Final = re.compile(
     r"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) \S+ (\d+) *(.*)$", re.MULTILINE
 )
-_TAG: Final = re.compile(r"\.(?:cpython-\w+|abi3|pypy\w*)(?:-[\w-]+)?$")
-_WHEEL_HASH: Final = re.compile(r"-[0-9a-f]{8}(?=$|[.-])")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,21 +56,6 @@ def read_maps(pid: int) -> tuple[Mapping, ...]:
     except OSError:
         return ()
     return parse_maps(text)
-
-
-def library_name(path: str) -> str:
-    """Return the name that stays the same between builds and updates.
-
-    `libcrypto.so.3` and `libcrypto.so.1.1` are `libcrypto`, `_json.cpython-311-x86_64-linux-gnu.so`
-    is `_json`, a wheel's `libopenblas64_p-r0-0cf96a72.3.23.dev.so` is `libopenblas64_p-r0`.
-    """
-    name = path.removesuffix(" (deleted)").rsplit("/", 1)[-1]
-    stem, shared, _ = name.partition(".so")
-    if shared:
-        stem = _TAG.sub("", stem)
-        hashed = _WHEEL_HASH.search(stem)
-        stem = stem[: hashed.start()] if hashed else stem
-    return (stem or name or "[anon]").replace(":", "_").replace(";", "_")
 
 
 @dataclass(slots=True)
