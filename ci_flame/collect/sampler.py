@@ -357,11 +357,11 @@ class _Event:
 
 
 def _config(pid: int, roots: int) -> bytes:
-    """Return `struct config`: this PID namespace, the number of roots, the next image."""
+    """Return `struct config`: this PID namespace and the number of roots."""
     if not Path(f"/proc/{pid}").exists():
         raise CollectError(f"process {pid} is gone", "start the collector before it ends")
     namespace = Path("/proc/self/ns/pid").stat()
-    return struct.pack("<QQQQ", namespace.st_dev, namespace.st_ino, roots, _FIRST_IMAGE + roots)
+    return struct.pack("<QQ", namespace.st_ino, roots)
 
 
 def _check_rate(frequency_hz: int) -> None:

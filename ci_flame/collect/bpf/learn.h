@@ -39,6 +39,8 @@ struct string_record {
 struct python_scratch {
 	struct py_stack stack;
 	struct stack_record record;
+	__u32 learnt; /* how many of its code objects have been looked at */
+	__u32 failed;
 };
 
 /* Entries that fall out are only sent once more. */
@@ -71,7 +73,7 @@ static __always_inline __u64 learn_string(struct py_walk *walk, __u64 address)
 	__u32 zero = 0;
 	struct string_record *record = bpf_map_lookup_elem(&strings, &zero);
 	struct py_string_head head;
-	__u64 id = py_string_id(walk->image, address, &head), bytes;
+	__u64 id = py_string_id(walk->stack->image, address, &head), bytes;
 	__u32 kind = (head.state >> 2) & 7;
 
 	if (!id || !record)
@@ -95,20 +97,19 @@ static __always_inline __u64 learn_string(struct py_walk *walk, __u64 address)
 }
 
 struct learn {
-	struct py_walk *walk;
+	struct py_walk walk;
 	struct python_scratch *scratch;
-	__u64 failed;
 };
 
-static long learn_code(__u32 index, struct learn *learn)
+PY_STEP long learn_code(__u32 index, struct learn *learn)
 {
 	struct python_scratch *scratch = learn->scratch;
-	struct py_walk *walk = learn->walk;
+	struct py_walk *walk = &learn->walk;
 	const struct py_layout *layout = walk->layout;
 	struct code_record record = {.type = RECORD_CODE};
 	__u64 code, file, qualname;
 
-	index &= PY_MAX_FRAMES - 1;
+	index = (index + scratch->learnt) & (PY_MAX_FRAMES - 1);
 	record.id = scratch->stack.id[index];
 	scratch->record.id[index] = record.id;
 	if (!record.id || seen_before(record.id))
@@ -120,44 +121,105 @@ static long learn_code(__u32 index, struct learn *learn)
 	record.qualname = learn_string(walk, qualname);
 	record.file = learn_string(walk, file);
 	if (!record.qualname || !record.file || send_once(&record, sizeof(record), record.id))
-		learn->failed = 1;
+		scratch->failed = 1;
 	return 0;
 }
 
-static __always_inline void learn_stack(struct python_scratch *scratch, struct py_walk *walk)
+/* Send the stack whose code objects have been looked at. */
+static __always_inline void send_stack(struct python_scratch *scratch)
 {
 	struct stack_record *record = &scratch->record;
-	struct learn learn = {.walk = walk, .scratch = scratch};
-	__u64 depth = walk->depth;
+	__u64 depth = scratch->stack.depth, hash = scratch->stack.hash;
 
-	if (seen_before(walk->hash))
-		return;
-	bpf_loop(walk->depth, learn_code, &learn, 0);
 	if (depth > PY_MAX_FRAMES)
 		depth = PY_MAX_FRAMES;
 	depth &= 2 * PY_MAX_FRAMES - 1;
 	record->type = RECORD_STACK;
 	record->depth = depth;
-	record->hash = walk->hash;
-	if (learn.failed) {
+	record->hash = hash;
+	if (scratch->failed) {
 		/* Sent, but not marked: the next sample tries what is missing again. */
 		bpf_ringbuf_output(&ring, record,
 				   __builtin_offsetof(struct stack_record, id) + 8 * depth,
 				   BPF_RB_NO_WAKEUP);
 		return;
 	}
-	send_once(record, __builtin_offsetof(struct stack_record, id) + 8 * depth, walk->hash);
+	send_once(record, __builtin_offsetof(struct stack_record, id) + 8 * depth, hash);
 }
 
-static __always_inline __u64 find_thread(const struct py_layout *layout, __u32 tid,
-					 __u64 native_id)
+#ifdef CI_FLAME_BCC
+
+/* Plain loops grow too long for the verifier: a program of its own learns, a part at a time. */
+/* learn_now() learns the stack that walk_python() has left, if any: the caller's last act. */
+#define LEARN_AT_ONCE 128
+#define LEARN_PROGRAM 0
+
+BPF_PROG_ARRAY(parts, 1);
+
+static __always_inline void learn_stack(struct python_scratch *scratch, struct py_walk *walk)
+{
+	scratch->learnt = seen_before(scratch->stack.hash) ? PY_MAX_FRAMES : 0;
+	scratch->failed = 0;
+}
+
+/* Learn the stack that walk_python() has left, if it left one; the caller's last act. */
+static __always_inline void learn_now(void *ctx)
+{
+	__u32 zero = 0;
+	struct python_scratch *scratch = bpf_map_lookup_elem(&python_scratches, &zero);
+
+	if (scratch && scratch->learnt < scratch->stack.depth)
+		parts.call(ctx, LEARN_PROGRAM);
+}
+
+int on_learn(struct bpf_perf_event_data *ctx)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32, zero = 0;
+	struct process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct python_scratch *scratch = bpf_map_lookup_elem(&python_scratches, &zero);
+	struct learn learn = {};
+
+	if (!process || !scratch)
+		return 0;
+	learn.walk.layout = &process->python;
+	learn.walk.stack = &scratch->stack;
+	learn.scratch = scratch;
+	PY_LOOP(scratch->stack.depth - scratch->learnt, LEARN_AT_ONCE, learn_code, &learn);
+	scratch->learnt += LEARN_AT_ONCE;
+	if (scratch->learnt < scratch->stack.depth)
+		parts.call(ctx, LEARN_PROGRAM);
+	send_stack(scratch);
+	return 0;
+}
+
+#else
+
+static __always_inline void learn_now(void *ctx)
+{
+}
+
+static __always_inline void learn_stack(struct python_scratch *scratch, struct py_walk *walk)
+{
+	struct learn learn = {.walk = *walk, .scratch = scratch};
+
+	if (seen_before(scratch->stack.hash))
+		return;
+	scratch->learnt = 0;
+	scratch->failed = 0;
+	PY_LOOP(scratch->stack.depth, PY_MAX_FRAMES, learn_code, &learn);
+	send_stack(scratch);
+}
+
+#endif
+
+static __always_inline __u64 find_thread(struct py_walk *walk, __u32 tid, __u64 native_id)
 {
 	__u64 *known = bpf_map_lookup_elem(&threads, &tid);
 	__u64 thread;
 
-	if (known && py_read(*known + layout->thread_native_id) == native_id)
+	if (known && py_read(*known + walk->layout->thread_native_id) == native_id)
 		return *known;
-	thread = py_find_thread(layout, native_id);
+	thread = py_find_thread(walk, native_id);
 	if (thread)
 		bpf_map_update_elem(&threads, &tid, &thread, BPF_ANY);
 	return thread;
@@ -170,28 +232,30 @@ static __always_inline __u64 walk_python(struct process *process, __u32 tid, __u
 {
 	__u32 zero = 0;
 	struct python_scratch *scratch = bpf_map_lookup_elem(&python_scratches, &zero);
-	struct py_walk walk = {.layout = &process->python, .image = process->image};
+	struct py_walk walk = {.layout = &process->python};
+	struct py_stack *stack;
 	__u64 thread;
 
 	if (!scratch)
 		return 0;
-	walk.stack = &scratch->stack;
+	stack = walk.stack = &scratch->stack;
+	stack->image = process->image;
 	*flags |= PY_FLAG_PYTHON;
-	thread = find_thread(&process->python, tid, native_id);
+	thread = find_thread(&walk, tid, native_id);
 	if (!thread) {
 		*flags |= PY_FLAG_NO_THREAD;
 		return 0;
 	}
 	py_walk(&walk, thread);
-	if (walk.flags & PY_FLAG_FAULT)
+	if (stack->flags & PY_FLAG_FAULT)
 		count(COUNT_FAULTS);
-	if (walk.flags & (PY_FLAG_TRUNCATED | PY_FLAG_FAULT))
-		walk.hash = py_mix(walk.hash, walk.flags);
-	*flags |= walk.flags;
-	if (!walk.depth)
+	if (stack->flags & (PY_FLAG_TRUNCATED | PY_FLAG_FAULT))
+		stack->hash = py_mix(stack->hash, stack->flags);
+	*flags |= stack->flags;
+	if (!stack->depth)
 		return 0;
 	learn_stack(scratch, &walk);
-	return walk.hash;
+	return stack->hash;
 }
 
 #endif

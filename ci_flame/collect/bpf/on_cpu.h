@@ -5,9 +5,6 @@
 #ifndef CI_FLAME_ON_CPU_H
 #define CI_FLAME_ON_CPU_H
 
-#include <linux/ptrace.h>
-#include <linux/bpf_perf_event.h>
-
 #include "learn.h"
 
 #define MAX_KERNEL_FRAMES 127
@@ -57,8 +54,8 @@ int on_sample(struct bpf_perf_event_data *ctx)
 	sample->tid = own_number(bpf_get_current_task());
 	sample->stack = 0;
 	sample->kernel_frames = 0;
-	sample->address = ctx->regs.rip;
-	if (!(ctx->regs.cs & 3)) {
+	sample->address = USER_ADDRESS(ctx);
+	if (IN_KERNEL(ctx)) {
 		got = bpf_get_stack(ctx, sample->kernel, MAX_KERNEL_FRAMES * 8, 0);
 		if (got > 0)
 			sample->kernel_frames = got / 8;
@@ -71,6 +68,8 @@ int on_sample(struct bpf_perf_event_data *ctx)
 	if (bpf_ringbuf_output(&ring, sample, __builtin_offsetof(struct sample, kernel) + bytes,
 			       BPF_RB_NO_WAKEUP))
 		count(COUNT_LOST);
+	if (sample->stack)
+		learn_now(ctx);
 	return 0;
 }
 

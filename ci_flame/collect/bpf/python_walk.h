@@ -12,8 +12,12 @@
 #ifndef CI_FLAME_PYTHON_WALK_H
 #define CI_FLAME_PYTHON_WALK_H
 
+#ifndef PY_MAX_FRAMES
 #define PY_MAX_FRAMES 1024 /* C's entry frames, which stand between Python's, included */
+#endif
+#ifndef PY_MAX_THREADS
 #define PY_MAX_THREADS 1024
+#endif
 #define PY_NO_FIELD 0xffffffffU
 
 /* Bytes copied at once of a frame, and of a code object from its first field that is needed: what
@@ -55,31 +59,31 @@ struct py_layout {
 	__u32 compact_bytes; /* where those of any other string begin */
 };
 
+/*
+ * What changes while a walk goes on lies in a map: a verifier that follows plain loops keeps no
+ * account of its values, and finds that one pass leaves what the pass before left.
+ */
 struct py_stack {
 	__u64 id[PY_MAX_FRAMES];
 	__u64 code[PY_MAX_FRAMES];
 	__u8 frame[PY_FRAME_BYTES + 48]; /* masked offsets stay below 120 + 8 */
 	__u8 object[PY_CODE_BYTES + 56]; /* and these too */
-};
-
-struct py_walk {
-	const struct py_layout *layout;
-	struct py_stack *stack;
 	__u64 image; /* mixed into every id: what another process has learnt says nothing here */
-	__u64 frame;
+	__u64 next;
 	__u64 outer; /* 3.11, 3.12: the frame that called the interpreter's loop; else 0 */
 	__u64 code_type; /* and the type of its code object */
 	__u64 hash;
 	__u32 depth;
 	__u32 flags;
-};
-
-struct py_search {
-	const struct py_layout *layout;
 	__u64 interpreter;
 	__u64 thread;
 	__u64 native_id;
-	__u64 found;
+};
+
+/* What stays the same. */
+struct py_walk {
+	const struct py_layout *layout;
+	struct py_stack *stack;
 };
 
 struct py_string_head {
@@ -88,6 +92,25 @@ struct py_string_head {
 	__u32 state;
 	__u32 padding;
 };
+
+/*
+ * Call step(index, context) up to `most` times, `limit` being a constant above it, until it returns
+ * something else than 0. Kernels before 5.17 and loaders that know no callbacks want a plain loop,
+ * of which the verifier follows every pass.
+ */
+#ifdef PY_PLAIN_LOOPS
+#define PY_STEP static __always_inline
+#define PY_LOOP(most, limit, step, context)                                                        \
+	do {                                                                                       \
+		for (__u32 index_ = 0; index_ < (limit); index_++) {                               \
+			if (index_ >= (most) || step(index_, context))                             \
+				break;                                                             \
+		}                                                                                  \
+	} while (0)
+#else
+#define PY_STEP static
+#define PY_LOOP(most, limit, step, context) bpf_loop(most, step, context, 0)
+#endif
 
 static __always_inline __u64 py_read(__u64 address)
 {
@@ -115,36 +138,39 @@ static __always_inline __u64 py_string_id(__u64 image, __u64 address, struct py_
 	return py_mix(py_mix(py_mix(image, address), head->length), head->hash);
 }
 
-static long py_search_step(__u32 index, struct py_search *search)
+PY_STEP long py_search_step(__u32 index, struct py_walk *walk)
 {
-	const struct py_layout *layout = search->layout;
+	const struct py_layout *layout = walk->layout;
+	struct py_stack *stack = walk->stack;
 
-	if (!search->thread) {
-		search->interpreter = py_read(search->interpreter + layout->interpreter_next);
-		if (!search->interpreter)
+	if (!stack->thread) {
+		stack->interpreter = py_read(stack->interpreter + layout->interpreter_next);
+		if (!stack->interpreter)
 			return 1;
-		search->thread = py_read(search->interpreter + layout->interpreter_threads);
+		stack->thread = py_read(stack->interpreter + layout->interpreter_threads);
 		return 0;
 	}
-	if (py_read(search->thread + layout->thread_native_id) == search->native_id) {
-		search->found = search->thread;
+	if (py_read(stack->thread + layout->thread_native_id) == stack->native_id)
 		return 1;
-	}
-	search->thread = py_read(search->thread + layout->thread_next);
+	stack->thread = py_read(stack->thread + layout->thread_next);
 	return 0;
 }
 
 /* Return the thread state of the thread with this native id, or 0. */
-static __always_inline __u64 py_find_thread(const struct py_layout *layout, __u64 native_id)
+static __always_inline __u64 py_find_thread(struct py_walk *walk, __u64 native_id)
 {
-	struct py_search search = {.layout = layout, .native_id = native_id};
+	const struct py_layout *layout = walk->layout;
+	struct py_stack *stack = walk->stack;
 
-	search.interpreter = py_read(layout->interpreters);
-	if (!search.interpreter)
+	stack->native_id = native_id;
+	stack->interpreter = py_read(layout->interpreters);
+	if (!stack->interpreter)
 		return 0;
-	search.thread = py_read(search.interpreter + layout->interpreter_threads);
-	bpf_loop(PY_MAX_THREADS, py_search_step, &search, 0);
-	return search.found;
+	stack->thread = py_read(stack->interpreter + layout->interpreter_threads);
+	PY_LOOP(PY_MAX_THREADS, PY_MAX_THREADS, py_search_step, walk);
+	if (!stack->thread || py_read(stack->thread + layout->thread_native_id) != native_id)
+		return 0;
+	return stack->thread;
 }
 
 /*
@@ -152,17 +178,17 @@ static __always_inline __u64 py_find_thread(const struct py_layout *layout, __u6
  * is there may be left over from an earlier call, or be anything. So a first frame that cannot be
  * read, has no code object or is C's entry frame, is passed over: the walk goes on with the caller.
  */
-static __always_inline long py_walk_outer(__u32 index, struct py_walk *walk)
+static __always_inline long py_walk_outer(__u32 index, struct py_stack *stack)
 {
-	if (index || !walk->outer) {
-		walk->flags |= PY_FLAG_FAULT;
+	if (index || !stack->outer) {
+		stack->flags |= PY_FLAG_FAULT;
 		return 1;
 	}
-	walk->frame = walk->outer;
+	stack->next = stack->outer;
 	return 0;
 }
 
-static long py_walk_step(__u32 index, struct py_walk *walk)
+PY_STEP long py_walk_step(__u32 index, struct py_walk *walk)
 {
 	const struct py_layout *layout = walk->layout;
 	struct py_stack *stack = walk->stack;
@@ -171,71 +197,76 @@ static long py_walk_step(__u32 index, struct py_walk *walk)
 	__u32 line;
 	__u8 owner;
 
-	if (!walk->frame)
+	if (!stack->next)
 		return 1;
 	/* The loop's index is the only index: a counter of our own would have the verifier follow
 	 * every value of it. A slot without a Python frame stays 0. */
 	index &= PY_MAX_FRAMES - 1;
-	walk->depth = index + 1;
+	stack->depth = index + 1;
 	stack->id[index] = 0;
-	if (bpf_probe_read_user(stack->frame, PY_FRAME_BYTES, (void *)walk->frame))
-		return py_walk_outer(index, walk);
+	if (bpf_probe_read_user(stack->frame, PY_FRAME_BYTES, (void *)stack->next))
+		return py_walk_outer(index, stack);
 	/* The two lowest bits are tags of 3.14's stack references. */
 	code = PY_FIELD(__u64, stack->frame, layout->frame_code, 0x78) & ~3ULL;
 	owner = PY_FIELD(__u8, stack->frame, layout->frame_owner, 0x7f);
-	walk->frame = PY_FIELD(__u64, stack->frame, layout->frame_previous, 0x78);
-	if (!index && walk->outer &&
-	    (!code || owner >= layout->owner_not_python || py_read(code + 8) != walk->code_type))
-		return py_walk_outer(index, walk);
+	stack->next = PY_FIELD(__u64, stack->frame, layout->frame_previous, 0x78);
+	if (!index && stack->outer &&
+	    (!code || owner >= layout->owner_not_python || py_read(code + 8) != stack->code_type))
+		return py_walk_outer(index, stack);
 	if (!code || owner >= layout->owner_not_python)
 		return 0;
 	if (bpf_probe_read_user(stack->object, PY_CODE_BYTES, (void *)(code + layout->code_start)))
-		return py_walk_outer(index, walk);
+		return py_walk_outer(index, stack);
 	file = PY_FIELD(__u64, stack->object, layout->code_file - layout->code_start, 0x78);
 	qualname = PY_FIELD(__u64, stack->object, layout->code_qualname - layout->code_start, 0x78);
 	line = PY_FIELD(__u32, stack->object, layout->code_line - layout->code_start, 0x7c);
 	if (index < PY_CHECKED_FRAMES)
-		id = py_string_id(walk->image, qualname, &head);
+		id = py_string_id(stack->image, qualname, &head);
 	else
-		id = py_mix(walk->image, qualname);
+		id = py_mix(stack->image, qualname);
 	id = py_mix(py_mix(py_mix(id, code), file), line);
 	stack->id[index] = id;
 	stack->code[index] = code;
-	walk->hash = py_mix(walk->hash, id);
+	stack->hash = py_mix(stack->hash, id);
 	return 0;
 }
 
-/* Walk the stack of one thread state into walk->stack; sets hash, depth and flags. */
+/* Walk the stack of one thread state into walk->stack, whose image is set; sets hash, depth and
+ * flags. */
 static __always_inline void py_walk(struct py_walk *walk, __u64 thread)
 {
 	const struct py_layout *layout = walk->layout;
+	struct py_stack *stack = walk->stack;
 	__u64 holder = thread, interpreter, none;
 	__u32 collecting = 0;
 
+	stack->flags = 0;
+	stack->depth = 0;
+	stack->outer = 0;
 	if (layout->interpreter_collecting != PY_NO_FIELD) {
 		interpreter = py_read(thread + layout->thread_interpreter);
 		bpf_probe_read_user(&collecting, sizeof(collecting),
 				    (void *)(interpreter + layout->interpreter_collecting));
 		if (collecting == 1)
-			walk->flags |= PY_FLAG_GC;
+			stack->flags |= PY_FLAG_GC;
 	}
 	if (layout->thread_cframe != PY_NO_FIELD) {
 		holder = py_read(thread + layout->thread_cframe);
 		/* The structure's next field is the one before it. */
-		walk->outer = py_read(holder + layout->thread_frame + 8);
-		if (walk->outer)
-			walk->outer = py_read(walk->outer + layout->thread_frame);
-		if (walk->outer)
-			walk->code_type = py_read(py_read(walk->outer + layout->frame_code) + 8);
+		stack->outer = py_read(holder + layout->thread_frame + 8);
+		if (stack->outer)
+			stack->outer = py_read(stack->outer + layout->thread_frame);
+		if (stack->outer)
+			stack->code_type = py_read(py_read(stack->outer + layout->frame_code) + 8);
 	}
-	walk->frame = py_read(holder + layout->thread_frame);
-	none = walk->hash = py_mix(walk->image, 1);
-	bpf_loop(PY_MAX_FRAMES, py_walk_step, walk, 0);
-	if (walk->frame && !(walk->flags & PY_FLAG_FAULT))
-		walk->flags |= PY_FLAG_TRUNCATED;
-	if (walk->hash == none) { /* nothing, or C's entry frames alone */
-		walk->depth = 0;
-		walk->flags |= PY_FLAG_NO_FRAME;
+	stack->next = py_read(holder + layout->thread_frame);
+	none = stack->hash = py_mix(stack->image, 1);
+	PY_LOOP(PY_MAX_FRAMES, PY_MAX_FRAMES, py_walk_step, walk);
+	if (stack->next && !(stack->flags & PY_FLAG_FAULT))
+		stack->flags |= PY_FLAG_TRUNCATED;
+	if (stack->hash == none) { /* nothing, or C's entry frames alone */
+		stack->depth = 0;
+		stack->flags |= PY_FLAG_NO_FRAME;
 	}
 }
 

@@ -7,58 +7,8 @@
 #ifndef CI_FLAME_TREE_H
 #define CI_FLAME_TREE_H
 
-#include <linux/bpf.h>
-#include <linux/types.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_helpers.h>
-
+#include "loader.h"
 #include "python_walk.h"
-
-/* The fields of the kernel that are read; libbpf moves the offsets to the running one. */
-typedef struct {
-	int counter;
-} __attribute__((preserve_access_index)) atomic_t;
-
-struct signal_struct {
-	atomic_t live;
-} __attribute__((preserve_access_index));
-
-struct ns_common {
-	unsigned int inum;
-} __attribute__((preserve_access_index));
-
-struct pid_namespace {
-	struct ns_common ns;
-} __attribute__((preserve_access_index));
-
-struct upid {
-	int nr;
-	struct pid_namespace *ns;
-} __attribute__((preserve_access_index));
-
-struct pid {
-	unsigned int level;
-	struct upid numbers[1];
-} __attribute__((preserve_access_index));
-
-struct task_struct {
-	int pid;
-	int tgid;
-	struct task_struct *group_leader;
-	struct pid *thread_pid;
-	struct signal_struct *signal;
-} __attribute__((preserve_access_index));
-
-/* Read one field through a pointer that the verifier knows nothing of. */
-#define KERNEL_READ(type, pointer, structure, member)                                              \
-	({                                                                                         \
-		__u64 from_ = (__u64)(pointer);                                                    \
-		type value_ = 0;                                                                   \
-		bpf_core_read(&value_, sizeof(value_), &((struct structure *)from_)->member);      \
-		value_;                                                                            \
-	})
-#define KERNEL_OFFSET(structure, member) bpf_core_field_offset(struct structure, member)
-#define KERNEL_SIZE(structure) bpf_core_type_size(struct structure)
 
 #define MAX_PID_LEVELS 32 /* the kernel's own limit of PID namespaces inside each other */
 
@@ -90,10 +40,8 @@ struct process {
 };
 
 struct config {
-	__u64 namespace_device;
 	__u64 namespace_inode; /* the collector's PID namespace */
 	__u64 waiting; /* how many entries `waiting` had; 0 saves the look there */
-	__u64 next_image;
 };
 
 struct image_record {
@@ -105,14 +53,6 @@ struct image_record {
 	__u64 image;
 };
 
-#define MAP(name, kind, key_type, value_type, entries)                                             \
-	struct {                                                                                   \
-		__uint(type, kind);                                                                \
-		__type(key, key_type);                                                             \
-		__type(value, value_type);                                                         \
-		__uint(max_entries, entries);                                                      \
-	} name SEC(".maps")
-
 MAP(configs, BPF_MAP_TYPE_ARRAY, __u32, struct config, 1);
 MAP(processes, BPF_MAP_TYPE_HASH, __u32, struct process, 8192);
 /* The roots of the tree that have not run yet, by their number in the collector's PID namespace. */
@@ -120,18 +60,8 @@ MAP(waiting, BPF_MAP_TYPE_HASH, __u32, struct process, 8192);
 MAP(threads, BPF_MAP_TYPE_LRU_HASH, __u32, __u64, 8192);
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, COUNTERS);
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__type(key, __u32);
-	__type(value, __u64);
-	__uint(max_entries, 1);
-} phase SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 8 << 20);
-} ring SEC(".maps");
+MAPPABLE(phase, __u64);
+RING(ring, 8 << 20);
 
 static __always_inline void count(__u32 which)
 {
@@ -160,7 +90,7 @@ static __always_inline __u32 own_number(__u64 task)
 /* Return the number of a task's process in the collector's PID namespace; 0 where it has none. */
 static __always_inline __u32 number_here(__u64 task, const struct config *config)
 {
-	__u64 pid = KERNEL_READ(__u64, task, task_struct, group_leader), number;
+	__u64 pid = KERNEL_READ(__u64, task, task_struct, group_leader), number, namespace;
 	__u32 level, deepest;
 
 	pid = KERNEL_READ(__u64, pid, task_struct, thread_pid);
@@ -171,8 +101,8 @@ static __always_inline __u32 number_here(__u64 task, const struct config *config
 		if (level > deepest)
 			return 0;
 		number = number_at(pid, level);
-		if (KERNEL_READ(__u32, KERNEL_READ(__u64, number, upid, ns), pid_namespace, ns.inum) ==
-		    (__u32)config->namespace_inode)
+		namespace = KERNEL_READ(__u64, number, upid, ns) + KERNEL_OFFSET(pid_namespace, ns);
+		if (KERNEL_READ(__u32, namespace, ns_common, inum) == config->namespace_inode)
 			return KERNEL_READ(__u32, number, upid, nr);
 	}
 	return 0;
@@ -201,24 +131,22 @@ static __always_inline struct process *current_process(__u32 tgid)
 	return bpf_map_lookup_elem(&processes, &tgid);
 }
 
+/* Return a number that no other image has: of a moment on a CPU. User space gives small ones. */
 static __always_inline __u64 new_image(void)
 {
-	__u32 zero = 0;
-	struct config *config = bpf_map_lookup_elem(&configs, &zero);
-
-	return config ? __sync_fetch_and_add(&config->next_image, 1) : 0;
+	return bpf_ktime_get_ns() << 10 | (bpf_get_smp_processor_id() & 1023);
 }
 
 SEC("tp_btf/sched_process_fork")
 int on_fork(__u64 *ctx)
 {
-	struct task_struct *child = (struct task_struct *)ctx[1];
+	__u64 child = ctx[1];
 	struct image_record record = {.type = RECORD_FORK};
 	struct config *config;
 	struct process *parent, copy;
-	__u32 zero = 0;
+	__u32 tgid = KERNEL_READ(__u32, child, task_struct, tgid), zero = 0;
 
-	if (child->pid != child->tgid)
+	if (KERNEL_READ(__u32, child, task_struct, pid) != tgid)
 		return 0; /* a thread */
 	parent = current_process(bpf_get_current_pid_tgid() >> 32);
 	config = bpf_map_lookup_elem(&configs, &zero);
@@ -226,9 +154,9 @@ int on_fork(__u64 *ctx)
 		return 0;
 	copy = *parent;
 	copy.image = new_image();
-	copy.pid = number_here((__u64)child, config);
+	copy.pid = number_here(child, config);
 	record.pid = copy.pid;
-	record.tgid = child->tgid;
+	record.tgid = tgid;
 	record.before = parent->image;
 	record.image = copy.image;
 	if (bpf_map_update_elem(&processes, &record.tgid, &copy, BPF_ANY)) {
@@ -266,18 +194,19 @@ int on_exec(__u64 *ctx)
 SEC("tp_btf/sched_process_exit")
 int on_exit(__u64 *ctx)
 {
-	struct task_struct *task = (struct task_struct *)ctx[0];
+	__u64 both = bpf_get_current_pid_tgid(), signals;
 	struct image_record record = {.type = RECORD_EXIT};
 	struct process *process;
-	__u32 tid = task->pid;
+	__u32 tid = (__u32)both;
 
-	record.tgid = task->tgid;
+	record.tgid = both >> 32;
 	/* A root that never ran must not wait on: its number may become another's. */
 	process = current_process(record.tgid);
 	if (!process)
 		return 0;
 	bpf_map_delete_elem(&threads, &tid);
-	if (task->signal->live.counter)
+	signals = KERNEL_READ(__u64, ctx[0], task_struct, signal);
+	if (KERNEL_READ(__u32, signals, signal_struct, live))
 		return 0; /* other threads go on */
 	record.before = process->image;
 	bpf_map_delete_elem(&processes, &record.tgid);
