@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from ci_flame.collect import COLLECTORS, Target, choose, cpython, ebpf, libbpf, sampler
+from ci_flame.collect import COLLECTORS, Target, choose, cpython, ebpf, libbpf, sampler, timers
 from ci_flame.collect.machine import probe
 from ci_flame.errors import CollectError
 from ci_flame.profile import GC, TRUNCATED, Frame, Kind
@@ -500,7 +500,7 @@ def test_the_launcher_of_a_native_command_may_be_any_python(monkeypatch):
 
 
 def test_a_process_that_has_ended_is_not_put_back_among_those_that_are_sampled():
-    with contextlib.closing(libbpf.BpfObject(sampler.OBJECT, sampler.PROGRAMS)) as loaded:
+    with contextlib.closing(libbpf.BpfObject(sampler.OBJECT, sampler.TREE_PROGRAMS)) as loaded:
         key, value = bytes([1, 0, 0, 0]), bytes(16 + len(cpython.EMPTY))
 
         assert not loaded.replace("processes", key, value)
@@ -612,9 +612,9 @@ def test_frequencies_outside_the_limits_are_refused(frequency_hz):
 
 def test_a_frequency_that_the_kernel_would_throttle_is_refused_with_the_cure():
     # As set here; the sysctl is left alone, so the collector's own check is called.
-    limit = sampler._max_sample_rate()
+    limit = timers.max_sample_rate()
     with pytest.raises(CollectError, match=f"max_sample_rate is {limit}") as error:
-        sampler._check_rate(limit)
+        timers.check_rate(limit)
     assert error.value.hint.startswith("sudo sysctl kernel.perf_event_max_sample_rate=")
 
 

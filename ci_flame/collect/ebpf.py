@@ -38,7 +38,7 @@ from ci_flame.collect.machine import (
     machine_can_bpf,
 )
 from ci_flame.errors import CollectError
-from ci_flame.profile import Frame, Kind, Place, Stack
+from ci_flame.profile import Frame, Kind, Mode, Place, Stack, Weight
 from ci_flame.symbols.modules import Layout, name_module
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ class EbpfCollector:
                 f"{target.frequency_hz} Hz is not between {FREQUENCY_HZ[0]} and {FREQUENCY_HZ[-1]}",
                 "use 999 to 4999",
             )
+        if not target.modes:
+            raise CollectError("no mode is asked for", "on-cpu, off-cpu or both")
         return EbpfSession(target)
 
 
@@ -110,6 +112,10 @@ class EbpfSession:
         self._phase: memoryview | None = None
         self._closed = False
         self._owner = os.getpid()
+        self._clipped = Mode.OFF_CPU in target.modes
+        self._open = 0
+        self._windows: list[tuple[int, int]] = []
+        """Phases that have ended since the last read, and when."""
         try:
             self._process = _spawn(theirs, self._stderr)
         except OSError as error:
@@ -132,6 +138,7 @@ class EbpfSession:
             "owner": os.getpid(),
             "python": self._target.python,
             "frequency_hz": self._target.frequency_hz,
+            "modes": sorted(self._target.modes),
         }
         deadline = time.monotonic() + START_SECONDS
         self._send(request, deadline)
@@ -150,8 +157,17 @@ class EbpfSession:
         self.started: Mapping[str, Any] = reply
 
     def set_phase(self, phase: int) -> None:
-        """Switch the window: one store of 8 aligned bytes, no system call."""
+        """Switch the window: one store of 8 aligned bytes, no system call.
+
+        For off-CPU recordings the clock is read too: waits that outlast their window end there.
+        """
         assert self._phase is not None  # noqa: S101 - set before __init__ returns
+        if self._clipped:
+            ended, self._open = self._open, phase
+            self._phase[0] = phase
+            if ended:
+                self._windows.append((ended, time.monotonic_ns()))
+            return
         self._phase[0] = phase
 
     def read(self, module_files: Mapping[str, str] | None = None) -> Recording:
@@ -159,7 +175,8 @@ class EbpfSession:
         if self._closed:
             raise CollectError("the collector is closed")
         deadline = time.monotonic() + READ_SECONDS
-        self._send({"do": "read"}, deadline)
+        windows, self._windows = self._windows, []
+        self._send({"do": "read", "windows": windows}, deadline)
         reply, _ = self._receive(deadline)
         return self._recording(reply, module_files or {})
 
@@ -249,6 +266,12 @@ class EbpfSession:
         for phase, stack, count in reply["samples"]:
             of_phase = samples.setdefault(phase, {})
             of_phase[stacks[stack]] = of_phase.get(stacks[stack], 0) + count
+        off_cpu: dict[int, dict[Stack, Weight]] = {}
+        for phase, stack, waits, nanoseconds in reply["off_cpu"]:
+            of_waits = off_cpu.setdefault(phase, {})
+            weight = Weight(waits, nanoseconds)
+            before = of_waits.get(stacks[stack])
+            of_waits[stacks[stack]] = before + weight if before else weight
         return Recording(
             samples=samples,
             period_ns=reply["period_ns"],
@@ -256,6 +279,7 @@ class EbpfSession:
             lost=reply["lost"],
             truncated={int(phase): count for phase, count in reply["truncated"].items()},
             no_python={int(phase): count for phase, count in reply["no_python"].items()},
+            off_cpu=off_cpu,
             metrics=reply["metrics"],
         )
 

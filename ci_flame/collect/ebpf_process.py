@@ -2,9 +2,11 @@
 
 Standard input is a socket. Each line on it is a JSON request, each gets one JSON line back:
 
-    {"do": "start", "pid": 1, "pids": [], "owner": 1, "python": true, "frequency_hz": 999}
+    {"do": "start", "pid": 1, "pids": [], "owner": 1, "python": true, "frequency_hz": 999,
+     "modes": ["on-cpu"]}
         -> {"python": "3.11.7", ...} and the descriptor of the phase word
-    {"do": "read"} -> frames, stacks, samples and counters since the last read
+    {"do": "read", "windows": [[phase, ns of its end], ...]}
+        -> frames, stacks, samples, waits and counters since the last read
     anything that cannot be done -> {"error": "...", "hint": "..."}
 
 It ends when the socket closes, or when its owner dies (forked children may hold the socket).
@@ -91,7 +93,8 @@ class Server:
             if request["do"] == "start":
                 reply = self._start(request, descriptors)
             elif request["do"] == "read" and self._sampler:
-                reply = self._sampler.read()
+                windows = {int(phase): int(end_ns) for phase, end_ns in request["windows"]}
+                reply = self._sampler.read(windows)
             else:
                 reply = {"error": f"not possible now: {request['do']}"}
         except CiFlameError as error:
@@ -117,6 +120,7 @@ class Server:
             frequency_hz=request["frequency_hz"],
             python=request["python"],
             pids=request["pids"],
+            modes=request["modes"],
         )
         self._poll.register(self._sampler.ring_descriptor, select.POLLIN)
         descriptors.append(self._sampler.phase_descriptor)

@@ -7,7 +7,7 @@ kept, so that an error carries the reason and not only a number.
 import ctypes as c
 import errno
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -19,6 +19,7 @@ _LOG_BYTES: Final = 1 << 24
 _LOG_LINES: Final = 400
 _RUN_TIME_STATS: Final = 0
 _BPF_EXIST: Final = 2
+_BATCH: Final = 2048
 
 _Print = c.CFUNCTYPE(c.c_int, c.c_int, c.c_void_p, c.c_void_p)
 _Record = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p, c.c_size_t)
@@ -43,6 +44,9 @@ _SIGNATURES: Final[tuple[tuple[str, Any, tuple[Any, ...]], ...]] = (
     ("bpf_link__destroy", c.c_int, (c.c_void_p,)),
     ("bpf_map_update_elem", c.c_int, (c.c_int, c.c_void_p, c.c_void_p, c.c_uint64)),
     ("bpf_map_lookup_elem", c.c_int, (c.c_int, c.c_void_p, c.c_void_p)),
+    ("bpf_map_lookup_and_delete_elem", c.c_int, (c.c_int, c.c_void_p, c.c_void_p)),
+    ("bpf_map_lookup_batch", c.c_int, (c.c_int, *(c.c_void_p,) * 6)),
+    ("bpf_map_lookup_and_delete_batch", c.c_int, (c.c_int, *(c.c_void_p,) * 6)),
     ("bpf_enable_stats", c.c_int, (c.c_int,)),
     ("ring_buffer__new", c.c_void_p, (c.c_int, _Record, c.c_void_p, c.c_void_p)),
     ("ring_buffer__consume", c.c_int, (c.c_void_p,)),
@@ -150,6 +154,50 @@ class BpfObject:
             return None
         return value.raw
 
+    def take(self, map_name: str, key: bytes, value_bytes: int) -> bytes | None:
+        """Remove one entry and return it; None if it is not there (any more)."""
+        value = c.create_string_buffer(value_bytes)
+        if self._library.bpf_map_lookup_and_delete_elem(self.map_fd(map_name), key, value):
+            return None
+        return value.raw
+
+    def entries(
+        self, map_name: str, key_bytes: int, value_bytes: int
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the entries of a hash map that programs may be changing meanwhile."""
+        return self._batches("bpf_map_lookup_batch", map_name, key_bytes, value_bytes)
+
+    def drain(
+        self, map_name: str, key_bytes: int, value_bytes: int
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all entries of a hash map and remove them; each exactly once."""
+        return self._batches("bpf_map_lookup_and_delete_batch", map_name, key_bytes, value_bytes)
+
+    def _batches(
+        self, call: str, map_name: str, key_bytes: int, value_bytes: int
+    ) -> Iterator[tuple[bytes, bytes]]:
+        descriptor = self.map_fd(map_name)
+        keys = c.create_string_buffer(key_bytes * _BATCH)
+        values = c.create_string_buffer(value_bytes * _BATCH)
+        position = c.create_string_buffer(8)
+        start = None
+        while True:
+            number = c.c_uint32(_BATCH)
+            failed = getattr(self._library, call)(
+                descriptor, start, position, keys, values, c.byref(number), None
+            )
+            if failed and c.get_errno() != errno.ENOENT:  # ENOENT: this was the last batch
+                raise CollectError(f"map {map_name}: {os.strerror(c.get_errno())}")
+            raw_keys, raw_values = keys.raw, values.raw
+            for index in range(number.value):
+                yield (
+                    raw_keys[index * key_bytes : (index + 1) * key_bytes],
+                    raw_values[index * value_bytes : (index + 1) * value_bytes],
+                )
+            if failed:
+                return
+            start = position
+
     def per_cpu(self, map_name: str, index: int) -> int:
         """Return the sum over all CPUs of one 64-bit entry of a per-CPU array."""
         cpus = self._library.libbpf_num_possible_cpus()
@@ -185,17 +233,16 @@ class BpfObject:
         self._stats = self._library.bpf_enable_stats(_RUN_TIME_STATS)
         return self._stats >= 0
 
-    def run_time_ns(self, *names: str) -> tuple[int, int]:
-        """Return the run time and the number of runs of these programs."""
+    def run_time_ns(self, name: str) -> tuple[int, int]:
+        """Return the run time of a program and its number of runs."""
         nanoseconds = runs = 0
-        for name in names:
-            text = Path(f"/proc/self/fdinfo/{self.program_fd(name)}").read_text()
-            for line in text.splitlines():
-                field, _, value = line.partition(":")
-                if field == "run_time_ns":
-                    nanoseconds += int(value)
-                elif field == "run_cnt":
-                    runs += int(value)
+        text = Path(f"/proc/self/fdinfo/{self.program_fd(name)}").read_text()
+        for line in text.splitlines():
+            field, _, value = line.partition(":")
+            if field == "run_time_ns":
+                nanoseconds = int(value)
+            elif field == "run_cnt":
+                runs = int(value)
         return nanoseconds, runs
 
     def detach(self) -> None:
@@ -245,4 +292,6 @@ class BpfObject:
             hint = "run as root, allow `sudo -n`, or see `ci-flame doctor`"
         if any(word in " ".join(lines) for word in ("unknown func", "invalid func")):
             hint = "Linux 5.17 or newer is needed"
+        if "th argument" in " ".join(lines):  # of the tracepoint sched_switch
+            hint = "Linux 5.18 or newer is needed for off-CPU recordings"
         return CollectError(f"{what}: {reason}" + (f" ({' / '.join(told)})" if told else ""), hint)

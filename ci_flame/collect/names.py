@@ -12,9 +12,11 @@ from ci_flame.collect.records import (
     Code,
     Place,
     unpack_code,
+    unpack_kernel_stack,
     unpack_stack,
     unpack_string,
 )
+from ci_flame.collect.waits import WaitKey, WaitSum, by_reason, reason, without_scheduler
 from ci_flame.profile import GC, TRUNCATED, UNKNOWN, Kind
 from ci_flame.symbols.kernel import KernelNames
 from ci_flame.symbols.native import AddressSpace, NativeNames
@@ -42,6 +44,7 @@ class Names:
         self._strings: dict[int, str] = {}
         self._codes: dict[int, Code] = {}
         self._stacks: dict[int, tuple[int, ...]] = {}
+        self._kernel_stacks: dict[int, tuple[int, ...]] = {}
 
     def add_string(self, data: bytes) -> None:
         """Keep a STRING record."""
@@ -58,11 +61,49 @@ class Names:
         key, ids = unpack_stack(data)
         self._stacks[key] = ids
 
+    def add_kernel_stack(self, data: bytes) -> None:
+        """Keep a KERNEL_STACK record."""
+        key, addresses = unpack_kernel_stack(data)
+        self._kernel_stacks[key] = addresses
+
     def reply(
-        self, counts: Mapping[bytes, int], images: Mapping[int, ImageNames]
+        self,
+        counts: Mapping[bytes, int],
+        waits: Mapping[bytes, WaitSum],
+        images: Mapping[int, ImageNames],
     ) -> dict[str, Any]:
-        """Return frames, stacks and samples by number, and the phases' shortcomings."""
+        """Return frames, stacks, samples and waits by number, and the phases' shortcomings."""
         table = _Table()
+        return {
+            **self._samples(counts, images, table),
+            "off_cpu": self._waits(waits, images, table),
+            "frames": list(table.frames),
+            "stacks": list(table.stacks),
+        }
+
+    def _waits(
+        self, waits: Mapping[bytes, WaitSum], images: Mapping[int, ImageNames], table: "_Table"
+    ) -> list[tuple[int, int, int, int]]:
+        """Return phase, stack, number of waits and ns; the stack's leaf is the reason."""
+        totals: dict[tuple[int, int], tuple[int, int]] = {}
+        for packed, total in waits.items():
+            key = WaitKey.unpack(packed)
+            frames = self._python(key, table)
+            if key.address:
+                frames += (table.frame(self._leaf(key, images)),)
+            symbols = [self._symbol(each) for each in self._kernel_stacks.get(key.kernel, ())]
+            for symbol in without_scheduler(symbols):
+                frames += (table.frame((Kind.KERNEL, "", symbol, "", 0)),)
+            why = reason(symbols, key.state, key.flags)
+            for leaf, (number, nanoseconds) in by_reason(total, why).items():
+                stack = table.stack((*frames, table.frame(_mark(leaf))))
+                before = totals.get((key.phase, stack), (0, 0))
+                totals[key.phase, stack] = (before[0] + number, before[1] + nanoseconds)
+        return [(*place, *weight) for place, weight in totals.items()]
+
+    def _samples(
+        self, counts: Mapping[bytes, int], images: Mapping[int, ImageNames], table: "_Table"
+    ) -> dict[str, Any]:
         truncated: Counter[int] = Counter()
         no_python: Counter[int] = Counter()
         samples: defaultdict[tuple[int, int], int] = defaultdict(int)
@@ -88,14 +129,12 @@ class Names:
             if place.flags & FLAG_PYTHON and not place.stack:
                 no_python[place.phase] += count
         return {
-            "frames": list(table.frames),
-            "stacks": list(table.stacks),
             "samples": [(phase, stack, count) for (phase, stack), count in samples.items()],
             "truncated": truncated,
             "no_python": no_python,
         }
 
-    def _python(self, place: Place, table: "_Table") -> tuple[int, ...]:
+    def _python(self, place: Place | WaitKey, table: "_Table") -> tuple[int, ...]:
         """Return the Python part of a stack, with the marks that its flags ask for."""
         frames = [self._code_frame(each) for each in self._stacks.get(place.stack, ())]
         if place.stack and not frames:
@@ -113,7 +152,7 @@ class Names:
         qualname = self._strings.get(code.qualname, "")
         return (Kind.PYTHON, "", qualname, self._strings.get(code.file, ""), code.line)
 
-    def _leaf(self, place: Place, images: Mapping[int, ImageNames]) -> RawFrame:
+    def _leaf(self, place: Place | WaitKey, images: Mapping[int, ImageNames]) -> RawFrame:
         image = images.get(place.image)
         if image is None:
             return (Kind.NATIVE, UNKNOWN.function, UNKNOWN.function, "", 0)
@@ -121,9 +160,12 @@ class Names:
         return (Kind.NATIVE, library, symbol, "", 0)
 
     def _kernel_frame(self, address: int) -> RawFrame:
+        return (Kind.KERNEL, "", self._symbol(address), "", 0)
+
+    def _symbol(self, address: int) -> str:
         if self._kernel is None:
             self._kernel = KernelNames.of_this_machine()
-        return (Kind.KERNEL, "", self._kernel.name(address), "", 0)
+        return self._kernel.name(address)
 
 
 class _Table:

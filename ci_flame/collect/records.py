@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-SAMPLE, STACK, CODE, STRING, FORK, EXEC, EXIT = range(1, 8)
+SAMPLE, STACK, CODE, STRING, FORK, EXEC, EXIT, KERNEL_STACK, WAIT = range(1, 10)
 
 FLAG_TRUNCATED: Final = 1
 FLAG_FAULT: Final = 2
@@ -66,6 +66,13 @@ def unpack_stack(data: bytes) -> tuple[int, tuple[int, ...]]:
     fits = min(depth, (len(data) - _STACK.size) // 8)
     ids = struct.unpack_from(f"<{fits}Q", data, _STACK.size)
     return key, tuple(each for each in reversed(ids) if each)
+
+
+def unpack_kernel_stack(data: bytes) -> tuple[int, tuple[int, ...]]:
+    """Return the hash of a kernel stack and its addresses, outermost first."""
+    _, depth, key = _STACK.unpack_from(data)
+    fits = min(depth, (len(data) - _STACK.size) // 8)
+    return key, struct.unpack_from(f"<{fits}Q", data, _STACK.size)[::-1]
 
 
 def unpack_code(data: bytes) -> tuple[int, Code]:

@@ -1,57 +1,56 @@
 """Stage 1, edge: the eBPF sampler itself; runs in the collector process only.
 
 perf event (per CPU, jittered) -> BPF program -> ring buffer -> counts by place -> names
+scheduler's tracepoints -> BPF programs -> map of waits by place -> names
 """
 
 import os
-import random
 import select
 import struct
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from fcntl import ioctl
 from pathlib import Path
 from typing import Any, Final
 
 from ci_flame.collect import cpython
 from ci_flame.collect.libbpf import BpfObject
-from ci_flame.collect.machine import perf_attributes, perf_event_open
 from ci_flame.collect.names import Names
+from ci_flame.collect.off_cpu import OffCpu
 from ci_flame.collect.records import (
     EXEC,
     EXIT,
     FORK,
+    KERNEL_STACK,
     SAMPLE,
     STACK,
     STRING,
+    WAIT,
     Place,
     unpack_image,
 )
+from ci_flame.collect.timers import JITTER, REDRAW_SECONDS, Timers, check_rate, max_sample_rate
+from ci_flame.collect.waits import WaitKey, WaitSum
 from ci_flame.errors import CollectError
+from ci_flame.profile import Mode
 from ci_flame.symbols.native import AddressSpace, NativeNames, read_maps
 
 OBJECT: Final = Path(__file__).parent / "bpf" / "collector.bpf.o"
-PROGRAMS: Final = ("on_sample", "on_fork", "on_exec", "on_exit")
+TREE_PROGRAMS: Final = ("on_fork", "on_exec", "on_exit")
+SAMPLE_PROGRAM: Final = "on_sample"
+SAMPLE_MAP: Final = "samples"
 
-_IOC_ENABLE: Final = 0x2400
-_IOC_DISABLE: Final = 0x2401
-_IOC_PERIOD: Final = 0x40082404
-_IOC_SET_BPF: Final = 0x40042408
-
-JITTER: Final = 0.2
-_STRATA: Final = 16
-_REDRAW_SECONDS: Final = 0.04
 _DISCOVERY_SECONDS: Final = 0.003
 _DISCOVERY_LIMIT_SECONDS: Final = 5.0
 _ROOT_SECONDS: Final = 1.0
-_HEADROOM: Final = 1.3
 _FIRST_IMAGE: Final = 1
 _PROCESS: Final = struct.Struct("<QII")
 """`struct process` before its Python: image, number here, unused."""
 
+_COUNTERS: Final = 8
 _COUNT_TICKS, _COUNT_LOST, _COUNT_UNSENT, _COUNT_FAULTS, _COUNT_UNTRACKED = range(5)
+_COUNT_LOST_WAITS, _COUNT_SHORT_WAITS, _COUNT_MISSED_SWITCHES = 5, 6, 7
 
 
 @dataclass(slots=True)
@@ -71,32 +70,46 @@ class Image:
 
 
 class Sampler:
-    """Sampling of one process tree, from construction to `close`."""
+    """Recording of one process tree, from construction to `close`."""
 
     def __init__(
-        self, pid: int, *, frequency_hz: int, python: bool, pids: Sequence[int] = ()
+        self,
+        pid: int,
+        *,
+        frequency_hz: int,
+        python: bool,
+        pids: Sequence[int] = (),
+        modes: Collection[str] = (Mode.ON_CPU,),
     ) -> None:
         self._frequency_hz = frequency_hz
         self.period_ns = round(1e9 / frequency_hz)
-        self._events: list[_Event] = []
+        self._timers: Timers | None = None
+        self._off_cpu: OffCpu | None = None
         self._native = NativeNames()
         self._names = Names(self._native)
         self._counts: Counter[bytes] = Counter()
-        self._new: list[bytes] = []
         self._images: dict[int, Image] = {}
         self._sought: dict[int, Image] = {}
         """Of the images, those that may turn out to be Python."""
         self._stale: list[Image] = []
         self._ended: set[int] = set()
         self._records = 0
-        self._before = [0] * 5
-        self._stats_before = (0, 0)
+        self._before = [0] * _COUNTERS
+        self._stats_before: dict[str, tuple[int, int]] = {}
         self._cpu_before = 0
         self._unsupported: dict[str, int] = {}
-        _check_rate(frequency_hz)
+        on_cpu, off_cpu = Mode.ON_CPU in modes, Mode.OFF_CPU in modes
+        if on_cpu:
+            check_rate(frequency_hz)
         root = self._root(pid, python=python)
         others = [(each, self._other(each)) for each in dict.fromkeys(pids) if each != pid]
-        self._object = BpfObject(OBJECT, PROGRAMS)
+        attached = (*TREE_PROGRAMS, *(OffCpu.PROGRAMS if off_cpu else ()))
+        self._programs = (*((SAMPLE_PROGRAM,) if on_cpu else ()), *attached)
+        without = (
+            *(() if on_cpu else (SAMPLE_MAP,)),
+            *(() if off_cpu else OffCpu.MAPS),
+        )
+        self._object = BpfObject(OBJECT, self._programs, without)
         try:
             self._object.update("configs", bytes(4), _config(pid, 1 + len(others)))
             for image, (each, layout) in enumerate([(pid, root.layout), *others], _FIRST_IMAGE):
@@ -105,9 +118,12 @@ class Sampler:
             self.phase_descriptor = self._object.map_fd("phase")
             self.ring_descriptor = self._object.ring("ring", self._record)
             self._timed = self._object.enable_stats()
-            for name in PROGRAMS[1:]:
+            for name in attached:
                 self._object.attach(name)
-            self._open_events()
+            if off_cpu:
+                self._off_cpu = OffCpu(self._object)
+            if on_cpu:
+                self._timers = Timers(self._object.program_fd(SAMPLE_PROGRAM), frequency_hz)
         except BaseException:
             self.close()
             raise
@@ -115,7 +131,7 @@ class Sampler:
 
     def next_poll_seconds(self) -> float:
         """Return how long the caller may wait before the next `poll`."""
-        return _DISCOVERY_SECONDS if self._sought else _REDRAW_SECONDS
+        return _DISCOVERY_SECONDS if self._sought else REDRAW_SECONDS
 
     def poll(self) -> None:
         """Take the records, look for interpreters that have just started, redraw the periods."""
@@ -124,20 +140,32 @@ class Sampler:
             if self._search(image):
                 del self._sought[number]
         self._snapshot()
-        now = time.monotonic()
-        for event in self._events:
-            event.redraw(now)
+        if self._timers:
+            self._timers.redraw()
 
-    def read(self) -> dict[str, Any]:
-        """Return what was sampled since the last read, as `ebpf.py` wants it."""
+    def read(self, windows: Mapping[int, int]) -> dict[str, Any]:
+        """Return what was recorded since the last read, as `ebpf.py` wants it.
+
+        `windows` tells when (kernel's monotonic clock, ns) each phase since then ended.
+        """
         self.poll()
         counts, self._counts = self._counts, Counter()
-        reply = self._names.reply(counts, self._images)
+        waits: dict[bytes, WaitSum] = {}
+        lost_waits = 0
+        if self._off_cpu:
+            waits = self._off_cpu.read(windows)
+            lost_waits, self._off_cpu.lost = self._off_cpu.lost, 0
+            for packed in waits:
+                key = WaitKey.unpack(packed)
+                self._locate(key.image, key.address, 0)
+            self._snapshot()
+        reply = self._names.reply(counts, waits, self._images)
         reply["period_ns"] = self.period_ns
-        counted = [self._object.per_cpu("counters", index) for index in range(5)]
+        counted = [self._object.per_cpu("counters", index) for index in range(_COUNTERS)]
         since = [now - before for now, before in zip(counted, self._before, strict=True)]
         self._before = counted
-        reply["lost"] = since[_COUNT_LOST]
+        since[_COUNT_LOST_WAITS] += lost_waits
+        reply["lost"] = since[_COUNT_LOST] + since[_COUNT_LOST_WAITS]
         reply["metrics"] = self._metrics(since)
         for image in self._ended:
             self._images.pop(image, None)
@@ -146,8 +174,8 @@ class Sampler:
 
     def close(self) -> None:
         """Stop the events and free the BPF object; may be called twice."""
-        while self._events:
-            os.close(self._events.pop().descriptor)
+        if self._timers:
+            self._timers.close()
         if hasattr(self, "_object"):
             self._object.close()
 
@@ -160,21 +188,36 @@ class Sampler:
             "collector.faults": float(since[_COUNT_FAULTS]),
             "collector.untracked": float(since[_COUNT_UNTRACKED]),
         }
+        if self._off_cpu:
+            metrics["collector.lost_waits"] = float(since[_COUNT_LOST_WAITS])
+            metrics["collector.short_waits"] = float(since[_COUNT_SHORT_WAITS])
+            metrics["collector.missed_switches"] = float(since[_COUNT_MISSED_SWITCHES])
         self._records = 0
         cpu = time.process_time_ns()
         metrics["collector.cpu_ns"] = float(cpu - self._cpu_before)
         self._cpu_before = cpu
         if self._timed:
-            nanoseconds, runs = self._object.run_time_ns(*PROGRAMS)
-            metrics["collector.bpf_ns"] = float(nanoseconds - self._stats_before[0])
-            metrics["collector.bpf_runs"] = float(runs - self._stats_before[1])
-            self._stats_before = (nanoseconds, runs)
-        limit = _max_sample_rate()
-        if limit < self._frequency_hz * (1 + JITTER):
+            metrics |= self._program_costs()
+        limit = max_sample_rate()
+        if self._timers and limit < self._frequency_hz * (1 + JITTER):
             # The kernel lowered it itself (kernel.perf_cpu_time_max_percent).
             metrics["collector.throttled_to_hz"] = float(limit)
         if self._unsupported:
             metrics["collector.unsupported_python"] = float(sum(self._unsupported.values()))
+        return metrics
+
+    def _program_costs(self) -> dict[str, float]:
+        """Return run time and runs since the last read, of each program and of all."""
+        metrics: dict[str, float] = {"collector.bpf_ns": 0.0, "collector.bpf_runs": 0.0}
+        for name in self._programs:
+            now = self._object.run_time_ns(name)
+            before = self._stats_before.get(name, (0, 0))
+            self._stats_before[name] = now
+            nanoseconds, runs = float(now[0] - before[0]), float(now[1] - before[1])
+            metrics[f"collector.bpf.{name}.ns"] = nanoseconds
+            metrics[f"collector.bpf.{name}.runs"] = runs
+            metrics["collector.bpf_ns"] += nanoseconds
+            metrics["collector.bpf_runs"] += runs
         return metrics
 
     def _root(self, pid: int, *, python: bool) -> "_Root":
@@ -216,21 +259,6 @@ class Sampler:
         self._images[_FIRST_IMAGE + len(self._images)] = image
         return layout.pack() if layout else cpython.EMPTY
 
-    def _open_events(self) -> None:
-        program = self._object.program_fd("on_sample")
-        for cpu in _online_cpus():
-            descriptor = perf_event_open(perf_attributes(self.period_ns), -1, cpu)
-            if descriptor < 0:
-                raise CollectError(
-                    f"no cpu-clock event on CPU {cpu}: {os.strerror(-descriptor)}",
-                    "run as root, or see `ci-flame doctor`",
-                )
-            self._events.append(_Event(descriptor, self._frequency_hz))
-            ioctl(descriptor, _IOC_SET_BPF, program)
-        now = time.monotonic()
-        for event in self._events:
-            event.start(now)
-
     def _record(self, data: bytes) -> None:
         """Take one record from the ring buffer."""
         self._records += 1
@@ -244,6 +272,10 @@ class Sampler:
             self._names.add_string(data)
         elif kind == STACK:
             self._names.add_stack(data)
+        elif kind == WAIT and self._off_cpu:
+            self._off_cpu.record(data)
+        elif kind == KERNEL_STACK:
+            self._names.add_kernel_stack(data)
         elif kind in (FORK, EXEC, EXIT):
             self._image_changed(kind, data)
         else:
@@ -252,10 +284,12 @@ class Sampler:
     def _first_seen(self, data: bytes) -> None:
         """Make sure that the mapping of a place not seen before will be known."""
         place = Place.unpack(data[20:])
-        pid = int.from_bytes(data[4:8], "little")
-        image = self._images.setdefault(place.image, Image(pid))
+        self._locate(place.image, place.address, int.from_bytes(data[4:8], "little"))
+
+    def _locate(self, number: int, address: int, pid: int) -> None:
+        image = self._images.setdefault(number, Image(pid))
         image.pid = image.pid or pid
-        if place.address and not image.stale and image.space.find(place.address) is None:
+        if address and image.pid and not image.stale and image.space.find(address) is None:
             image.stale = True
             self._stale.append(image)
 
@@ -315,74 +349,12 @@ class _Root:
     layout: bytes
 
 
-class _Event:
-    """One CPU's timer. Its frequency is redrawn, so that no loop runs in step with it.
-
-    Drawn are frequencies, not periods (the mean of 1/period is not 1/mean period), one from each
-    of 16 strata in random order, so that 0.64 s hold the nominal mean almost exactly. Setting a
-    period restarts the timer and loses half a period on average: 1 / (2 x interval) is added.
-    """
-
-    def __init__(self, descriptor: int, frequency_hz: int) -> None:
-        self.descriptor = descriptor
-        self._frequency_hz = frequency_hz
-        self._draws: list[float] = []
-        self._drawn = 0.0
-        self._interval = _REDRAW_SECONDS
-
-    def start(self, now: float) -> None:
-        """Begin to tick."""
-        self._drawn = now
-        self._set_period()
-        ioctl(self.descriptor, _IOC_ENABLE, 0)
-
-    def redraw(self, now: float) -> None:
-        """Draw the next period when this one has been used long enough."""
-        if now - self._drawn < _REDRAW_SECONDS * 0.9:
-            return
-        self._interval += (now - self._drawn - self._interval) / _STRATA
-        self._drawn = now
-        self._set_period()
-
-    def _set_period(self) -> None:
-        if not self._draws:
-            step = 2 * JITTER / _STRATA
-            self._draws = [
-                1 - JITTER + step * (stratum + random.random())  # noqa: S311 - no secret
-                for stratum in range(_STRATA)
-            ]
-            random.shuffle(self._draws)
-        frequency = self._frequency_hz * self._draws.pop() + 0.5 / self._interval
-        ioctl(self.descriptor, _IOC_PERIOD, struct.pack("<Q", round(1e9 / frequency)))
-
-
 def _config(pid: int, roots: int) -> bytes:
     """Return `struct config`: this PID namespace and the number of roots."""
     if not Path(f"/proc/{pid}").exists():
         raise CollectError(f"process {pid} is gone", "start the collector before it ends")
     namespace = Path("/proc/self/ns/pid").stat()
     return struct.pack("<QQ", namespace.st_ino, roots)
-
-
-def _check_rate(frequency_hz: int) -> None:
-    limit = _max_sample_rate()
-    if limit < frequency_hz * _HEADROOM:
-        raise CollectError(
-            f"kernel.perf_event_max_sample_rate is {limit}, too low for {frequency_hz} Hz",
-            f"sudo sysctl kernel.perf_event_max_sample_rate={max(frequency_hz * 2, 100_000)}",
-        )
-
-
-def _max_sample_rate() -> int:
-    return int(Path("/proc/sys/kernel/perf_event_max_sample_rate").read_text())
-
-
-def _online_cpus() -> list[int]:
-    cpus: list[int] = []
-    for part in Path("/sys/devices/system/cpu/online").read_text().strip().split(","):
-        first, _, last = part.partition("-")
-        cpus += range(int(first), int(last or first) + 1)
-    return cpus
 
 
 def _alive(pid: int) -> bool:

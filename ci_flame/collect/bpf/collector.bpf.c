@@ -6,5 +6,6 @@
 #include "tree.h"
 #include "learn.h"
 #include "on_cpu.h"
+#include "off_cpu.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -20,6 +20,8 @@ enum record_type {
 	RECORD_FORK = 5,
 	RECORD_EXEC = 6,
 	RECORD_EXIT = 7,
+	RECORD_KERNEL_STACK = 8,
+	RECORD_WAIT = 9,
 };
 
 enum counter {
@@ -28,7 +30,10 @@ enum counter {
 	COUNT_UNSENT = 2, /* strings, code objects and stacks that it had no room for */
 	COUNT_FAULTS = 3,
 	COUNT_UNTRACKED = 4, /* children that did not fit into the map */
-	COUNTERS = 8,
+	COUNT_LOST_WAITS = 5, /* waits that neither map nor ring buffer had room for */
+	COUNT_SHORT_WAITS = 6, /* waits below the shortest that is kept */
+	COUNT_MISSED_SWITCHES = 7, /* returns to a CPU that the kernel did not report */
+	COUNTERS = 16,
 };
 
 /* One program image of one process: changes with fork and with exec. */

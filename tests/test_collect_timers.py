@@ -1,8 +1,8 @@
-"""The sampler's own arithmetic; what it samples is in `test_collect_ebpf.py`."""
+"""The timers' own arithmetic; what they sample is in `test_collect_ebpf.py`."""
 
 import struct
 
-from ci_flame.collect import sampler
+from ci_flame.collect import timers
 
 TURN_S = 0.04
 
@@ -11,9 +11,9 @@ def test_the_period_is_redrawn_around_the_nominal_one(monkeypatch):
     """In 64 turns no two are alike, all are within 20 %, and their mean is the nominal one."""
     periods = []
     monkeypatch.setattr(
-        sampler, "ioctl", lambda _file, _request, value: value and periods.append(value)
+        timers, "ioctl", lambda _file, _request, value: value and periods.append(value)
     )
-    event = sampler._Event(-1, 1999)
+    event = timers._Event(-1, 1999)
     event.start(0.0)
     for turn in range(1, 64):
         event.redraw(turn * TURN_S - 0.01)  # too early: nothing is drawn
