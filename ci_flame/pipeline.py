@@ -143,13 +143,13 @@ def judge_runs(before: Run | None, after: Run, terms: Terms) -> Verdict:
         )
         judged += part.benchmarks
         notes |= dict.fromkeys(part.notes)
-    judged.sort(key=lambda each: (each.benchmark, each.mode))
+    judged.sort(key=lambda each: (each.benchmark, list(Mode).index(Mode(each.mode))))
     return assemble(tuple(judged), tuple(notes), changes, terms.policy, bias=after.environment.bias)
 
 
 def _judge_alone(after: Run, terms: Terms) -> Verdict:
     """Judge what needs no baseline: budgets."""
-    from ci_flame.judge import assemble, judge_alone  # noqa: PLC0415
+    from ci_flame.judge import assemble, judge_alone, with_accounts  # noqa: PLC0415
 
     note = terms.note or Note("no-baseline", "nothing to compare with")
     judged = tuple(
@@ -159,7 +159,9 @@ def _judge_alone(after: Run, terms: Terms) -> Verdict:
         for each in after.measurements
         for mode in each.modes or (Mode.ON_CPU,)
     )
-    return assemble(judged, (note,), None, terms.policy, bias=after.environment.bias)
+    return assemble(
+        with_accounts(judged, after), (note,), None, terms.policy, bias=after.environment.bias
+    )
 
 
 # -- reports --------------------------------------------------------------------------

@@ -74,6 +74,9 @@ class Rule:
     benchmarks: tuple[str, ...] = ("*",)
     mode: str = "on-cpu"
     metric: str = ""
+    """A glob on names of metrics; then the rule is about figures, and no frame of any stack."""
+    maximum: float | None = None
+    """`max` of a metric, in the unit that its name ends with."""
     max_growth: Limit | None = None
     min_impact: float = 0.005
     budget: Limit | None = None
@@ -125,12 +128,17 @@ class Waiver:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All that the judge is told; without a file: every frame, 10 %, fail."""
+    """All that the judge is told; without a file: every frame and wait, 10 %, fail."""
 
-    rules: tuple[Rule, ...] = (Rule(max_growth=Limit(share=0.10), place="default"),)
+    rules: tuple[Rule, ...] = (
+        Rule(max_growth=Limit(share=0.10), place="default"),
+        Rule(mode="off-cpu", max_growth=Limit(share=0.10), place="default"),
+    )
     waivers: tuple[Waiver, ...] = ()
     baseline_required: bool = False
     inconclusive_fails: bool = False
+    max_overhead: float = 0.06
+    """Of one CPU; a recording whose collector took more is not judged."""
     false_failures_per_build: float = 0.005
     today: date | None = None
     """The date waivers are judged at; the edge sets it, so that the judge reads no clock."""

@@ -326,8 +326,9 @@ class Measurement:
 
     @property
     def modes(self) -> tuple[Mode, ...]:
-        """Modes that any round was recorded in, sorted."""
-        return tuple(sorted({m for p in self.processes for r in p.rounds for m in r.profiles}))
+        """Modes that any round was recorded in, on-CPU first."""
+        found = {m for p in self.processes for r in p.rounds for m in r.profiles}
+        return tuple(mode for mode in Mode if mode in found)
 
     def profile(self, mode: Mode = Mode.ON_CPU) -> Profile:
         """Merge the profiles of all rounds of one mode."""

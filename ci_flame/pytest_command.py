@@ -67,6 +67,7 @@ def options(config: Config) -> list[str]:
     words += ["--flame-frequency", str(record.frequency_hz)]
     words += ["--flame-processes", str(record.processes)]
     words += ["--flame-seconds", f"{record.seconds:g}"]
+    words += [word for mode in record.modes for word in ("--flame-mode", mode.value)]
     if record.replay is not None:
         words += ["--flame-replay", str(record.replay.absolute())]
     if config.quick:

@@ -9,10 +9,11 @@ from enum import StrEnum
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
-from ci_flame.profile import TOTAL
+from ci_flame.profile import TOTAL, Mode
 
 if TYPE_CHECKING:
     from ci_flame.diff import BenchmarkDiff, Change, RunDiff
+    from ci_flame.diff.figures import Figures
     from ci_flame.policy import Policy, Rule
     from ci_flame.profile import Frame, Place, Stack
 
@@ -47,6 +48,25 @@ class Sort(StrEnum):
     """Cost grew past `max_growth`; what is new grew without bound."""
     BUDGET = "budget"
     """Cost is past `budget`, whatever it was before."""
+    METRIC = "metric"
+    """A figure that is not of stacks is past `max`, or grew past `max_growth`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A metric that broke a rule; medians over processes."""
+
+    name: str
+    """`run_queue.p99_ms`; the last part says the unit."""
+    value: float
+    before: float | None
+    """None: its value is past `max`, whatever it was before."""
+    processes: int
+    processes_before: int
+    limit: str
+    """In words."""
+    threshold: float
+    """What was passed: the value, or the growth as a share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +101,18 @@ class Finding:
     """`Most of it is in shop.parser:tokenize.` where a callee that no rule names explains it."""
     budget_interval: "tuple[float, float] | None" = None
     """90 % interval of what a budget limits: share of the benchmark, or ns per iteration."""
+    figure: Figure | None = None
+    """What a metric's rule found; `frame` is then its name in brackets, and no code."""
+
+    @property
+    def waiting(self) -> bool:
+        """Tell whether it is about time spent waiting."""
+        return self.mode == Mode.OFF_CPU
 
     def __str__(self) -> str:
         """Return the sentence; rounded so that no figure contradicts the decision."""
+        if self.figure is not None:
+            return f"{self.benchmark}: {_metric(self.figure)}; limit {self.limit}."
         budget = self.sort is Sort.BUDGET
         said = _budget(self) if budget else _new(self) if not self.change.before_ns else _grew(self)
         extras = (self.cause, self.work, self.changed)
@@ -119,6 +148,8 @@ class BenchmarkVerdict:
     """None where there was nothing to compare with."""
     smallest_visible: float | None = None
     """Smallest growth that would have been seen in a function of 5 % or more (0.06 = 6 %)."""
+    figures: "Figures | None" = None
+    """Metrics, latencies and the collector's cost; with the first mode of a benchmark only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,37 +262,45 @@ def _subject(finding: Finding) -> str:
     return f"{name} under {finding.under}" if finding.under else name
 
 
+def _whole(finding: Finding) -> str:
+    """Return what shares are shares of."""
+    return "the waiting" if finding.waiting else "the benchmark"
+
+
 def _grew(finding: Finding) -> str:
     change, limit = finding.change, finding.rule.max_growth
     growth = change.growth
     above = None if limit is None or limit.share is None else limit.share
     more_than = None if limit is None else limit.ns
+    by = f"{percent(growth, above=above)} %"
     said = (
-        f"{_subject(finding)} grew by {percent(growth, above=above)} %"
+        f"{_subject(finding)} {f'waits {by} longer' if finding.waiting else f'grew by {by}'}"
         f"{_range(change.low, change.high)}, "
         f"{_costs(change.before_ns, change.after_ns, more_than=more_than)} per iteration"
     )
     if finding.frame == TOTAL:
         return said
-    return f"{said}, {_shares(change.before_share, change.after_share)} of the benchmark"
+    return f"{said}, {_shares(change.before_share, change.after_share)} of {_whole(finding)}"
 
 
 def _new(finding: Finding) -> str:
     change = finding.change
+    of_waiting = " of waiting" if finding.waiting else ""
     return (
-        f"{_subject(finding)} is new: {duration(change.after_ns)} per iteration, "
-        f"{percent(change.after_share, above=finding.rule.min_impact)} % of the benchmark"
+        f"{_subject(finding)} is new: {duration(change.after_ns)}{of_waiting} per iteration, "
+        f"{percent(change.after_share, above=finding.rule.min_impact)} % of {_whole(finding)}"
     )
 
 
 def _budget(finding: Finding) -> str:
     change, budget = finding.change, finding.rule.budget
     ends = finding.budget_interval
+    verb = "waits" if finding.waiting else "takes"
     if budget is not None and budget.share is not None and change.after_share > budget.share:
         between = f" ({_ends(*ends)} %)" if ends else ""
         return (
             f"{_subject(finding)} takes {percent(change.after_share, above=budget.share)} %"
-            f"{between} of the benchmark, {duration(change.after_ns)} per iteration"
+            f"{between} of {_whole(finding)}, {duration(change.after_ns)} per iteration"
         )
     unit, size = _unit(change.after_ns)
     decimals = _digits(change.after_ns / size)
@@ -272,9 +311,40 @@ def _budget(finding: Finding) -> str:
         decimals += 1
     between = f" ({duration(ends[0])} to {duration(ends[1])})" if ends else ""
     said = (
-        f"{_subject(finding)} takes {change.after_ns / size:.{decimals}f} {unit}{between}"
+        f"{_subject(finding)} {verb} {change.after_ns / size:.{decimals}f} {unit}{between}"
         " per iteration"
     )
     if finding.frame == TOTAL:
         return said
-    return f"{said}, {percent(change.after_share)} % of the benchmark"
+    return f"{said}, {percent(change.after_share)} % of {_whole(finding)}"
+
+
+_METRIC_UNITS: Final = (("_ms", "ms"), ("percent", "%"), ("_bytes", "bytes"))
+"""End of a metric's name -> the unit that its figure is told in."""
+
+
+def metric_unit(name: str) -> str:
+    """Return the unit of a metric, from the end of its name; empty: a plain number."""
+    return next((unit for end, unit in _METRIC_UNITS if name.endswith(end)), "")
+
+
+def metric_text(name: str, value: float, *, above: float | None = None) -> str:
+    """Return a figure with its unit: `7.2 ms`; the printed one stays above `above`."""
+    number = f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"  # noqa: PLR2004 - 1e+03
+    if above is not None and value > above and float(number.replace(",", "")) <= above:
+        number = f"{value:.9g}"
+    unit = metric_unit(name)
+    return f"{number} {unit}" if unit else number
+
+
+def _metric(figure: Figure) -> str:
+    if figure.before is None:
+        value = metric_text(figure.name, figure.value, above=figure.threshold)
+        many = f"median of {figure.processes} processes" if figure.processes > 1 else "one process"
+        return f"{figure.name} is {value} ({many})"
+    one, other = (metric_text(figure.name, each) for each in (figure.before, figure.value))
+    sides = f"medians of {figure.processes_before} + {figure.processes} processes"
+    if figure.before <= 0:
+        return f"{figure.name} went from {one} to {other} ({sides})"
+    growth = percent(figure.value / figure.before - 1, above=figure.threshold)
+    return f"{figure.name} grew by {growth} %, {one} -> {other} ({sides})"

@@ -201,3 +201,77 @@ def grown(costs: Mapping[str, float], leaf: str, factor: float) -> dict[str, flo
         text: value * factor if text.rpartition(";")[2] == leaf else value
         for text, value in costs.items()
     }
+
+
+def synthetic_waits(
+    waits: Mapping[str, tuple[float, float]],
+    *,
+    benchmark: str = "tests/bench_shop.py::test_checkout",
+    processes: int = 5,
+    seconds: float = 2.0,
+    seed: int = 0,
+    jitter: float = 0.02,
+    spread: float = 0.005,
+    cpu_share: float = 0.01,
+    run_queue_ns: float = 0.0,
+) -> Measurement:
+    """Return one benchmark that waits; folded stack -> (waits an iteration, ns of one).
+
+    `jitter` is the relative standard deviation of one wait (gamma distributed: 1 is
+    exponential), `spread` that of a process. `run_queue_ns` an iteration is waited for a CPU.
+    """
+    rng = np.random.default_rng([seed, processes])
+    stacks = [stack_of(text) for text in waits]
+    per_iteration = sum(number * ns for number, ns in waits.values()) or 1e7
+    wall = per_iteration / (1 - cpu_share) + run_queue_ns
+    rounds = max(3, round(seconds * 1e9 / max(wall, 1e7)))
+    iterations = max(1, round(seconds * 1e9 / rounds / wall))
+    made = []
+    for _ in range(processes):
+        slow = np.exp(rng.normal(0, spread))
+        of_process = []
+        for _ in range(rounds):
+            seen: dict[Stack, Weight] = {}
+            for stack, (number, ns) in zip(stacks, waits.values(), strict=True):
+                count = (
+                    int(rng.poisson(number * iterations))
+                    if number % 1
+                    else int(number * iterations)
+                )
+                if count:
+                    lasted = rng.gamma(1 / jitter**2, ns * slow * jitter**2, count).sum()
+                    seen[stack] = Weight(count, max(1, round(lasted)))
+            waited = sum(weight.value for weight in seen.values())
+            if run_queue_ns:
+                queued = rng.exponential(run_queue_ns * iterations)
+                leaf = (*(stacks[0][:-1] if stacks else ()), Frame.parse("[run queue]"))
+                seen[leaf] = Weight(iterations, max(1, round(queued)))
+                waited += queued
+            cpu = round(iterations * wall * cpu_share)
+            of_process.append(
+                Round(
+                    iterations,
+                    cpu,
+                    cpu + round(waited),
+                    profiles={Mode.OFF_CPU: Profile(seen, Unit.NANOSECONDS, iterations)},
+                )
+            )
+        made.append(Process(rounds=tuple(of_process)))
+    root = stacks[0][0] if stacks else None
+    return Measurement(benchmark, tuple(made), root=root).check()
+
+
+MS = 1e6
+WAITS = {
+    "b:test;shop.api:checkout;shop.db:query;kernel:futex_wait;[lock]": (2.0, 5 * MS),
+    "b:test;shop.api:checkout;shop.mail:send;kernel:hrtimer_nanosleep;[sleep]": (1.0, 10 * MS),
+    "b:test;shop.api:checkout;shop.log:write;kernel:io_schedule;[disk]": (4.0, 0.5 * MS),
+}
+"""22 ms of waiting an iteration: a lock, a sleep, and a disk."""
+
+
+def longer(waits: Mapping[str, tuple[float, float]], part: str, factor: float):
+    """Return `waits` with those whose stack holds `part` lasting `factor` times as long."""
+    return {
+        text: (number, ns * factor if part in text else ns) for text, (number, ns) in waits.items()
+    }

@@ -42,7 +42,7 @@ def read(text):
 def test_reads_every_key():
     made = read(FULL)
 
-    assert made.record == RecordConfig("ebpf", 999, 3, 0.5, 5.0, (Mode.ON_CPU,), None)
+    assert made.record == RecordConfig("ebpf", 999, 3, 0.5, 5.0, (Mode.ON_CPU,))
     assert made.baseline == BaselineSpec(BaselineKind.RERUN, "origin/main")
     assert made.policy.baseline_required
     assert made.policy.inconclusive_fails
@@ -140,7 +140,7 @@ ERRORS = [
     (RULE + "certainty: 100%\n", 5, "outside 50% to 99.9%", "80%"),
     (RULE + "severity: warning\n", 5, '"warning"; did you mean "warn"?', "fail, warn"),
     (RULE + "self: 1\n", 5, 'self is true or false, not "1"', ""),
-    (RULE + "mode: off-cpu\n", 5, "off-cpu is not recorded by this version", "on-cpu"),
+    (RULE + "mode: off-cpu\n    self: true\n", 6, "self: true has no meaning with mode: off", ""),
     (RULE + "mode: oncpu\n", 5, 'unknown mode "oncpu"; did you mean "on-cpu"?', ""),
     # globs
     (RULE.replace("'*'", "shop.parser"), 3, "names are module:qualname", 'write "shop.parser:*"'),
@@ -182,7 +182,10 @@ ERRORS = [
     (RECORD + "seconds: 0.04\n", 3, "seconds 0.04 is outside 0.05 to 600 s", ""),
     (RECORD + "seconds: 600.1\n", 3, "seconds 600.1 is outside 0.05 to 600 s", ""),
     (RECORD + "round_ms: .nan\n", 3, "round_ms is a plain number (ms)", ""),
-    (RECORD + "modes: [off-cpu]\n", 3, "off-cpu is not recorded by this version", ""),
+    (RECORD + "busy: 20\n", 3, '"20" has no unit', "write 20%"),
+    (RECORD + "busy: 0%\n", 3, '"0%" is outside 0% to 100%', ""),
+    (RECORD + "busy: 101%\n", 3, '"101%" is outside 0% to 100%', ""),
+    (RECORD + "machine: yes\n", 3, 'machine is true or false, not "yes"', ""),
     (RECORD + "modes: [oncpu]\n", 3, 'unknown mode "oncpu"; did you mean "on-cpu"?', ""),
     (RECORD + "modes: []\n", 3, "modes is empty", ""),
     ("version: 1\nrecord: fast\n", 2, "record takes keys", ""),

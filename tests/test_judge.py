@@ -18,8 +18,9 @@ from synthetic import (
 )
 
 from ci_flame.diff import diff, diff_benchmark
-from ci_flame.judge import LEAST_SAMPLES, assemble, judge, judge_alone, judge_benchmark
+from ci_flame.judge import assemble, judge, judge_alone, judge_benchmark
 from ci_flame.judge.family import close, units_of
+from ci_flame.judge.notes import LEAST_SAMPLES
 from ci_flame.policy import Limit, Policy, Rule, Severity, Waiver
 from ci_flame.profile import Mode
 from ci_flame.verdict import Note, Outcome
@@ -416,7 +417,7 @@ def test_no_samples_are_inconclusive():
     )
 
     assert got.outcome is Outcome.INCONCLUSIVE
-    assert "no samples after" in got.notes[0].text
+    assert "nothing to judge after: no samples" in got.notes[0].text
 
 
 def test_one_process_says_what_it_cannot_know():

@@ -495,7 +495,7 @@ def test_an_inconclusive_failure_gives_its_reason():
     note = Note("other-machine", "may not be compared", "t")
     verdict = BenchmarkVerdict("t", "on-cpu", Outcome.INCONCLUSIVE, (), (note,), None)
 
-    assert sentences(verdict).splitlines() == [
+    assert sentences((verdict,)).splitlines() == [
         "t: may not be compared",
         "inconclusive results fail by the policy (inconclusive: fail)",
     ]

@@ -146,7 +146,9 @@ def test_every_way_to_say_what_is_measured(pytester):
     assert "shop:sort" not in functions(seen["test_pedantic"])
     assert functions(seen["test_deep"])["test_ways:größe"] >= 0.3
     assert any(len(stack) > 128 for stack in seen["test_deep"].profile().stacks)
-    made.stdout.fnmatch_lines(["*on the CPU for only * %*its waiting is not judged"])
+    made.stdout.fnmatch_lines(
+        ["*on the CPU for only * %*its waiting is not judged; add --flame-mode off-cpu"]
+    )
 
 
 def test_asynchronous_tests_are_driven_on_their_own_loop(pytester):

@@ -7,7 +7,18 @@ import pytest
 from ci_flame.collect import Recording
 from ci_flame.config import RecordConfig
 from ci_flame.errors import CollectError
-from ci_flame.profile import UNKNOWN, Frame, Kind, Mode, Process, Profile, Round, Weight, fold
+from ci_flame.profile import (
+    UNKNOWN,
+    Frame,
+    Histogram,
+    Kind,
+    Mode,
+    Process,
+    Profile,
+    Round,
+    Weight,
+    fold,
+)
 from ci_flame.record import recorder
 from ci_flame.record.rounds import Driven
 
@@ -38,7 +49,7 @@ def test_each_round_gets_the_samples_of_its_phase_trimmed_at_the_test():
         lost=3,
         truncated={7: 1, 9: 5},
     )
-    recorded = recorder.join(driven(), recording, ROOT, 1000)
+    recorded = recorder.join(driven(), recording, ROOT, RecordConfig(frequency_hz=1000))
     first, second = (each.profiles[Mode.ON_CPU] for each in recorded.process.rounds)
 
     assert {fold(each): weight for each, weight in first.stacks.items()} == {
@@ -67,62 +78,55 @@ def test_a_stack_of_nothing_but_machinery_is_kept_whole():
     assert recorder.without_machinery(profile).samples == 1
 
 
-def slugs(made):
-    return [each.slug for each in made]
-
-
-@pytest.mark.parametrize(
-    ("given", "kept", "expected"),
-    [
-        (driven(), 100, []),
-        (driven(), 99, ["too-short"]),
-        (driven(wall_ms=100), 100, []),  # a tenth of the time on the CPU
-        (driven(wall_ms=101), 100, ["waits"]),
-        (driven(wall_ms=101, delay_ms=50), 100, []),
-        (driven(wall_ms=100, delay_ms=51), 100, ["starved"]),
-        (driven(wall_ms=100, delay_ms=50), 100, []),
-        (driven(settled=False), 100, ["warming"]),
-    ],
-)
-def test_what_is_said_of_a_recording(given, kept, expected):
-    process = Process(given.rounds, kept=kept, expected=kept, settled=given.settled)
-
-    assert slugs(recorder.account("t", process, PLAN)) == expected
-
-
-@pytest.mark.parametrize(("short", "expected"), [(2, []), (3, ["too-short"]), (5, ["too-short"])])
-def test_what_most_processes_have_is_said_once(short, expected):
-    processes = [Process(driven().rounds, kept=99 if n < short else 100) for n in range(5)]
-
-    assert slugs(recorder.accounts("t", processes, PLAN)) == expected
-
-
-@pytest.mark.parametrize(
-    ("cpu_ms", "wall_ms", "cure"),
-    [
-        (10, 10, "it needs about --flame-seconds 0.1"),
-        (1, 1000, "it needs about --flame-seconds 100"),
-        (0, 1000, "it uses too little CPU time to be profiled"),
-    ],
-)
-def test_a_benchmark_too_short_to_sample_gets_the_seconds_it_needs(cpu_ms, wall_ms, cure):
-    given = driven(cpu_ms=cpu_ms, wall_ms=wall_ms)
-    notes = recorder.account("t", Process(given.rounds, kept=3, expected=3), PLAN)
-    (text,) = [each.text for each in notes if each.slug == "too-short"]
-
-    assert text.startswith("too short to sample: 3 samples in ")
-    assert text.endswith(f"100 are the least; {cure}")
-
-
 @pytest.mark.parametrize(("expected", "refused"), [(99, False), (100, True)])
 def test_no_sample_where_many_were_expected_is_an_error(expected, refused):
     process = Process(driven().rounds, kept=0, expected=expected)
     if not refused:
-        assert "too-short" in slugs(recorder.account("t", process, PLAN))
+        recorder.must_have_samples("t", [process])
         return
 
     with pytest.raises(CollectError, match=r"t: no sample in 0\.02 s of CPU time, 100 were"):
-        recorder.account("t", process, PLAN)
+        recorder.must_have_samples("t", [process])
+
+
+def test_waits_become_a_profile_of_their_own():
+    machinery = "pytest:main;tests.bench:test_sum;ci_flame.record.rounds:drive"
+    recording = Recording(
+        samples={7: {stack(f"{machinery};shop:add"): 6}},
+        period_ns=1_000,
+        places={},
+        off_cpu={
+            7: {
+                stack(f"{machinery};shop:nap;kernel:hrtimer_nanosleep;[sleep]"): Weight(2, 900),
+                stack("threading:run;[lock]"): Weight(1, 50),
+            },
+            9: {stack(f"{machinery};[sleep]"): Weight(9, 9)},  # another benchmark's
+        },
+        histograms={"run_queue": Histogram({0: 98, 48: 2})},
+        metrics={"collector.bpf_ns": 200_000.0, "collector.window_cpu_ns": 100_000.0},
+    )
+    both = RecordConfig(frequency_hz=1000, modes=(Mode.ON_CPU, Mode.OFF_CPU))
+    process = recorder.join(driven(), recording, ROOT, both).process
+    first, second = (each.profiles for each in process.rounds)
+
+    assert set(first) == set(second) == {Mode.ON_CPU, Mode.OFF_CPU}
+    assert {fold(each): weight for each, weight in first[Mode.OFF_CPU].stacks.items()} == {
+        "tests.bench:test_sum;shop:nap;kernel:hrtimer_nanosleep;[sleep]": Weight(2, 900),
+        str(UNKNOWN): Weight(1, 50),
+    }
+    assert second[Mode.OFF_CPU].stacks == {}
+    assert (process.kept, process.unrooted) == (6, 0)  # samples; waits are not among them
+    assert process.histograms == recording.histograms
+    assert process.metrics["collector.percent"] == pytest.approx(1.5)  # 0.3 ms of 20 ms
+    assert process.metrics["run_queue.p99_ms"] == pytest.approx(4.096, rel=0.25)
+
+
+def test_waiting_alone_expects_no_sample():
+    recording = Recording(samples={}, period_ns=1_000, places={})
+    process = recorder.join(driven(), recording, ROOT, RecordConfig(modes=(Mode.OFF_CPU,))).process
+
+    assert all(set(each.profiles) == {Mode.OFF_CPU} for each in process.rounds)
+    assert (process.kept, process.expected) == (0, 0)
 
 
 def test_modules_are_named_by_their_files():

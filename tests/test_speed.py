@@ -170,13 +170,6 @@ def test_the_centre_helps_a_poor_reference_and_yields_when_everything_grew():
     )
 
 
-def test_waiting_is_not_corrected_by_the_machine():
-    got = speed.uncorrected(*sides(machine_after=2.0))
-
-    assert got.anchor == "clock"
-    assert got.log_cost_after.mean() - got.log_cost_before.mean() == pytest.approx(got.raw_shift)
-
-
 def test_one_process_a_side_assumes_its_spread():
     before, after = sides()
     got = speed.machine(before[:1], after[:1], None)

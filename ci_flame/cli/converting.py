@@ -3,12 +3,15 @@
 
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from ci_flame.cli.pieces import pick_benchmark, write_file
 from ci_flame.errors import UsageError
+
+if TYPE_CHECKING:
+    from ci_flame.profile import Mode
 
 _FORMATS: Final = ("folded", "pprof")
 
@@ -33,24 +36,45 @@ def report(folder: str, out: str | None) -> int:
     return 0
 
 
+def _mode(wanted: str | None, recorded: "tuple[Mode, ...]", benchmark: str) -> "Mode":
+    """Return the mode to write; UsageError where it was not recorded."""
+    from ci_flame.profile import Mode
+
+    if wanted is None:
+        return recorded[0] if recorded else Mode.ON_CPU
+    if wanted not in {mode.value for mode in recorded}:
+        known = ", ".join(recorded) or "none"
+        raise UsageError(f"{benchmark} was not recorded {wanted}", f"--mode takes one of: {known}")
+    return Mode(wanted)
+
+
 @click.command()
 @click.argument("folder", metavar="RUN")
 @click.option("--format", "form", type=click.Choice(_FORMATS), required=True)
 @click.option("--benchmark", metavar="ID", help="Needed where the run holds several.")
+@click.option("--mode", metavar="MODE", help="on-cpu or off-cpu; default: the first recorded.")
 @click.option("-o", "--out", metavar="FILE", help="File to write; default: standard output.")
-def export(folder: str, form: str, benchmark: str | None, out: str | None) -> int:
-    """Write one benchmark as folded stacks or as a gzipped pprof profile."""
+def export(folder: str, form: str, benchmark: str | None, mode: str | None, out: str | None) -> int:
+    """Write one benchmark as folded stacks or as a gzipped pprof profile.
+
+    Folded stacks count samples; those of waiting (off-cpu) are in microseconds.
+    """
     from ci_flame.baseline import folder as run_folder
     from ci_flame.formats import folded, pprof
     from ci_flame.profile import Mode
 
     run = run_folder.load(Path(folder), incomplete_ok=True)
     measurement = pick_benchmark(run, benchmark)
-    mode = measurement.modes[0] if measurement.modes else Mode.ON_CPU
+    chosen = _mode(mode, measurement.modes, measurement.benchmark)
     if form == "folded":
-        data = folded.write(measurement.profile(mode)).encode("utf-8", "surrogateescape")
+        profile = measurement.profile(chosen)
+        if chosen is Mode.OFF_CPU:
+            text = folded.write_microseconds(profile)
+        else:
+            text = folded.write(profile)
+        data = text.encode("utf-8", "surrogateescape")
     else:
-        data = pprof.write(measurement, mode)
+        data = pprof.write(measurement, chosen)
     if out is not None:
         write_file(Path(out), data)
         return 0

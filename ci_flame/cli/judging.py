@@ -65,8 +65,12 @@ def explain(folder: str, policy: str | None) -> int:
 
 def _rule_line(rule: Any) -> str:  # noqa: ANN401 - policy.Rule, imported only when needed
     limits = [f"max_growth {rule.max_growth}"] if rule.max_growth else []
+    if rule.metric:
+        limits += [f"max {rule.maximum:g}"] if rule.maximum is not None else []
+        told = f"{rule.metric}: {', '.join(limits)}, {rule.severity.value}"
+        return f"rule {rule.place or 'default'}: {told}"
     limits += [f"budget {rule.budget}"] if rule.budget else []
-    own = ", own cost" if rule.self_only else ""
+    own = ", own cost" if rule.self_only else ", waiting" if rule.mode == "off-cpu" else ""
     return (
         f"rule {rule.place or 'default'}: {' '.join(rule.frames)}{own}: {', '.join(limits)},"
         f" min_impact {rule.min_impact:.2%}, certainty {rule.certainty:.0%}, {rule.severity.value}"

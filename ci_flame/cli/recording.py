@@ -30,6 +30,12 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--name", help="Name of the benchmark; default: the command itself."),
         click.option("--repeat", metavar="N", help="Processes per benchmark; default 5."),
         click.option("--collector", help="auto, ebpf, perf, py-spy or replay; default auto."),
+        click.option(
+            "--mode",
+            metavar="MODE",
+            multiple=True,
+            help="on-cpu or off-cpu (waiting), repeatable; default on-cpu.",
+        ),
         click.option("--frequency", metavar="HZ", help="Samples per second; default 1999."),
         click.option(
             "--jit",
@@ -57,6 +63,7 @@ def record(
     collector: str | None,
     frequency: str | None,
     jit: str,
+    mode: tuple[str, ...],
     replay: str | None,
     command: tuple[str, ...],
 ) -> int:
@@ -69,6 +76,7 @@ def record(
         processes=repeat,
         collector=collector,
         frequency=frequency,
+        mode=mode or None,
         replay=replay,
     )
     run = pipeline.record_command(
@@ -116,6 +124,7 @@ def check(
     collector: str | None,
     frequency: str | None,
     jit: str,
+    mode: tuple[str, ...],
     replay: str | None,
     command: tuple[str, ...],
 ) -> int:
@@ -135,6 +144,7 @@ def check(
         seconds=seconds,
         collector=collector,
         frequency=frequency,
+        mode=mode or None,
         replay=replay,
     )
     outcome: Outcome | None = None

@@ -124,10 +124,17 @@ COLLECTORS: Final[Mapping[str, Collector]] = MappingProxyType(
 
 _AUTOMATIC: Final = ("ebpf", "perf", "py-spy")
 """What `auto` tries, in this order; perf refuses Python, py-spy everything else."""
+WAITING: Final = frozenset({"ebpf", "replay"})
+"""Collectors that tell how long a program waits; the others are refused for `off-cpu`."""
 
 
-def choose(machine: "Machine", *, python: bool, wanted: str = "auto") -> Collector:
-    """Return the collector to use here; raise CollectError with each one's obstacle and cure."""
+def choose(
+    machine: "Machine", *, python: bool, wanted: str = "auto", waits: bool = False
+) -> Collector:
+    """Return the collector to use here; raise CollectError with each one's obstacle and cure.
+
+    `waits`: an off-CPU profile is wanted.
+    """
     names = _AUTOMATIC if wanted == "auto" else (wanted,)
     if wanted != "auto" and wanted not in COLLECTORS:
         known = ", ".join(("auto", *COLLECTORS))
@@ -137,6 +144,9 @@ def choose(machine: "Machine", *, python: bool, wanted: str = "auto") -> Collect
         if name not in COLLECTORS:
             continue
         obstacle = COLLECTORS[name].obstacle(machine, python=python)
+        if waits and name not in WAITING:
+            able = " or ".join(sorted(WAITING - {"replay"}))
+            obstacle = Obstacle("does not see waiting (off-cpu)", f"use collector {able}")
         if obstacle is None:
             return COLLECTORS[name]
         obstacles.append((name, obstacle))

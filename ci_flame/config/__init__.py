@@ -15,8 +15,9 @@ from typing import Final
 
 from ci_flame.config.policy_file import (
     MARKER_RULE_FIELDS,
-    RECORDED_MODES,
     flag_of,
+    parse_part,
+    read,
     read_rules,
     read_waivers,
     replace_rules,
@@ -34,10 +35,22 @@ DEFAULT_BASELINE: Final = Path(".ci-flame/baseline")
 """What `auto` looks for, below the folder of the policy file or where ci_flame was started."""
 COLLECTOR_NAMES: Final = ("auto", "ebpf", "perf", "py-spy", "replay")
 """`auto` and the keys of `collect.COLLECTORS`; kept here because that import is heavy."""
-POLICY_KEYS: Final = ("version", "record", "baseline", "rules", "waivers", "inconclusive")
+POLICY_KEYS: Final = (
+    "version",
+    "record",
+    "baseline",
+    "rules",
+    "waivers",
+    "inconclusive",
+    "overhead",
+)
 BASELINE_KEYS: Final = ("from", "required")
 MARKER_RECORD_FIELDS: Final = ("processes", "seconds", "gc")
 """Marker keywords that change the recording of one test, not its policy."""
+
+
+BUSY: Final = 0.20
+BUSY_COMMAND: Final = 0.50
 
 
 class BaselineKind(StrEnum):
@@ -78,6 +91,11 @@ class RecordConfig:
     """Of benchmark windows, per process and benchmark."""
     round_ms: float = 10.0
     modes: tuple[Mode, ...] = (Mode.ON_CPU,)
+    busy: float | None = None
+    """Rounds in which others had the CPU for a larger share of the wall time are left out; None:
+    `BUSY`, and of commands, whose only round is the whole process, `BUSY_COMMAND`."""
+    machine: bool = True
+    """Run-queue and block I/O latency are recorded too, where the collector can tell them."""
     replay: Path | None = None
     """Run folder that `collector: replay` reads."""
     confirm: bool = True
@@ -222,13 +240,23 @@ def _with_key(config: Config, key: str, node: Node) -> Config:
             return replace(config, policy=replace(policy, rules=read_rules(node)))
         case "waivers":
             return replace(config, policy=replace(policy, waivers=read_waivers(node)))
-        case "inconclusive":
-            word = text_of(node, key)
-            if word not in ("pass", "fail"):
-                node.fail(f"inconclusive is pass or fail, not {quote(word)}")
-            return replace(config, policy=replace(policy, inconclusive_fails=word == "fail"))
+        case "inconclusive" | "overhead":
+            return replace(config, policy=_trusted(policy, key, node))
         case _:
             return config
+
+
+def _trusted(policy: Policy, key: str, node: Node) -> Policy:
+    """Return the policy with what it says of recordings that cannot be judged or believed."""
+    if key == "overhead":
+        section = section_of(node, key, ("max",))
+        if "max" not in section.entries:
+            section.fail("overhead limits nothing", "overhead: {max: 6%}")
+        return replace(policy, max_overhead=read(section.entries["max"], "max", parse_part))
+    word = text_of(node, key)
+    if word not in ("pass", "fail"):
+        node.fail(f"inconclusive is pass or fail, not {quote(word)}")
+    return replace(policy, inconclusive_fails=word == "fail")
 
 
 def _baseline(section: Section) -> BaselineSpec:
@@ -259,8 +287,10 @@ def _record_value(key: str, node: Node) -> object:
             return _collector(text_of(node, key))
         case "replay":
             return _path(text_of(node, key), key)
-        case "confirm":
+        case "confirm" | "machine":
             return flag_of(node, key)
+        case "busy":
+            return read(node, key, parse_part)
         case "modes":
             return _modes(words_of(node, key))
         case _:
@@ -276,17 +306,15 @@ def _collector(name: str) -> str:
     return name
 
 
-def _modes(words: tuple[str, ...]) -> tuple[Mode, ...]:
-    known = [mode.value for mode in RECORDED_MODES]
+def _modes(words: tuple[str, ...], hint: str = "modes: [on-cpu, off-cpu]") -> tuple[Mode, ...]:
+    """Return the modes that are named, on-CPU first."""
+    known = [mode.value for mode in Mode]
     for word in words:
-        if word in known:
-            continue
-        if word in {mode.value for mode in Mode}:
-            raise UsageError(f"modes: {word} is not recorded by this version", "modes: [on-cpu]")
-        raise UsageError(f"unknown mode {quote(word)}{nearest(word, known)}", "modes: [on-cpu]")
+        if word not in known:
+            raise UsageError(f"unknown mode {quote(word)}{nearest(word, known)}", hint)
     if not words:
-        raise UsageError("modes is empty", "modes: [on-cpu]")
-    return tuple(dict.fromkeys(Mode(word) for word in words))
+        raise UsageError("modes is empty", hint)
+    return tuple(mode for mode in Mode if mode.value in words)
 
 
 def _figure(key: str, value: object, shown: str) -> int | float:
@@ -359,7 +387,7 @@ _BASELINE_FORMS: Final = "auto, folder:DIR, git:REV[:PATH], rerun:REV, tree:DIR,
 
 FLAGS: Final = (
     "out", "report", "baseline", "collector", "frequency", "processes", "seconds", "quick",
-    "replay",
+    "replay", "mode",
 )  # fmt: skip
 """Keys of `flags` in `build`; None or a missing key leaves what the file says."""
 _FLAG_FIELDS: Final = {"frequency": "frequency_hz", "processes": "processes", "seconds": "seconds"}
@@ -402,6 +430,11 @@ def _record_flags(record: RecordConfig, given: Mapping[str, object], prefix: str
         if name in given:
             figure = _figure(key, given[name], f"{prefix}{name}")
             record = replace(record, **{key: figure})  # type: ignore[arg-type]
+    if given.get("mode"):
+        words = given["mode"]
+        chosen = tuple(map(str, words)) if isinstance(words, list | tuple) else (str(words),)
+        modes = _modes(chosen, f"{prefix}mode on-cpu {prefix}mode off-cpu")
+        record = replace(record, modes=modes)
     if "collector" in given:
         record = replace(record, collector=_collector(str(given["collector"])))
     if "replay" in given:

@@ -15,18 +15,21 @@ from ci_flame.config.yaml_tree import Listing, Node, Scalar, Section, nearest, q
 from ci_flame.errors import UsageError
 from ci_flame.policy import Limit, Policy, Rule, Severity, Waiver
 from ci_flame.profile import Mode
+from ci_flame.verdict import metric_unit
 
 RULE_KEYS: Final = (
     "frames", "benchmarks", "mode", "max_growth", "min_impact", "budget", "certainty",
-    "severity", "self",
+    "severity", "self", "metric", "max",
 )  # fmt: skip
+METRIC_KEYS: Final = ("metric", "max", "max_growth", "benchmarks", "certainty", "severity")
+"""Keys of a rule that has a metric: the others are about stacks."""
+METRIC_FAMILIES: Final = ("run_queue", "steal", "block_io", "collector", "bpftrace")
+"""First parts of metrics' names."""
 WAIVER_KEYS: Final = ("frames", "benchmarks", "until", "reason")
 MARKER_RULE_FIELDS: Final = (
     "frames", "max_growth", "min_impact", "budget", "certainty", "severity", "self_only",
 )  # fmt: skip
 """`self` cannot be a keyword of a pytest marker, so the marker calls it `self_only`."""
-RECORDED_MODES: Final = (Mode.ON_CPU,)
-"""Modes that this version records; the format has room for more."""
 MAX_RULES: Final = 500
 MAX_GLOBS: Final = 100
 MAX_GLOB: Final = 500
@@ -35,6 +38,7 @@ MAX_GLOB: Final = 500
 _NS_OF: Final = {"ns": 1, "us": 1_000, "µs": 1_000, "μs": 1_000, "ms": 1_000_000, "s": 10**9}
 _SHARE: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*%", re.ASCII)
 _TIME: Final = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*(ns|us|µs|μs|ms|s)", re.ASCII)
+_DECIMAL: Final = re.compile(r"\d{1,18}(?:\.\d{1,9})?", re.ASCII)
 _PLAIN: Final = re.compile(r"\d+(?:\.\d*)?", re.ASCII)
 T = TypeVar("T")
 
@@ -62,6 +66,14 @@ def parse_share(text: str) -> float:
     if _PLAIN.fullmatch(word):
         raise _WordError(f"{quote(word)} has no unit", f"write {word}%")
     raise _WordError(f"{quote(word)} is not a share", "write a number and a percent sign: 10%")
+
+
+def parse_part(text: str) -> float:
+    """Return 0.2 for `20%`: a part of a whole, above nothing."""
+    share = parse_share(text)
+    if not 0 < share <= 1:
+        raise _WordError(f"{quote(text)} is outside 0% to 100%", "for example 20%")
+    return share
 
 
 def parse_limit(text: str) -> Limit:
@@ -131,6 +143,33 @@ def _certainty(text: str) -> float:
     return share
 
 
+def _metric(text: str) -> str:
+    """Return a glob on metrics; its first part must be one that exists."""
+    word = text.strip()
+    _globs((word,))
+    family, dot, rest = word.partition(".")
+    if not any(mark in family for mark in "*?["):
+        if family not in METRIC_FAMILIES:
+            raise _WordError(
+                f"unknown metric {quote(word)}{nearest(family, METRIC_FAMILIES)}",
+                f"metrics begin with: {', '.join(METRIC_FAMILIES)}",
+            )
+        if not dot or not rest:
+            raise _WordError(f"{quote(word)} is no metric", f"for example {family}.percent")
+    return word
+
+
+def parse_maximum(text: str, metric: str) -> float:
+    """Return 5.0 for `5` or, of a metric in ms, `5ms`: in the unit that its name ends with."""
+    word = text.strip()
+    unit = metric_unit(metric)
+    number = word.removesuffix(unit).strip() if unit else word
+    if not _DECIMAL.fullmatch(number):
+        shown = f" (or 5 {unit})" if unit else ""
+        raise _WordError(f"{quote(text)} is not a number", f"write for example 5{shown}")
+    return float(number)
+
+
 def _severity(text: str) -> Severity:
     names = [severity.value for severity in Severity]
     if text not in names:
@@ -141,12 +180,12 @@ def _severity(text: str) -> Severity:
 
 
 def _mode(text: str) -> str:
-    names = [mode.value for mode in RECORDED_MODES]
-    if text in names:
-        return text
-    if text in {mode.value for mode in Mode}:
-        raise _WordError(f"{text} is not recorded by this version", f"leave it at {names[0]}")
-    raise _WordError(f"unknown mode {quote(text)}{nearest(text, names)}", f"one of: {names[0]}")
+    names = [mode.value for mode in Mode]
+    if text not in names:
+        raise _WordError(
+            f"unknown mode {quote(text)}{nearest(text, names)}", f"one of: {', '.join(names)}"
+        )
+    return text
 
 
 def frame_globs(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -191,6 +230,7 @@ _RULE_PARSERS: Final[Mapping[str, Callable[[str], object]]] = {
     "budget": _budget,
     "certainty": _certainty,
     "severity": _severity,
+    "metric": _metric,
 }
 
 # -- nodes ----------------------------------------------------------------------------
@@ -269,9 +309,41 @@ def _rule(node: Node) -> Rule:
     section = section_of(node, "a rule", RULE_KEYS)
     rule = Rule(place=f"{section.source}:{section.line}")
     for key, value in section.entries.items():
-        rule = _with_key(rule, key, value)
+        if key != "max":
+            rule = _with_key(rule, key, value)
+    if rule.metric or "max" in section.entries:
+        return _metric_rule(rule, section)
     if rule.max_growth is None and rule.budget is None:
         section.fail("the rule limits nothing", "give it max_growth: 10% or budget: 30%")
+    if rule.self_only and rule.mode == Mode.OFF_CPU:
+        section.entries["self"].fail(
+            "self: true has no meaning with mode: off-cpu: a function waits in what it calls",
+            "leave self out",
+        )
+    return rule
+
+
+def _metric_rule(rule: Rule, section: Section) -> Rule:
+    """Return a rule about a metric; what is about stacks has no place in it."""
+    given = section.entries
+    if not rule.metric:
+        given["max"].fail("max limits a metric, and the rule names none", "add metric: NAME")
+    for key, node in given.items():
+        if key not in METRIC_KEYS:
+            node.fail(
+                f"{key} has no meaning with metric {quote(rule.metric)}: it is about stacks",
+                f"a rule with a metric knows: {', '.join(METRIC_KEYS)}",
+            )
+    if "max" in given:
+        maximum = read(given["max"], "max", lambda text: parse_maximum(text, rule.metric))
+        rule = replace(rule, maximum=maximum)
+    limit = rule.max_growth
+    if limit is not None and (limit.share is None or limit.ns is not None):
+        given["max_growth"].fail(
+            "max_growth of a metric is a share", "for example max_growth: 50%, or max: 5"
+        )
+    if limit is None and rule.maximum is None:
+        section.fail("the rule limits nothing", "give it max: 5 or max_growth: 50%")
     return rule
 
 
@@ -333,7 +405,12 @@ def replace_rules(policy: Policy, fields: Mapping[str, object], benchmark: str) 
     place = f"marker of {benchmark}"
     values = {name: _marker_value(name, value, place) for name, value in fields.items()}
     limits = {name: values.pop(name) for name in ("max_growth", "budget") if name in values}
-    rules = [replace(rule, place=place, **values) for rule in policy.rules]  # type: ignore[arg-type]
+    figures = tuple(rule for rule in policy.rules if rule.metric)
+    rules = [
+        replace(rule, place=place, **_fitting(rule, values))  # type: ignore[arg-type]
+        for rule in policy.rules
+        if not rule.metric
+    ]
     for name, limit in limits.items():
         if any(getattr(rule, name) is not None for rule in rules):
             rules = [
@@ -347,7 +424,16 @@ def replace_rules(policy: Policy, fields: Mapping[str, object], benchmark: str) 
                 'add for example frames="shop.render:*", or frames="[total]" for the benchmark',
             )
         rules.append(replace(Rule(place=place), **{name: limit}, **values))  # type: ignore[arg-type]
-    return replace(policy, rules=tuple(dict.fromkeys(rules)))
+    return replace(policy, rules=(*dict.fromkeys(rules), *figures))
+
+
+def _fitting(rule: Rule, values: Mapping[str, object]) -> dict[str, object]:
+    """Return the values that mean something to a rule: waiting has no own cost."""
+    return {
+        name: value
+        for name, value in values.items()
+        if not (name == "self_only" and rule.mode == Mode.OFF_CPU)
+    }
 
 
 def _marker_value(name: str, value: object, place: str) -> object:

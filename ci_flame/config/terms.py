@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Final
 
@@ -97,6 +98,7 @@ def _encode(policy: Policy) -> dict[str, object]:
         "version": 1,
         "baseline": {"required": policy.baseline_required},
         "inconclusive": "fail" if policy.inconclusive_fails else "pass",
+        "overhead": {"max": show_share(policy.max_overhead)},
         "rules": [_rule(rule) for rule in policy.rules],
     }
     if policy.waivers:
@@ -110,6 +112,8 @@ def _encode(policy: Policy) -> dict[str, object]:
 
 
 def _rule(rule: Rule) -> dict[str, object]:
+    if rule.metric:
+        return _metric_rule(rule)
     words: dict[str, object] = {
         "frames": list(rule.frames),
         "benchmarks": list(rule.benchmarks),
@@ -122,6 +126,20 @@ def _rule(rule: Rule) -> dict[str, object]:
     for name, limit in (("max_growth", rule.max_growth), ("budget", rule.budget)):
         if limit is not None:
             words[name] = show_limit(limit)
+    return words
+
+
+def _metric_rule(rule: Rule) -> dict[str, object]:
+    words: dict[str, object] = {
+        "metric": rule.metric,
+        "benchmarks": list(rule.benchmarks),
+        "certainty": show_share(rule.certainty),
+        "severity": rule.severity.value,
+    }
+    if rule.maximum is not None:
+        words["max"] = f"{Decimal(repr(rule.maximum)):f}"
+    if rule.max_growth is not None:
+        words["max_growth"] = show_limit(rule.max_growth)
     return words
 
 

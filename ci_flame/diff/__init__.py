@@ -2,123 +2,54 @@
 
 Costs are per iteration and in nanoseconds *at the baseline's machine speed*: the machine
 is taken out by the reference work (`noise.py`), then both sides are told in the same unit.
+Waiting (off-CPU) is compared as it was timed.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Final, Generic, TypeVar, overload
+from typing import Final
 
 import numpy as np
 
 from ci_flame import noise
-from ci_flame.diff import evidence as columns
 from ci_flame.diff import speed
+from ci_flame.diff.columns import (
+    NOTHING,
+    Change,
+    Columns,
+    FrameChange,
+    Lazy,
+    PathChange,
+    change,
+)
+from ci_flame.diff.evidence import Evidence, collect
+from ci_flame.diff.figures import Figures, figures
 from ci_flame.diff.imports import single_files
-from ci_flame.noise import Estimates, Floats, Machine, Prior
-from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Run, Stack
+from ci_flame.noise import Floats, Machine
+from ci_flame.profile import Environment, Measurement, Mode, Run
 
-T_co = TypeVar("T_co", covariant=True)
+__all__ = [
+    "NOTHING",
+    "BenchmarkDiff",
+    "Change",
+    "Columns",
+    "FrameChange",
+    "PathChange",
+    "RunDiff",
+    "change",
+    "diff",
+    "diff_benchmark",
+    "differences",
+    "smallest_visible",
+    "visible_at",
+]
 
 NOMINAL_FALSE_FAILURES: Final = 0.005
 """Per build; what `smallest_visible` of a diff assumes where no policy is known yet."""
+NOTED: Final = 0.01
+"""Of the wall time: waiting that was left out is said from here on."""
 VISIBLE_SHARE: Final = 0.05
 """Own share from which on a function belongs to `smallest_visible`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One cost before and after, and how sure one can be of the change."""
-
-    before_ns: float
-    after_ns: float
-    before_share: float
-    """Of the benchmark, 0 to 1."""
-    after_share: float
-    log_ratio: float
-    """Estimate of ln(after / before); inf for new, -inf for gone."""
-    standard_error: float
-    """Of `log_ratio`, between processes."""
-    degrees: float
-    """Degrees of freedom of the t distribution of log_ratio / standard_error."""
-    p_value: float
-    """Two-sided, against no change."""
-    low: float
-    """Lower end of the 90 % interval of growth (0.18 = 18 %)."""
-    high: float
-    samples_before: int
-    samples_after: int
-
-    @property
-    def growth(self) -> float:
-        """Change / own cost before; inf for what is new."""
-        return self.after_ns / self.before_ns - 1 if self.before_ns else float("inf")
-
-
-class Lazy(Sequence[T_co], Generic[T_co]):
-    """A tuple whose items are made when they are first looked at.
-
-    Thousands of functions are compared as columns; few are ever printed.
-    """
-
-    def __init__(self, length: Callable[[], int], make: Callable[[int], T_co]) -> None:
-        self._length = length
-        self._make = make
-        self._made: dict[int, T_co] = {}
-
-    def __len__(self) -> int:
-        return self._length()
-
-    @overload
-    def __getitem__(self, index: int) -> T_co: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[T_co, ...]: ...
-    def __getitem__(self, index: int | slice) -> T_co | tuple[T_co, ...]:
-        if isinstance(index, slice):
-            return tuple(self[at] for at in range(*index.indices(len(self))))
-        at = index + len(self) if index < 0 else index
-        if not 0 <= at < len(self):
-            raise IndexError(index)
-        if at not in self._made:
-            self._made[at] = self._make(at)
-        return self._made[at]
-
-    def __iter__(self) -> Iterator[T_co]:
-        return (self[at] for at in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Lazy | tuple):
-            return tuple(self) == tuple(other)
-        return NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(tuple(self))
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} items>"
-
-
-@dataclass(frozen=True, slots=True)
-class FrameChange:
-    """One function: own cost, and cost with callees (recursion counted once)."""
-
-    frame: Frame
-    own: Change
-    total: Change
-    place: Place | None
-    path: Stack
-    """The heaviest call path (before + after) that ends in this frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class PathChange:
-    """One node of the call tree: the stack down to it."""
-
-    path: Stack
-    own: Change
-    total: Change
-    judged: bool
-    """False: only for pictures (native leaves inside the interpreter)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +73,12 @@ class BenchmarkDiff:
     smallest_visible: float | None
     """Smallest growth that would have been seen in a function of 5 % or more."""
     notes: tuple[str, ...] = ()
+    busy: str = ""
+    """What a side lost to a machine that was busy for most of its rounds; empty: it was not."""
+    figures: Figures | None = None
+    """Metrics and latencies of both sides; with the first mode of a benchmark only."""
+    waits_instead: bool = False
+    """It is on the CPU for under a tenth of the time, and both sides' waiting was recorded."""
     columns: "Columns | None" = field(default=None, repr=False, compare=False)
     """What the judge reads; None where a side has no samples."""
 
@@ -161,176 +98,13 @@ class RunDiff:
     removed: tuple[str, ...]
 
 
-class Columns:
-    """The estimates of one benchmark as arrays; rows of `evidence`, benchmark first."""
-
-    def __init__(
-        self,
-        evidence: columns.Evidence,
-        clock: Machine,
-        prior: Prior,
-        places: Mapping[Frame, Place],
-    ) -> None:
-        before, after = evidence.sides
-        self.evidence = evidence
-        self.clock = clock
-        self.prior = prior
-        self.places = places
-        self.functions = len(evidence.frames)
-        self.nodes = len(evidence.parent)
-        self.estimates = noise.compare(
-            np.vstack(
-                [before.total, before.frame_own, before.frame_total, before.node_own,
-                 before.node_total]
-            ),
-            np.vstack(
-                [after.total, after.frame_own, after.frame_total, after.node_own,
-                 after.node_total]
-            ),
-            clock,
-            prior,
-        )  # fmt: skip
-
-    # Rows of `estimates`: [total], own by function, total by function, own by node, total by node.
-    def own_row(self, function: int) -> int:
-        """Return the row of a function's own cost."""
-        return 1 + function
-
-    def total_row(self, function: int) -> int:
-        """Return the row of a function's cost with callees."""
-        return 1 + self.functions + function
-
-    def node_own_row(self, node: int) -> int:
-        """Return the row of a node's own cost."""
-        return 1 + 2 * self.functions + node
-
-    def node_total_row(self, node: int) -> int:
-        """Return the row of a node's cost with callees."""
-        return 1 + 2 * self.functions + self.nodes + node
-
-    def change(self, row: int) -> Change:
-        """Return one row as a value."""
-        return change(self.estimates, row)
-
-    @cached_property
-    def p_values(self) -> Floats:
-        """Two-sided, by row."""
-        return self.estimates.p_value
-
-    @cached_property
-    def by_size(self) -> list[int]:
-        """Functions by absolute change of total cost, largest first, then by name."""
-        rows = slice(1 + self.functions, 1 + 2 * self.functions)
-        size = np.abs(self.estimates.after[rows] - self.estimates.before[rows])
-        # Functions stand in order of name, and the sort is stable.
-        return [int(index) for index in np.argsort(-size, kind="stable")]
-
-    @cached_property
-    def heaviest(self) -> dict[int, int]:
-        """Function -> its node with the largest total cost, both sides added."""
-        tree = self.evidence
-        start = 1 + 2 * self.functions + self.nodes
-        cost = self.estimates.before[start:] + self.estimates.after[start:]
-        found: dict[int, int] = {}
-        # In order of names: which of two equal paths is told must not depend on the order in
-        # which stacks were recorded or read.
-        for node in self.in_order:
-            if not tree.judged[node]:
-                continue
-            frame = int(tree.node_frame[node])
-            if frame not in found or cost[node] > cost[found[frame]] * (1 + 1e-12):
-                found[frame] = node
-        return found
-
-    @cached_property
-    def in_order(self) -> list[int]:
-        """Nodes of the call tree, parents before children, siblings by name."""
-        tree = self.evidence
-        children: dict[int, list[int]] = {}
-        for node, parent in enumerate(tree.parent.tolist()):
-            children.setdefault(parent, []).append(node)
-        names = [str(frame) for frame in tree.node_all]
-        for siblings in children.values():
-            siblings.sort(key=lambda node: (names[tree.node_frame[node]], not tree.judged[node]))
-        order: list[int] = []
-        waiting = children.get(-1, [])[::-1]
-        while waiting:
-            node = waiting.pop()
-            order.append(node)
-            waiting.extend(reversed(children.get(node, [])))
-        return order
-
-    @cached_property
-    def stacks(self) -> list[Stack]:
-        """The stack down to each node."""
-        tree = self.evidence
-        made: list[Stack] = []
-        for parent, frame in zip(tree.parent.tolist(), tree.node_frame.tolist(), strict=True):
-            made.append((*(made[parent] if parent >= 0 else ()), tree.node_all[frame]))
-        return made
-
-    def frame_at(self, index: int) -> FrameChange:
-        """Return one function, by its place in `BenchmarkDiff.frames`."""
-        function = self.by_size[index]
-        frame = self.evidence.frames[function]
-        return FrameChange(
-            frame,
-            self.change(self.own_row(function)),
-            self.change(self.total_row(function)),
-            self.places.get(frame),
-            self.stacks[self.heaviest[function]],
-        )
-
-    def path_at(self, index: int) -> PathChange:
-        """Return one node of the call tree, by its place in `BenchmarkDiff.paths`."""
-        node = self.in_order[index]
-        return PathChange(
-            self.stacks[node],
-            self.change(self.node_own_row(node)),
-            self.change(self.node_total_row(node)),
-            bool(self.evidence.judged[node]),
-        )
-
-    def count_frames(self) -> int:
-        """Return the number of functions."""
-        return self.functions
-
-    def count_paths(self) -> int:
-        """Return the number of nodes of the call tree."""
-        return self.nodes
-
-
-def change(estimates: Estimates, row: int) -> Change:
-    """Return one row of the estimates as a value; shares are of the benchmark, row 0."""
-    whole_before, whole_after = estimates.before[0], estimates.after[0]
-    t = -abs(float(estimates.t[row]))
-    return Change(
-        float(estimates.before[row]),
-        float(estimates.after[row]),
-        float(estimates.before[row] / whole_before),
-        float(estimates.after[row] / whole_after),
-        float(estimates.log_ratio[row]),
-        float(estimates.standard_error[row]),
-        float(estimates.degrees[row]),
-        float(2.0 * noise.lower_tail(estimates.degrees[row], t)),
-        float(estimates.low[row]),
-        float(estimates.high[row]),
-        round(float(estimates.samples_before[row])),
-        round(float(estimates.samples_after[row])),
-    )
-
-
-NOTHING: Final = Change(0.0, 0.0, 0.0, 0.0, 0.0, float("inf"), 1.0, 1.0, -1.0, float("inf"), 0, 0)
-"""A change of which nothing is known."""
-
-
 def diff_benchmark(before: Measurement, after: Measurement, mode: Mode) -> BenchmarkDiff:
     """Compare one benchmark of two runs, every function and call path of it.
 
     Swapping the sides negates every `log_ratio`; a side without samples gives an empty diff
     that says so in its notes.
     """
-    evidence = columns.collect((before, after), mode)
+    evidence = collect((before, after), mode)
     sides = evidence.sides
     counts = tuple(len(side.clocks) for side in sides)
     notes = []
@@ -345,19 +119,27 @@ def diff_benchmark(before: Measurement, after: Measurement, mode: Mode) -> Bench
                 f"the warm-up of {unsettled} of {len(measurement.processes)} processes {name} had"
                 " not settled when it was cut off"
             )
+        if without := _left_out(measurement, name, mode):
+            notes.append(without)
+    busy = "; ".join(filter(None, map(_mostly_busy, ("before", "after"), (before, after))))
+    told = figures(before, after) if mode in after.modes[:1] else None
+    waits = mode is Mode.ON_CPU and mostly_waits(before) and mostly_waits(after)
     if not all(counts):
         return BenchmarkDiff(
             after.benchmark, str(mode), NOTHING, (), (), "shares", float("inf"), counts[0],
-            counts[1], None, tuple(notes),
+            counts[1], None, tuple(notes), busy, told, waits,
         )  # fmt: skip
     first, second = sides
-    prior = noise.fit_prior(first.frame_own, second.frame_own)
+    places = {**before.places, **after.places}
     if mode is Mode.ON_CPU:
+        prior = noise.fit_prior(first.frame_own, second.frame_own)
         centre = speed.centre_of_functions(first.frame_own, second.frame_own, prior)
         clock = speed.machine(first.clocks, second.clocks, centre)
+        made = Columns(evidence, places, clock, prior)
     else:
-        clock = speed.uncorrected(first.clocks, second.clocks)
-    made = Columns(evidence, clock, prior, {**before.places, **after.places})
+        made = Columns(evidence, places, None, noise.Prior(1.0, noise.WAIT_SPREAD))
+        notes += _waiting_notes(evidence)
+    clock = made.clock
     total = made.change(0)
     if clock.anchor == "shares":
         # Nothing tells the machine from the code, so the whole is not compared.
@@ -379,8 +161,66 @@ def diff_benchmark(before: Measurement, after: Measurement, mode: Mode) -> Bench
         counts[1],
         smallest_visible(made, NOMINAL_FALSE_FAILURES / max(made.functions, 1)),
         tuple(notes),
+        busy,
+        told,
+        waits,
         made,
     )
+
+
+def _left_out(measurement: Measurement, side: str, mode: Mode) -> str:
+    """Return what was left out of a side for its rounds' own reasons, the first one in words."""
+    dropped = [
+        each.dropped.replace("of it", f"of round {number} of process {process}")
+        for process, of_process in enumerate(measurement.processes, 1)
+        for number, each in enumerate(of_process.rounds, 1)
+        if each.dropped and mode in each.profiles
+    ]
+    if not dropped:
+        return ""
+    rounds = sum(mode in e.profiles for p in measurement.processes for e in p.rounds)
+    more = f" (the first: {dropped[0]})" if len(dropped) > 1 else f": {dropped[0]}"
+    return f"{len(dropped)} of {rounds} rounds {side} left out{more}"
+
+
+def _mostly_busy(side: str, measurement: Measurement) -> str:
+    """Return the words for a side that lost more than half of its rounds."""
+    rounds = [each for process in measurement.processes for each in process.rounds]
+    dropped = sum(bool(each.dropped) for each in rounds)
+    if 2 * dropped <= len(rounds):
+        return ""
+    return f"the machine was busy in {dropped} of {len(rounds)} rounds {side}, which are left out"
+
+
+def mostly_waits(measurement: Measurement) -> bool:
+    """Tell whether a benchmark is on the CPU for under a tenth of its time, and says how it waits.
+
+    Time spent waiting for a CPU is the machine's.
+    """
+    rounds = [each for process in measurement.processes for each in process.rounds]
+    wall_ns = sum(max(0, each.wall_ns - each.run_delay_ns) for each in rounds)
+    cpu_ns = sum(each.cpu_ns for each in rounds)
+    return Mode.OFF_CPU in measurement.modes and 10 * cpu_ns < wall_ns
+
+
+def _waiting_notes(evidence: Evidence) -> list[str]:
+    """Return what was left out of the waiting, where it is a hundredth of the time or more."""
+    notes = []
+    kinds = [side.waiting for side in evidence.sides]
+    sides = [each for each in kinds if each is not None]
+    if any(each.run_queue_ns >= NOTED * each.wall_ns for each in sides):
+        one, other = (each.run_queue_ns / 1e6 for each in sides)
+        notes.append(
+            f"waited for a CPU for {one:.3g} ms per iteration before and {other:.3g} ms after:"
+            " that is the machine's doing and not judged"
+        )
+    if any(each.elsewhere_ns >= NOTED * each.wall_ns for each in sides):
+        one, other = (each.elsewhere_ns / 1e6 for each in sides)
+        notes.append(
+            f"other threads waited for {one:.3g} ms per iteration before and {other:.3g} ms after,"
+            " outside the benchmark's function: not judged"
+        )
+    return notes
 
 
 def smallest_visible(made: Columns, alpha: float) -> float | None:
@@ -420,6 +260,13 @@ def _through_shares(seen: Floats, share: Floats, clock: Machine) -> Floats:
 def visible_at(made: Columns, share: float, alpha: float) -> float:
     """Return the smallest growth that would be seen in a function of this own share."""
     before, after = made.evidence.sides
+    if made.waiting:
+        counts = [len(side.clocks) for side in (before, after)]
+        spreads = [noise.WAIT_SPREAD if n > 1 else noise.UNSEEN_WAIT_SPREAD for n in counts]
+        error = np.sqrt(sum(spread**2 / n for spread, n in zip(spreads, counts, strict=True)))
+        known = noise.UNSEEN_WAIT_DEGREES if min(counts) == 1 else noise.WAIT_DEGREES
+        degrees = known + sum(counts) - 2
+        return float(noise.visible_growth(np.array([error]), degrees, alpha)[0])
     prior, clock = made.prior, made.clock
     variance = clock.systematic**2
     for side in (before, after):
@@ -483,7 +330,7 @@ def diff(before: Run, after: Run) -> RunDiff:
             for name, measurement in other.items()
             if name in one
             for mode in (measurement.modes or (Mode.ON_CPU,))
-            if mode in one[name].modes or mode is Mode.ON_CPU
+            if mode in one[name].modes or not one[name].modes
         ),
         tuple(name for name in other if name not in one),
         tuple(name for name in one if name not in other),

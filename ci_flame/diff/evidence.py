@@ -6,6 +6,7 @@ are processes. Python objects are made later, for what is reported.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +14,23 @@ import numpy.typing as npt
 from ci_flame import simplify
 from ci_flame.diff.speed import Clocks
 from ci_flame.noise import Floats
-from ci_flame.profile import Frame, Kind, Measurement, Mode, Process, Round, Stack
+from ci_flame.profile import UNKNOWN, Frame, Kind, Measurement, Mode, Round, Stack
 
 Indices = npt.NDArray[np.intp]
 Flags = npt.NDArray[np.bool_]
 
 
+RUN_QUEUE: Final = Frame("[run queue]", "", Kind.MARK)
+"""Leaf of a wait for a CPU: the machine's doing, not the code's."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Side:
-    """One side of a benchmark: samples of each row, by process."""
+    """One side of a benchmark: samples of each row, by process; of waiting, ns per iteration."""
 
     clocks: tuple[Clocks, ...]
     total: Floats
-    """All samples, by process."""
+    """All samples, by process; of waiting, ns per iteration."""
     frame_own: Floats
     frame_total: Floats
     node_own: Floats
@@ -34,6 +39,22 @@ class Side:
     """Cost of all windows that count, all processes."""
     left_out: int
     """Processes without a round or a sample that counts."""
+    waits: int = 0
+    """Waits that are counted here, of waiting only."""
+    waiting: "Waiting | None" = None
+    """What only a profile of waiting has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One side's waiting as a whole."""
+
+    wall_ns: float
+    """Wall time per iteration."""
+    run_queue_ns: float
+    """Per iteration, waited for a CPU: left out of every cost."""
+    elsewhere_ns: float
+    """Per iteration, waited by threads that the benchmark's function is not in the stack of."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +98,13 @@ def counted(each: Round, mode: Mode) -> bool:
 
 
 def _cost_ns(each: Round, mode: Mode) -> float:
-    """Return what the window cost: its CPU clock, or what was sampled where there is none."""
-    if mode is Mode.ON_CPU and each.cpu_ns > 0:
+    """Return what the window cost: its CPU clock, or what was sampled where there is none.
+
+    Of waiting it is the wall time: what a recording of it takes.
+    """
+    if mode is not Mode.ON_CPU:
+        return float(each.wall_ns)
+    if each.cpu_ns > 0:
         return float(each.cpu_ns)
     return float(each.profiles[mode].value)
 
@@ -175,37 +201,65 @@ class _Tree:
         return at
 
 
-def _weights(
-    measurement: Measurement, mode: Mode, stacks: _Stacks
-) -> tuple[list[Clocks], list[dict[int, float]], int]:
-    """Return clocks and samples by stack of each process that counts, and how many do not."""
-    clocks, weights, left_out = [], [], 0
+@dataclass(slots=True, eq=False)
+class _Seen:
+    """One side while it is read: by process that counts, its clocks and its stacks."""
+
+    clocks: list[Clocks]
+    weights: list[dict[int, float]]
+    left_out: int = 0
+    waits: int = 0
+    waiting: Waiting | None = None
+
+
+def _samples(measurement: Measurement, mode: Mode, stacks: _Stacks) -> _Seen:
+    """Return the samples by stack of each process that counts."""
+    found = _Seen([], [])
     for process in measurement.processes:
-        rounds, seen = _process(process, mode, stacks)
-        if seen and sum(seen.values()) > 0 and all(_cost_ns(each, mode) > 0 for each in rounds):
-            clocks.append(_clocks(rounds, mode))
-            weights.append(seen)
+        rounds = [each for each in process.rounds if counted(each, mode)]
+        seen: dict[int, float] = {}
+        for each in rounds:
+            for stack, weight in each.profiles[mode].stacks.items():
+                number = stacks.number(stack)
+                seen[number] = seen.get(number, 0.0) + weight.samples
+        rounds = [each for each in rounds if _cost_ns(each, mode) > 0]
+        if rounds and sum(seen.values()) > 0:
+            found.clocks.append(_clocks(rounds, mode))
+            found.weights.append(seen)
         else:
-            left_out += 1
-    return clocks, weights, left_out
+            found.left_out += 1
+    return found
 
 
-def _process(process: Process, mode: Mode, stacks: _Stacks) -> tuple[list[Round], dict[int, float]]:
-    rounds = [each for each in process.rounds if counted(each, mode)]
-    seen: dict[int, float] = {}
-    samples = values = 0
-    for each in rounds:
-        for stack, weight in each.profiles[mode].stacks.items():
-            number = stacks.number(stack)
-            # Waiting is counted by its length; one sample of it may be a second long.
-            amount = weight.samples if mode is Mode.ON_CPU else weight.value
-            samples += weight.samples
-            values += amount
-            seen[number] = seen.get(number, 0.0) + amount
-    if mode is not Mode.ON_CPU and values:
-        scale = samples / values
-        seen = {number: amount * scale for number, amount in seen.items()}
-    return [each for each in rounds if _cost_ns(each, mode) > 0], seen
+def _waits(measurement: Measurement, mode: Mode, stacks: _Stacks) -> _Seen:
+    """Return the ns per iteration by stack of each process; one that never waited counts, too."""
+    found = _Seen([], [])
+    wall = run_queue = elsewhere = 0
+    iterations_in_all = 0
+    for process in measurement.processes:
+        rounds = [each for each in process.rounds if counted(each, mode) and each.wall_ns > 0]
+        if not rounds:
+            found.left_out += 1
+            continue
+        iterations = sum(each.iterations for each in rounds)
+        seen: dict[int, float] = {}
+        for each in rounds:
+            for stack, weight in each.profiles[mode].stacks.items():
+                if stack[-1] == RUN_QUEUE:
+                    run_queue += weight.value
+                elif stack == (UNKNOWN,):
+                    elsewhere += weight.value
+                else:
+                    number = stacks.number(stack)
+                    seen[number] = seen.get(number, 0.0) + weight.value / iterations
+                    found.waits += weight.samples
+        wall += sum(each.wall_ns for each in rounds)
+        iterations_in_all += iterations
+        found.clocks.append(_clocks(rounds, mode))
+        found.weights.append(seen)
+    per = max(iterations_in_all, 1)
+    found.waiting = Waiting(wall / per, run_queue / per, elsewhere / per)
+    return found
 
 
 def collect(measurements: Sequence[Measurement], mode: Mode) -> Evidence:
@@ -215,7 +269,8 @@ def collect(measurements: Sequence[Measurement], mode: Mode) -> Evidence:
     of the tree that are not judged.
     """
     stacks = _Stacks()
-    sides = [_weights(measurement, mode, stacks) for measurement in measurements]
+    read = _samples if mode is Mode.ON_CPU else _waits
+    sides = [read(measurement, mode, stacks) for measurement in measurements]
 
     tree = _Tree()
     charged, pictured = [], []
@@ -243,15 +298,13 @@ def collect(measurements: Sequence[Measurement], mode: Mode) -> Evidence:
     renumber[order] = np.arange(len(order))
     frame = renumber[frame] if len(frame) else frame
 
-    made = []
-    for clocks, weights, left_out in sides:
-        made.append(
-            _side(
-                clocks, weights, left_out,
-                parent=parent, frame=frame, depth=depth, first=first, judged=judged,
-                charged=charged, pictured=pictured, frames=len(used),
-            )
-        )  # fmt: skip
+    made = [
+        _side(
+            seen, parent=parent, frame=frame, depth=depth, first=first, judged=judged,
+            charged=charged, pictured=pictured, frames=len(used),
+        )
+        for seen in sides
+    ]  # fmt: skip
     return Evidence(
         tuple(stacks.frames[index] for index in used),
         parent,
@@ -265,9 +318,7 @@ def collect(measurements: Sequence[Measurement], mode: Mode) -> Evidence:
 
 
 def _side(
-    clocks: list[Clocks],
-    weights: list[dict[int, float]],
-    left_out: int,
+    read: _Seen,
     *,
     parent: Indices,
     frame: Indices,
@@ -278,9 +329,9 @@ def _side(
     pictured: list[int],
     frames: int,
 ) -> Side:
-    columns = len(weights)
+    columns = len(read.weights)
     own = np.zeros((len(parent), columns))
-    for column, seen in enumerate(weights):
+    for column, seen in enumerate(read.weights):
         numbers = np.fromiter(seen.keys(), dtype=np.intp, count=len(seen))
         amounts = np.fromiter(seen.values(), dtype=float, count=len(seen))
         np.add.at(own[:, column], np.array(charged, dtype=np.intp)[numbers], amounts)
@@ -298,12 +349,14 @@ def _side(
     outer = judged & first
     np.add.at(frame_total, frame[outer], total[outer])
     return Side(
-        tuple(clocks),
-        np.array([sum(seen.values()) for seen in weights]),
+        tuple(read.clocks),
+        np.array([sum(seen.values()) for seen in read.weights]),
         frame_own,
         frame_total,
         own,
         total,
-        sum(float(each.cpu_ns.sum()) for each in clocks) / 1e9,
-        left_out,
+        sum(float(each.cpu_ns.sum()) for each in read.clocks) / 1e9,
+        read.left_out,
+        read.waits,
+        read.waiting,
     )

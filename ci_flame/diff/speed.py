@@ -10,14 +10,19 @@ from typing import Final
 
 import numpy as np
 
-from ci_flame.noise import CLOCK_DEGREES, SETTLED, Floats, Machine, Prior
+from ci_flame.noise import (
+    CLOCK_DEGREES,
+    FAR_WIDER,
+    SETTLED,
+    Estimates,
+    Floats,
+    Machine,
+    Prior,
+)
 
 CLOCK_SPREAD: Final = 0.04
 """Prior standard deviation, between processes, of ln(cost / reference); measured 0.007 to 0.06
 where the reference fits the work."""
-FAR_WIDER: Final = 2.5
-"""Measured / assumed variance from which on the assumption loses weight: chance alone reaches
-it in one of a hundred at 8 degrees of freedom."""
 UNSEEN_CLOCK_SPREAD: Final = 0.05
 """The same where one process a side leaves it unmeasured: assumed, and said."""
 RAW_SPREAD: Final = 0.20
@@ -278,15 +283,16 @@ def _believed(squares: float, degrees: int) -> float:
     return CLOCK_DEGREES * min(1.0, FAR_WIDER * CLOCK_SPREAD**2 * degrees / squares)
 
 
-def uncorrected(before: Sequence[Clocks], after: Sequence[Clocks]) -> Machine:
-    """Compare times as they are: waiting does not get shorter on a faster machine."""
-    raw_before = np.array([process_clock(clocks, ())[0] for clocks in before])
-    raw_after = np.array([process_clock(clocks, ())[0] for clocks in after])
-    squares, degrees = _pooled(raw_before, raw_after)
-    variance = _moderated(squares, degrees, RAW_SPREAD, RAW_DEGREES)
-    shift = float(raw_after.mean() - raw_before.mean())
-    error = float(np.sqrt(variance * (1 / len(before) + 1 / len(after))))
-    return Machine("clock", (), raw_before, raw_after, variance, 0.0, error, shift, error)
+def uncorrected(total: Estimates) -> Machine:
+    """Compare times as they are: waiting does not get shorter on a faster machine.
+
+    `total`: the estimates whose first row is all waiting.
+    """
+    shift, error = float(total.log_ratio[0]), float(total.standard_error[0])
+    none = np.zeros(0)
+    return Machine(
+        "clock", (), none, none, 0.0, 0.0, error, shift if np.isfinite(shift) else 0.0, error
+    )
 
 
 def _weight_of_centre(

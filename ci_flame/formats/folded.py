@@ -32,6 +32,18 @@ def write(profile: Profile, *, weights: bool = False) -> str:
     return "".join(f"{text} {lines[text]}\n" for text in sorted(lines) if lines[text])
 
 
+def write_microseconds(profile: Profile) -> str:
+    """Return waiting as the field writes it: whole microseconds, what rounds to none left out.
+
+    Reference: https://www.brendangregg.com/offcpuanalysis.html
+    """
+    stacks = {
+        stack: Weight(weight.samples, round(weight.value / 1000))
+        for stack, weight in profile.stacks.items()
+    }
+    return write(Profile(stacks, profile.unit, profile.iterations), weights=True)
+
+
 def read(text: str, source: str) -> Profile:
     """Return the profile of folded text; its unit is samples.
 

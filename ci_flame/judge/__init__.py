@@ -6,26 +6,28 @@ benchmark (`min_impact`). Everything else that a reader must know is a note.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from ci_flame import noise
 from ci_flame.diff import (
-    NOMINAL_FALSE_FAILURES,
     BenchmarkDiff,
     Columns,
     RunDiff,
     change,
     smallest_visible,
-    visible_at,
 )
-from ci_flame.judge import budgets
+from ci_flame.diff.figures import figures
+from ci_flame.judge import budgets, metrics
+from ci_flame.judge.accounts import accounts
+from ci_flame.judge.asked import Answer, ask, rules_for
 from ci_flame.judge.causes import Broken, deepest, explained_by
 from ci_flame.judge.family import Unit, close, units_of
 from ci_flame.judge.moved import Move, moves
-from ci_flame.policy import Policy, Rule, Severity, gates_total
+from ci_flame.judge.notes import blind_to, circumstances, not_certain, unjudged
+from ci_flame.policy import Policy, Rule, Severity
 from ci_flame.profile import TOTAL, Measurement, Mode, Run
 from ci_flame.verdict import (
     BenchmarkVerdict,
@@ -33,80 +35,14 @@ from ci_flame.verdict import (
     Note,
     Outcome,
     Verdict,
-    duration,
-    limit_text,
     percent,
     worst,
 )
 
-LEAST_SAMPLES: Final = 200
-"""A side; with fewer, a function of 5 % has not ten samples."""
 NOT_CERTAIN_Q: Final = 0.05
 """False discovery rate of the notes about growth that is likely but not sure."""
-SHOWN_NOTES: Final = 3
-ABSENT: Final = frozenset({"new-benchmark", "no-baseline"})
+ABSENT: Final = frozenset({"new-benchmark", "new-mode", "no-baseline"})
 """Notes of `judge_alone` that mean there was nothing to compare with."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What one rule says of one cost."""
-
-    over: bool
-    """The estimate is past the limit and matters."""
-    certainty: float
-    limit: str
-    margin: float
-    """ln distance of the estimate from the limit."""
-    agreed: bool = True
-    """False: only shares were compared, and the raw clock does not surely say the same."""
-
-
-def _ask(rule: Rule, unit: Unit, diff: BenchmarkDiff, columns: Columns) -> _Answer:
-    """Compare one cost's growth with the rule's limit; several limits: the nearest counts."""
-    limit = rule.max_growth
-    estimates = unit.estimates
-    before, after = unit.entry(estimates.before), unit.entry(estimates.after)
-    nearest, text = np.inf, "none"
-    if limit is not None and limit.share is not None:
-        nearest, text = float(np.log1p(limit.share)), limit_text(share=limit.share)
-    if limit is not None and limit.ns is not None:
-        # What is new has no cost to add the limit to: its whole cost is compared.
-        absolute = float(np.log1p(limit.ns / before)) if before else float(np.log(limit.ns / after))
-        if absolute < nearest:
-            nearest, text = absolute, limit_text(ns=limit.ns)
-    log_ratio = unit.entry(estimates.log_ratio)
-    error, degrees = unit.entry(estimates.standard_error), unit.entry(estimates.degrees)
-    if not before and limit is not None and limit.share is None:
-        log_ratio = 0.0
-        error = float(
-            np.sqrt(unit.entry(estimates.dispersion) / unit.entry(estimates.samples_after))
-        )
-    certainty = float(noise.probability_above(log_ratio, error, degrees, nearest))
-    agreed = True
-    if diff.anchor == "shares" and np.isfinite(log_ratio):
-        # A share also grows where another shrinks; the raw clock must agree that it did.
-        clock = columns.clock
-        raw, raw_error = log_ratio + clock.raw_shift, np.hypot(error, clock.raw_error)
-        sure = float(noise.probability_above(raw, raw_error, degrees, nearest))
-        agreed = sure >= 1 - NOMINAL_FALSE_FAILURES
-    impact = (after - before) / float(estimates.before[0])
-    return _Answer(
-        bool(log_ratio > nearest and impact >= rule.min_impact and after > before),
-        certainty,
-        text,
-        log_ratio - nearest,
-        agreed,
-    )
-
-
-def _rules_for(unit: Unit, rules: Sequence[Rule]) -> list[Rule]:
-    """Return the rules that judge this cost."""
-    if unit.rule is not None:
-        return [unit.rule]
-    if unit.frame == TOTAL:
-        return [rule for rule in rules if gates_total(rule)]
-    return [rule for rule in rules if rule.matches_frame(unit.frame)]
 
 
 def _judged_by(unit: Unit, rule: Rule, leaves: frozenset[int]) -> bool:
@@ -127,13 +63,18 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
     columns = diff.columns
     rules = [rule for rule in policy.rules if rule.applies_to(diff.benchmark, diff.mode)]
     notes = [Note("recording", text, diff.benchmark) for text in diff.notes]
-    found: list[Finding] = []
+    machine = metrics.judge(diff.figures, policy, diff.benchmark, diff.mode, family=family)
+    found: list[Finding] = list(machine.findings)
+    notes += machine.notes
     if columns is not None:
         found += budgets.judge(columns, rules, diff.benchmark, diff.mode)
-    short = _too_short(diff)
-    if columns is None or short is not None:
-        notes[:0] = [short] if short else []
-        return _finish(diff, policy, found, notes, outcome=Outcome.INCONCLUSIVE)
+    dear = metrics.overhead(diff.figures, policy, diff.benchmark)
+    why = (dear, Outcome.INCONCLUSIVE) if dear else unjudged(diff)
+    if columns is None or why is not None:
+        note, outcome = why or (Note("too-short", "nothing to judge"), Outcome.INCONCLUSIVE)
+        return _finish(
+            diff, policy, found, [note, *notes], outcome=worst([outcome, machine.outcome])
+        )
 
     level = policy.false_failures_per_build / max(family, 1)
     growth = [rule for rule in rules if rule.max_growth is not None]
@@ -144,14 +85,14 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
     found += [_finding(each, diff, columns) for each in kept]
     unsure = [each for each in unsure if not explained_by(each[0], kept, columns)]
     notes += [Note("moved", str(move), diff.benchmark) for move in moved]
-    notes += _not_certain(unsure, diff, columns)
+    notes += not_certain(unsure, diff, columns)
     notes += _hidden(units, growth, kept, diff, columns)
-    notes += _circumstances(diff, columns)
+    notes += circumstances(diff, columns)
     tests = next((unit.level / unit.tests for unit in units if unit.group == "own"), level)
     seen = smallest_visible(columns, tests)
-    verdict = _finish(diff, policy, found, notes, seen=seen)
+    verdict = _finish(diff, policy, found, notes, outcome=machine.outcome, seen=seen)
     if verdict.outcome is Outcome.PASS:
-        blind = _blind(columns, tests, seen, diff.benchmark, growth)
+        blind = blind_to(columns, tests, seen, diff.benchmark, growth)
         return replace(verdict, notes=(*verdict.notes, blind))
     return verdict
 
@@ -162,20 +103,20 @@ def _apply(
     diff: BenchmarkDiff,
     columns: Columns,
     level: float,
-) -> tuple[list[Broken], list[tuple[Unit, Rule, _Answer]], list[Move]]:
+) -> tuple[list[Broken], list[tuple[Unit, Rule, Answer]], list[Move]]:
     """Return what broke a rule, what may have, and what only moved."""
     totals = {unit.function for unit in units if unit.group == "total"}
     leaves = frozenset(u.function for u in units if u.group == "own" and u.function not in totals)
     shifted = moves(units, columns, level)
     q_values = noise.benjamini_hochberg(np.array([unit.growth_p for unit in units]))
     broken: list[Broken] = []
-    unsure: list[tuple[Unit, Rule, _Answer]] = []
+    unsure: list[tuple[Unit, Rule, Answer]] = []
     told: dict[str, Move] = {}
     for unit, q_value in zip(units, q_values.tolist(), strict=True):
-        for rule in _rules_for(unit, rules):
+        for rule in rules_for(unit, rules):
             if not _judged_by(unit, rule, leaves):
                 continue
-            answer = _ask(rule, unit, diff, columns)
+            answer = ask(rule, unit, diff, columns)
             if not answer.over:
                 continue
             move = shifted.get(unit.function) if unit.mask is None else None
@@ -203,8 +144,8 @@ def _hidden(
         whole = totals.get(unit.function)
         if unit.group != "own" or whole is None or not unit.real:
             continue
-        for rule in _rules_for(unit, rules):
-            answer = _ask(rule, unit, diff, columns)
+        for rule in rules_for(unit, rules):
+            answer = ask(rule, unit, diff, columns)
             if rule.self_only or not answer.over or answer.certainty < rule.certainty:
                 continue
             if explained_by(unit, kept, columns):
@@ -255,7 +196,7 @@ def _finish(
     kept, more = _waive(found, policy)
     outcome = worst([outcome, *(finding.outcome for finding in kept)])
     return BenchmarkVerdict(
-        diff.benchmark, diff.mode, outcome, tuple(kept), (*more, *notes), diff, seen
+        diff.benchmark, diff.mode, outcome, tuple(kept), (*more, *notes), diff, seen, diff.figures
     )
 
 
@@ -285,147 +226,6 @@ def _waive(found: Sequence[Finding], policy: Policy) -> tuple[list[Finding], lis
     return kept, notes
 
 
-def _too_short(diff: BenchmarkDiff) -> Note | None:
-    """Return the note about a benchmark that was not sampled often enough, or None."""
-    columns = diff.columns
-    if columns is None:
-        which = " and ".join(
-            name
-            for name, count in (("before", diff.processes_before), ("after", diff.processes_after))
-            if not count
-        )
-        return Note("too-short", f"no samples {which}: nothing to judge", diff.benchmark)
-    sides = columns.evidence.sides
-    counts = [float(side.total.sum()) for side in sides]
-    if min(counts) >= LEAST_SAMPLES:
-        return None
-    side = sides[int(np.argmin(counts))]
-    needed = side.seconds * LEAST_SAMPLES / max(min(counts), 1.0)
-    return Note(
-        "too-short",
-        f"too short to judge: {counts[0]:.0f} samples before and {counts[1]:.0f} after, at least"
-        f" {LEAST_SAMPLES} on each side are needed; that is {duration(needed * 1e9)} of the"
-        f" benchmark on each side, {duration(side.seconds * 1e9)} were recorded",
-        diff.benchmark,
-    )
-
-
-def _not_certain(
-    unsure: Sequence[tuple[Unit, Rule, _Answer]], diff: BenchmarkDiff, columns: Columns
-) -> list[Note]:
-    """Return notes on growth that is probably past its limit, largest first, deepest only."""
-    by_frame: dict[str, tuple[Unit, Rule, _Answer]] = {}
-    for each in sorted(unsure, key=lambda one: (-one[0].depth, str(one[0].frame))):
-        by_frame.setdefault(str(each[0].frame), each)
-    chosen = sorted(
-        by_frame.values(),
-        key=lambda each: (
-            -(each[0].entry(each[0].estimates.after) - each[0].entry(each[0].estimates.before))
-        ),
-    )
-    notes = []
-    seconds = min(side.seconds for side in columns.evidence.sides)
-    for unit, rule, answer in chosen[:SHOWN_NOTES]:
-        found = change(unit.estimates, unit.row)
-        factor = _more(unit, rule, answer)
-        cure = (
-            f"about {duration(seconds * factor * 1e9)} a side, in more processes, would settle it"
-            if factor <= 100  # noqa: PLR2004 - nobody records that long
-            else "it is too close to the limit to be settled by recording longer"
-        )
-        name = "the benchmark itself" if unit.frame == TOTAL else str(unit.frame)
-        grew = f"grew by {percent(found.growth)} %" if found.before_ns else "is new"
-        if answer.certainty < rule.certainty:
-            doubt = f"that is only {np.floor(answer.certainty * 100):.0f} % certain"
-        else:
-            doubt = (
-                "noise can still do that in one build of many"
-                if answer.agreed
-                else "only as a share of the benchmark: something else may have shrunk"
-            )
-        notes.append(
-            Note(
-                "not-certain",
-                f"{name} probably {grew}, limit {answer.limit}, but {doubt}; {cure}",
-                diff.benchmark,
-            )
-        )
-    if len(chosen) > SHOWN_NOTES:
-        rest = len(chosen) - SHOWN_NOTES
-        notes.append(
-            Note("not-certain", f"{rest} more may have grown past their limit", diff.benchmark)
-        )
-    return notes
-
-
-def _more(unit: Unit, rule: Rule, answer: _Answer) -> float:
-    """Return how many times as long a recording would be sure, if the estimate is right."""
-    degrees = unit.entry(unit.estimates.degrees)
-    error = unit.entry(unit.estimates.standard_error)
-    needed = float(noise.critical(degrees, unit.level / unit.tests)) + 0.84  # 80 % power
-    factor = (needed / max(abs(unit.entry(unit.estimates.t)), 1e-3)) ** 2
-    if np.isfinite(answer.margin):
-        asked = float(noise.quantile(degrees, rule.certainty)) + 0.84
-        factor = max(factor, (asked * error / max(answer.margin, 1e-9)) ** 2)
-    return max(factor, 1.1)
-
-
-def _circumstances(diff: BenchmarkDiff, columns: Columns) -> list[Note]:
-    """Return notes on what weakens this comparison."""
-    notes = []
-    if diff.anchor == "shares":
-        # Imported files may hold nothing but shares; then no clock has moved.
-        moved = columns.clock.raw_shift
-        told = f" (CPU time per iteration moved by {np.expm1(moved) * 100:+.0f} %)" if moved else ""
-        notes.append(
-            Note(
-                "shares-only",
-                "no reference work and no broad mix of functions: only shares of the benchmark"
-                " were compared, uniform growth cannot be seen, and the machine's speed is"
-                f" unknown{told}",
-                diff.benchmark,
-            )
-        )
-    elif diff.anchor == "functions":
-        notes.append(
-            Note(
-                "no-references",
-                "no reference work: the machine's speed was taken from the functions themselves,"
-                " so growth of most of them together cannot be seen",
-                diff.benchmark,
-            )
-        )
-    if min(diff.processes_before, diff.processes_after) == 1:
-        both = diff.processes_before == diff.processes_after
-        assumed = f"; {noise.UNSEEN_SPREAD * 100:.0f} % was assumed instead" if both else ""
-        notes.append(
-            Note(
-                "one-process",
-                "one process on a side: how much processes differ (memory layout, hash seed,"
-                f" the machine's mood) was not measured there{assumed}",
-                diff.benchmark,
-            )
-        )
-    return notes
-
-
-def _blind(
-    columns: Columns, level: float, seen: float | None, benchmark: str, rules: Sequence[Rule]
-) -> Note:
-    """Return what a PASS could not have seen."""
-    if not rules:
-        return Note("blind", "no rule limits growth here", benchmark)
-    small = visible_at(columns, 0.01, level)
-    large = "any growth" if seen is None else f"growth under {percent(seen)} %"
-    tiny = f"under {percent(small)} %" if small < 9.0 else "of any size"  # noqa: PLR2004
-    return Note(
-        "blind",
-        f"blind to {large} of own cost in functions of 5 % of the benchmark or more, and to"
-        f" growth {tiny} in one of 1 %",
-        benchmark,
-    )
-
-
 def judge_alone(
     measurement: Measurement, mode: Mode, policy: Policy, note: Note
 ) -> BenchmarkVerdict:
@@ -434,12 +234,60 @@ def judge_alone(
     `note` says why: `new-benchmark` and `no-baseline` give NO_BASELINE, others INCONCLUSIVE.
     """
     rules = [rule for rule in policy.rules if rule.applies_to(measurement.benchmark, str(mode))]
-    found, kept_notes = _waive(budgets.judge_alone(measurement, mode, rules), policy)
+    name = measurement.benchmark
+    told = figures(None, measurement) if mode in measurement.modes[:1] else None
+    alone = replace(policy, rules=tuple(each for each in policy.rules if each.maximum is not None))
+    machine = metrics.judge(told, alone, name, str(mode), family=1)
+    over = (*machine.findings, *budgets.judge_alone(measurement, mode, rules))
+    found, kept_notes = _waive(over, policy)
     outcome = Outcome.NO_BASELINE if note.slug in ABSENT else Outcome.INCONCLUSIVE
-    outcome = worst([outcome, *(finding.outcome for finding in found)])
-    note = note if note.benchmark else replace(note, benchmark=measurement.benchmark)
-    return BenchmarkVerdict(
-        measurement.benchmark, str(mode), outcome, tuple(found), (note, *kept_notes), None
+    dear = metrics.overhead(told, policy, name)
+    if dear is not None:
+        outcome = Outcome.INCONCLUSIVE
+        kept_notes.append(dear)
+    outcome = worst([outcome, machine.outcome, *(finding.outcome for finding in found)])
+    note = note if note.benchmark else replace(note, benchmark=name)
+    notes = (note, *kept_notes, *machine.notes)
+    return BenchmarkVerdict(name, str(mode), outcome, tuple(found), notes, None, figures=told)
+
+
+def new_mode(benchmark: str, mode: Mode) -> Note:
+    """Return why a mode of a benchmark has nothing to be compared with."""
+    return Note("new-mode", f"{mode} is new: the baseline did not record it", benchmark)
+
+
+def _accounts(measurement: Measurement | None, run: Run) -> tuple[Note, ...]:
+    """Return the notes on a benchmark's recording; of a command they would say nothing."""
+    if measurement is None or measurement.root is None:
+        return ()
+    return accounts(measurement, run.environment.frequency_hz)
+
+
+def with_accounts(verdicts: Sequence[BenchmarkVerdict], after: Run) -> tuple[BenchmarkVerdict, ...]:
+    """Return the verdicts with the notes on each benchmark's recording, by benchmark."""
+    by_name: dict[str, list[BenchmarkVerdict]] = {}
+    for each in verdicts:
+        by_name.setdefault(each.benchmark, []).append(each)
+    return tuple(
+        each
+        for name, same in by_name.items()
+        for each in noted(sorted(same, key=_mode_order), _accounts(after.measurement(name), after))
+    )
+
+
+def _mode_order(verdict: BenchmarkVerdict) -> int:
+    return list(Mode).index(Mode(verdict.mode))
+
+
+def noted(
+    verdicts: Sequence[BenchmarkVerdict], notes: Iterable[Note]
+) -> tuple[BenchmarkVerdict, ...]:
+    """Return the verdicts of one benchmark with notes on its recording, told once, by the first."""
+    said = {note.text for each in verdicts for note in each.notes}
+    more = tuple(note for note in notes if note.text not in said)
+    return tuple(
+        replace(each, notes=(*each.notes, *more)) if number == 0 else each
+        for number, each in enumerate(verdicts)
     )
 
 
@@ -466,7 +314,7 @@ def judge(diff: RunDiff, policy: Policy, *, after: Run, family: int | None = Non
     Runs that differ in what decides about time (`RunDiff.differences`) are INCONCLUSIVE with
     the differences; only budgets are judged then.
     """
-    size = family or len({each.benchmark for each in diff.benchmarks}) or 1
+    size = family or len(diff.benchmarks) or 1
     verdicts = []
     notes = []
     why = None
@@ -475,11 +323,22 @@ def judge(diff: RunDiff, policy: Policy, *, after: Run, family: int | None = Non
         notes.append(why)
     for each in diff.benchmarks:
         measurement = after.measurement(each.benchmark)
-        if why is not None and measurement is not None:
-            alone = judge_alone(measurement, Mode(each.mode), policy, why)
-            verdicts.append(replace(alone, diff=each))
+        notes_of = _accounts(measurement, after)
+        short = next((note for note in notes_of if note.slug == "too-short"), None)
+        alone = why or (short if each.mode == Mode.ON_CPU else None)
+        if alone is not None and measurement is not None:
+            verdict = judge_alone(measurement, Mode(each.mode), policy, alone)
+            verdicts.append(replace(verdict, diff=each if why else None))
         else:
             verdicts.append(judge_benchmark(each, policy, family=size))
+    compared = {(each.benchmark, each.mode) for each in diff.benchmarks}
+    verdicts += [
+        judge_alone(each, mode, policy, new_mode(each.benchmark, mode))
+        for each in after.measurements
+        if each.benchmark not in diff.added
+        for mode in each.modes
+        if (each.benchmark, str(mode)) not in compared
+    ]
     for name in diff.added:
         measurement = after.measurement(name)
         if measurement is None:
@@ -494,4 +353,6 @@ def judge(diff: RunDiff, policy: Policy, *, after: Run, family: int | None = Non
         Note("gone-benchmark", "is in the baseline and was not recorded now", name)
         for name in diff.removed
     ]
-    return assemble(verdicts, notes, diff, policy, bias=after.environment.bias)
+    return assemble(
+        with_accounts(verdicts, after), notes, diff, policy, bias=after.environment.bias
+    )

@@ -40,7 +40,9 @@ def judge(columns: Columns, rules: Sequence[Rule], benchmark: str, mode: str) ->
     """Return the broken budgets of the after side; costs at the baseline's machine speed."""
     side = columns.evidence.sides[1]
     clock = columns.clock
-    if clock.anchor == "shares":
+    if columns.waiting:
+        whole = _waited(side)
+    elif clock.anchor == "shares":
         whole = _raw(side)
     else:
         error = np.sqrt(clock.variance / len(side.clocks) + clock.systematic**2)
@@ -67,7 +69,7 @@ def judge_alone(measurement: Measurement, mode: Mode, rules: Sequence[Rule]) -> 
         evidence,
         side,
         rules,
-        _raw(side),
+        _raw(side) if side.waiting is None else _waited(side),
         benchmark=measurement.benchmark,
         mode=str(mode),
         places=measurement.places,
@@ -82,6 +84,12 @@ def _raw(side: Side) -> _Whole:
     prior = speed.RAW_DEGREES
     variance = (prior * speed.RAW_SPREAD**2 + squares) / (prior + len(costs) - 1)
     return _Whole(float(np.exp(costs.mean())), float(np.sqrt(variance / len(costs))))
+
+
+def _waited(side: Side) -> _Whole:
+    """Return the waiting as it was timed: it does not depend on the machine's speed."""
+    alone = noise.wait_shares(side.total[None, :])
+    return _Whole(float(side.total.mean()), float(alone.standard_error[0]))
 
 
 class _Lookup:
@@ -138,7 +146,6 @@ def _judge(
     places: Mapping[Frame, Place],
     changes: _Lookup | None,
 ) -> list[Finding]:
-    prior = noise.fit_prior(side.frame_own)
     found: list[Finding] = []
     for rule in rules:
         if rule.budget is None:
@@ -146,7 +153,11 @@ def _judge(
         costs = _costs(evidence, side, rule)
         if not costs:
             continue
-        shares = noise.shares(np.vstack([side.total, *(cost.counts for cost in costs)]), prior)
+        rows = np.vstack([side.total, *(cost.counts for cost in costs)])
+        if side.waiting is None:
+            shares = noise.shares(rows, noise.fit_prior(side.frame_own))
+        else:
+            shares = noise.wait_shares(rows)
         covered = np.zeros(len(evidence.parent), dtype=bool)
         for row, cost in enumerate(costs, start=1):
             answer = _over(rule, shares, row, whole)

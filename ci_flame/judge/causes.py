@@ -172,6 +172,8 @@ def grew_evenly(columns: Columns) -> bool:
     """
     estimates = columns.estimates
     whole = float(estimates.log_ratio[0])
+    if not np.isfinite(whole):
+        return False
     rows = np.arange(1, 1 + columns.functions)
     share = estimates.before[rows] / estimates.before[0]
     large = rows[share >= 0.01]  # noqa: PLR2004 - below it the noise says nothing

@@ -150,7 +150,7 @@ def _extra(columns: Columns, groups: Sequence[Flags]) -> Estimates:
     for side in columns.evidence.sides:
         rows = [side.total] + [side.node_own[nodes].sum(axis=0) for nodes in groups]
         sides.append(np.vstack(rows))
-    return noise.compare(sides[0], sides[1], columns.clock, columns.prior)
+    return columns.compare(sides[0], sides[1])
 
 
 def _contexts(columns: Columns, gated: Sequence[int], floor: float) -> list[Unit]:

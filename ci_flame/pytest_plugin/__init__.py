@@ -102,6 +102,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("seconds", "CPU seconds of each process and benchmark (2)", "S")
     add("frequency", "samples per second (1999)", "HZ")
     add("collector", "auto, ebpf, py-spy or replay", "NAME")
+    group.addoption(
+        "--flame-mode", action="append", metavar="MODE",
+        help="on-cpu or off-cpu, repeatable (on-cpu)",
+    )  # fmt: skip
     add("replay", "take the recordings from this run folder", "DIR")
     group.addoption(
         "--flame-quick", action="store_true", help="1 process of 1 s: for laptops, not for gates"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 WORKER_KEY: Final = "ci_flame"
 _FLAGS: Final = (
     "out", "report", "baseline", "collector", "frequency", "processes", "seconds", "replay",
+    "mode",
 )  # fmt: skip
 _OVERHEAD: Final = 1.35
 """Wall time of a process's rounds with the reference work, over their CPU time."""
@@ -188,7 +189,8 @@ class Session:
                 raise pytest.UsageError(f"ci-flame: {error}") from None
             self._selected[item.nodeid] = selected
         self._files = {item.nodeid.partition("::")[0] for item in items}
-        self.suite.family = max(1, len(self._selected))
+        # Each mode of a benchmark is judged: the build's false failures are shared by all.
+        self.suite.family = max(1, len(self._selected) * len(self.suite.config.record.modes))
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """Say how long it will take."""
@@ -269,13 +271,13 @@ class Session:
                 if leaks:
                     processes.write_leaks(self._child.exchange, leaks)
             return
-        verdict = self.suite.conclude(selected)
+        verdicts = self.suite.conclude(selected)
         from ci_flame.report import terminal  # noqa: PLC0415 - further processes do not need it
 
-        text = "\n".join(terminal.benchmark_lines(verdict))
+        text = "\n".join(line for each in verdicts for line in terminal.benchmark_lines(each))
         item.add_report_section("call", "ci-flame", text)
-        if fails(verdict, self.suite.config.policy):
-            pytest.fail(sentences(verdict), pytrace=False)
+        if fails(verdicts, self.suite.config.policy):
+            pytest.fail(sentences(verdicts), pytrace=False)
 
     # -- the end ------------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ from ci_flame.errors import UsageError
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
 from ci_flame.record import processes
-from ci_flame.record.recorder import Recorded, Recorder, accounts
-from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict
+from ci_flame.record.recorder import Recorded, Recorder, must_have_samples
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, worst
 
 _META: Final = "benchmark.json"
 
@@ -53,10 +53,16 @@ class Selected:
 class Judged:
     """One benchmark that was recorded and judged."""
 
-    verdict: BenchmarkVerdict
+    verdicts: tuple[BenchmarkVerdict, ...]
+    """One for each mode that was recorded."""
     after: Measurement
     before: Measurement | None
     policy: Policy
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst of its modes."""
+        return worst(each.outcome for each in self.verdicts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +129,11 @@ class Suite:
 
     # -- one benchmark ------------------------------------------------------------------
 
-    def conclude(self, selected: Selected) -> BenchmarkVerdict:
-        """Record a benchmark's processes, judge, and keep what was recorded.
+    def conclude(self, selected: Selected) -> tuple[BenchmarkVerdict, ...]:
+        """Record a benchmark's processes, judge each mode, and keep what was recorded.
 
         Raises ChildError where one of them failed, CollectError where nothing was seen.
         """
-        notes: tuple[Note, ...] = ()
         before = self.before.run.measurement(selected.benchmark) if self.before.run else None
         if self.recorder is None:
             from ci_flame.collect import replay  # noqa: PLC0415 - only where it is asked for
@@ -137,41 +142,39 @@ class Suite:
             after = replay.measurement(source, selected.benchmark)
         else:
             after, base = self._record(selected, selected.benchmark)
-            notes = accounts(selected.benchmark, after.processes, selected.plan(self.config.record))
             before = base or before
-        judged = self.judge(selected, after, before, notes)
-        if self.recorder is not None and judged.verdict.outcome is Outcome.FAIL:
-            judged, notes = self._confirm(selected, judged, notes)
+        judged = self.judge(selected, after, before)
+        notes: tuple[Note, ...] = ()
+        if self.recorder is not None and judged.outcome is Outcome.FAIL:
+            judged, notes = self._confirm(selected, judged)
         self.judged[selected.benchmark] = judged
         if self._parts is not None:
             self._leave(selected, judged, notes)
-        return judged.verdict
+        return judged.verdicts
 
-    def _confirm(
-        self, selected: Selected, first: Judged, notes: tuple[Note, ...]
-    ) -> tuple[Judged, tuple[Note, ...]]:
+    def _confirm(self, selected: Selected, first: Judged) -> tuple[Judged, tuple[Note, ...]]:
         """Record a benchmark that failed once more; only the second recording counts.
 
         The first was reported because it was large, so its growth is too large on average; the
         second was not chosen. A noise that failed once in 200 builds fails twice in 40,000.
         """
         if not selected.plan(self.config.record).confirm:
-            return first, notes
+            return first, ()
+        from ci_flame.judge import noted  # noqa: PLC0415 - as below
+
         after, base = self._record(selected, f"{selected.benchmark} again")
-        notes = accounts(selected.benchmark, after.processes, selected.plan(self.config.record))
-        judged = self.judge(selected, after, base or first.before, notes)
-        if judged.verdict.outcome is Outcome.FAIL:
+        judged = self.judge(selected, after, base or first.before)
+        if judged.outcome is Outcome.FAIL:
             note = Note(
                 "confirmed", "failed in two recordings; the figures are the second's",
                 selected.benchmark,
             )  # fmt: skip
         else:
-            told = str(first.verdict.findings[0]).removeprefix(f"{selected.benchmark}: ")
+            findings = [finding for each in first.verdicts for finding in each.findings]
+            told = str(findings[0]).removeprefix(f"{selected.benchmark}: ")
             words = f"a first recording failed, the second did not confirm it: {told}"
             note = Note("not-confirmed", words, selected.benchmark)
-        notes = (*notes, note)
-        verdict = replace(judged.verdict, notes=(*judged.verdict.notes, note))
-        return replace(judged, verdict=verdict), notes
+        return replace(judged, verdicts=noted(judged.verdicts, (note,))), (note,)
 
     def _record(self, selected: Selected, seed: str) -> tuple[Measurement, Measurement | None]:
         """Run the benchmark in its processes, sides alternating; merge each side."""
@@ -211,38 +214,41 @@ class Suite:
                 after += parts
                 root_after = measurement.root
                 self._environment = run.environment
+        must_have_samples(selected.benchmark, [process for process, _ in after])
         return (
             _measurement(selected.benchmark, root_after, after),
             _measurement(selected.benchmark, root_before, before) if before else None,
         )
 
-    def judge(
-        self,
-        selected: Selected,
-        after: Measurement,
-        before: Measurement | None,
-        notes: tuple[Note, ...],
-    ) -> Judged:
-        """Return the verdict on one benchmark, by its own policy."""
+    def judge(self, selected: Selected, after: Measurement, before: Measurement | None) -> Judged:
+        """Return the verdicts on one benchmark, by its own policy."""
+        from ci_flame.judge import noted  # noqa: PLC0415 - as below
+        from ci_flame.judge.accounts import accounts  # noqa: PLC0415
+
         policy = marker_rules(self.config.policy, selected.keywords, selected.benchmark)
-        verdict = self._verdict(after, before, policy, notes)
-        told = tuple(each for each in notes if each not in verdict.notes)
-        return Judged(replace(verdict, notes=(*verdict.notes, *told)), after, before, policy)
+        notes = accounts(after, self.environment.frequency_hz)
+        verdicts = tuple(
+            self._verdict(after, before, mode, policy, notes)
+            for mode in after.modes or (Mode.ON_CPU,)
+        )
+        return Judged(noted(verdicts, notes), after, before, policy)
 
     def _verdict(
         self,
         after: Measurement,
         before: Measurement | None,
+        mode: Mode,
         policy: Policy,
         notes: tuple[Note, ...],
     ) -> BenchmarkVerdict:
         # numpy and scipy: not for the further processes, which judge nothing.
         from ci_flame.diff import diff_benchmark, differences  # noqa: PLC0415
-        from ci_flame.judge import judge_alone, judge_benchmark  # noqa: PLC0415
+        from ci_flame.judge import judge_alone, judge_benchmark, new_mode  # noqa: PLC0415
 
-        mode = after.modes[0] if after.modes else Mode.ON_CPU
         if before is None:
             return judge_alone(after, mode, policy, self._nothing_to_compare(after.benchmark))
+        if mode not in before.modes and before.modes:
+            return judge_alone(after, mode, policy, new_mode(after.benchmark, mode))
         if self.before.run is not None:
             base: Environment | None = self.before.run.environment
         else:
@@ -255,7 +261,7 @@ class Suite:
                     after, mode, policy, Note("other-machine", words, after.benchmark)
                 )
         short = next((each for each in notes if each.slug == "too-short"), None)
-        if short is not None:
+        if short is not None and mode is Mode.ON_CPU:
             return judge_alone(after, mode, policy, short)
         return judge_benchmark(diff_benchmark(before, after, mode), policy, family=self.family)
 
@@ -292,6 +298,8 @@ class Suite:
 
     def gather(self, parts: Path) -> None:
         """Take in what the workers left, and judge it again as they did."""
+        from ci_flame.judge import noted  # noqa: PLC0415 - as below
+
         for place in sorted(parts.glob(f"*/{_META}")):
             told = json.loads(place.read_text(encoding="utf-8"))
             selected = Selected(told["benchmark"], Path(told["file"]), told["keywords"])
@@ -304,8 +312,9 @@ class Suite:
                 self._environment_before = base.environment
                 before = base.measurements[0]
             notes = tuple(Note(slug, text, selected.benchmark) for slug, text in told["notes"])
-            self.judged[selected.benchmark] = self.judge(
-                selected, run.measurements[0], before, notes
+            judged = self.judge(selected, run.measurements[0], before)
+            self.judged[selected.benchmark] = replace(
+                judged, verdicts=noted(judged.verdicts, notes)
             )
         shutil.rmtree(parts, ignore_errors=True)
 
@@ -339,7 +348,7 @@ class Suite:
         from ci_flame.diff import RunDiff, differences  # noqa: PLC0415
         from ci_flame.judge import assemble  # noqa: PLC0415
 
-        benchmarks = tuple(each.verdict for _, each in sorted(self.judged.items()))
+        benchmarks = tuple(v for _, each in sorted(self.judged.items()) for v in each.verdicts)
         gone = tuple(sorted(removed))
         notes = [
             Note("gone-benchmark", f"{name} is in the baseline and no longer here", name)
@@ -381,18 +390,23 @@ class Suite:
         )
 
 
-def fails(verdict: BenchmarkVerdict, policy: Policy) -> bool:
+def fails(verdicts: Iterable[BenchmarkVerdict], policy: Policy) -> bool:
     """Tell whether the test item of this benchmark fails."""
-    if verdict.outcome is Outcome.INCONCLUSIVE:
-        return policy.inconclusive_fails
-    return verdict.outcome is Outcome.FAIL
+    failing = {Outcome.FAIL} | ({Outcome.INCONCLUSIVE} if policy.inconclusive_fails else set())
+    return any(each.outcome in failing for each in verdicts)
 
 
-def sentences(verdict: BenchmarkVerdict) -> str:
+def sentences(verdicts: Iterable[BenchmarkVerdict]) -> str:
     """Return what a failed item says: one line per finding that failed, or the reason."""
-    failed = [str(each) for each in verdict.findings if each.outcome is Outcome.FAIL]
+    told = tuple(verdicts)
+    failed = [str(f) for each in told for f in each.findings if f.outcome is Outcome.FAIL]
     if not failed:
-        reasons = [f"{verdict.benchmark}: {each.text}" for each in verdict.notes]
+        reasons = [
+            f"{each.benchmark}: {note.text}"
+            for each in told
+            if each.outcome is Outcome.INCONCLUSIVE
+            for note in each.notes
+        ]
         failed = [*reasons[:1], "inconclusive results fail by the policy (inconclusive: fail)"]
     return "\n".join(failed)
 

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Final, Self
 
 from ci_flame.baseline import git, rerun
 from ci_flame.collect import Collector, Recording, Target, choose, machine
-from ci_flame.config import RecordConfig
+from ci_flame.config import BUSY_COMMAND, RecordConfig
 from ci_flame.errors import BaselineError, CollectError, InterruptedRunError, UsageError
 from ci_flame.profile import (
     Environment,
     Frame,
     Measurement,
+    Mode,
     Place,
     Process,
     Profile,
@@ -35,7 +36,8 @@ from ci_flame.profile import (
     Unit,
     Weight,
 )
-from ci_flame.record import interpreter, jit, jit_maps, jit_report, reference
+from ci_flame.record import figures, interpreter, jit, jit_maps, jit_report, reference
+from ci_flame.record.clocks import cpus, leave_out_busy
 from ci_flame.record.jit import Jit
 from ci_flame.record.suspended import Clocks, Suspended
 from ci_flame.simplify import clean_stack
@@ -231,10 +233,11 @@ def _choose(plan: RecordConfig, sides: Sequence[Side]) -> Collector:
     """Return the collector; perf first for what is not Python, as it sees whole native stacks."""
     found = machine.probe()
     python = any(side.interpreter.python and side.jit is Jit.NONE for side in sides)
+    waits = Mode.OFF_CPU in plan.modes
     if plan.collector == "auto" and not python:
         with suppress(CollectError, UsageError):
-            return choose(found, python=False, wanted="perf")
-    return choose(found, python=python, wanted=plan.collector)
+            return choose(found, python=False, wanted="perf", waits=waits)
+    return choose(found, python=python, wanted=plan.collector, waits=waits)
 
 
 def _environment(collector: Collector, side: Side, plan: RecordConfig) -> Environment:
@@ -262,7 +265,7 @@ def _to_run(
 
 
 def _must_have_samples(name: str, processes: Sequence[Process], plan: RecordConfig) -> None:
-    if any(process.kept for process in processes):
+    if any(process.kept for process in processes) or Mode.ON_CPU not in plan.modes:
         return
     cpu_ns = sum(each.cpu_ns for process in processes for each in process.rounds)
     raise CollectError(
@@ -309,6 +312,8 @@ def _target(side: Side, pid: int, plan: RecordConfig) -> Target:
         python=side.interpreter.python and side.jit is Jit.NONE,
         frequency_hz=plan.frequency_hz,
         roots=tuple(dict.fromkeys(filter(None, [*roots, *side.interpreter.path]))),
+        modes=frozenset(plan.modes),
+        machine=plan.machine,
     )
 
 
@@ -325,33 +330,52 @@ def _process(
     side: Side,
 ) -> Process:
     """Return the account of one repetition: every phase that was sampled is its one round."""
-    weights: dict[Stack, Weight] = {}
     roots = jit.roots(side.folder)
-    for stacks in recording.samples.values():
-        for whole, samples in stacks.items():
-            stack = jit.relative(clean_stack(_without_launcher(whole)), roots)
-            if not stack:
-                continue
-            seen = Weight(samples, samples * recording.period_ns)
-            weights[stack] = weights[stack] + seen if stack in weights else seen
-    profile = Profile(weights, Unit.NANOSECONDS, 1)
-    return Process(
-        rounds=(
-            Round(
-                1,
-                clocks.cpu_ns,
-                clocks.wall_ns,
-                clocks.run_delay_ns,
-                references,
-                {recording.mode: profile},
-            ),
+    sampled = [
+        (stack, Weight(samples, samples * recording.period_ns))
+        for stacks in recording.samples.values()
+        for stack, samples in stacks.items()
+    ]
+    waited = [each for stacks in recording.off_cpu.values() for each in stacks.items()]
+    profiles: dict[Mode, Profile] = {}
+    if recording.mode in plan.modes:
+        profiles[recording.mode] = _profile(sampled, roots)
+    if Mode.OFF_CPU in plan.modes and recording.mode is not Mode.OFF_CPU:
+        profiles[Mode.OFF_CPU] = _profile(waited, roots)
+    cores = cpus()
+    only = leave_out_busy(
+        Round(
+            1,
+            clocks.cpu_ns,
+            clocks.wall_ns,
+            clocks.run_delay_ns,
+            references,
+            profiles,
+            steal_ns=clocks.steal_ns,
         ),
-        kept=profile.samples,
-        lost=recording.lost,
-        expected=round(clocks.cpu_ns * plan.frequency_hz / 1e9),
-        truncated=sum(recording.truncated.values()),
-        metrics=recording.metrics,
+        BUSY_COMMAND if plan.busy is None else plan.busy,
+        cores,
     )
+    sampled_here = Mode.ON_CPU in plan.modes
+    return Process(
+        rounds=(only,),
+        kept=profiles[recording.mode].samples if recording.mode in profiles else 0,
+        lost=recording.lost,
+        expected=round(clocks.cpu_ns * plan.frequency_hz / 1e9) if sampled_here else 0,
+        truncated=sum(recording.truncated.values()),
+        metrics=figures.of_process(recording.metrics, recording.histograms, (only,), cores),
+        histograms=dict(recording.histograms),
+    )
+
+
+def _profile(seen: Iterable[tuple[Stack, Weight]], roots: tuple[str, ...]) -> Profile:
+    """Return all windows as one profile, the launcher's moment left out."""
+    weights: dict[Stack, Weight] = {}
+    for whole, weight in seen:
+        stack = jit.relative(clean_stack(_without_launcher(whole)), roots)
+        if stack:
+            weights[stack] = weights[stack] + weight if stack in weights else weight
+    return Profile(weights, Unit.NANOSECONDS, 1)
 
 
 def _without_launcher(stack: Stack) -> Stack:

@@ -25,7 +25,7 @@ from typing import Final
 from ci_flame.baseline import folder
 from ci_flame.config import RecordConfig
 from ci_flame.errors import ChildError, CiFlameError
-from ci_flame.profile import Run
+from ci_flame.profile import Mode, Run
 from ci_flame.record import layout
 
 CHILD_VARIABLE: Final = "CI_FLAME_CHILD"
@@ -351,6 +351,9 @@ def write_plan(exchange: Path, plan: RecordConfig, tree: Tree | None, *, gc_on: 
         "frequency_hz": plan.frequency_hz,
         "seconds": plan.seconds,
         "round_ms": plan.round_ms,
+        "modes": [mode.value for mode in plan.modes],
+        "busy": plan.busy,
+        "machine": plan.machine,
         "gc_on": gc_on,
         "project": str(tree.project) if tree else "",
         "tree": str(tree.folder) if tree else "",
@@ -371,6 +374,9 @@ def read_plan(given: Mapping[str, str]) -> ChildPlan | None:
         processes=1,
         seconds=told["seconds"],
         round_ms=told["round_ms"],
+        modes=tuple(map(Mode, told["modes"])),
+        busy=told["busy"],
+        machine=told["machine"],
     )
     tree = Tree(Path(told["project"]), Path(told["tree"])) if told["tree"] else None
     return ChildPlan(exchange, record, told["gc_on"], tree)

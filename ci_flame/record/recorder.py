@@ -28,13 +28,14 @@ from ci_flame.profile import (
     Place,
     Process,
     Profile,
+    Round,
     Stack,
     Unit,
     Weight,
 )
-from ci_flame.record import layout, reference
-from ci_flame.record.rounds import Clocks, Driven, Window
-from ci_flame.verdict import Note
+from ci_flame.record import figures, layout, reference
+from ci_flame.record.clocks import Clocks, cpus
+from ci_flame.record.rounds import Driven, Window
 
 MACHINERY: Final = frozenset(
     {
@@ -46,8 +47,10 @@ MACHINERY: Final = frozenset(
     }
 )
 """Modules whose frames stand between the test function and what it measures."""
-MIN_SAMPLES: Final = 100
-"""Fewer say nothing: a function of 10 % of the benchmark would have ten."""
+
+
+MIN_EXPECTED: Final = 100
+"""Samples that a process should have had, from which on it is an error to have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,12 @@ class Recorder:
         """The chosen collector; CollectError that says for each what stops it, and the cure."""
         if self._collector is None:
             found = machine.probe()
-            self._collector = collect.choose(found, python=True, wanted=self.plan.collector)
+            self._collector = collect.choose(
+                found,
+                python=True,
+                wanted=self.plan.collector,
+                waits=Mode.OFF_CPU in self.plan.modes,
+            )
         return self._collector
 
     @property
@@ -100,6 +108,8 @@ class Recorder:
                 frequency_hz=self.plan.frequency_hz,
                 module_files=module_files(),
                 roots=tuple(roots),
+                modes=frozenset(self.plan.modes),
+                machine=self.plan.machine,
             )
             self._session = self.collector.start(target)
         return Window(self._session, self.clocks)
@@ -115,7 +125,7 @@ class Recorder:
         root = Frame(code.co_qualname, files.get(code.co_filename, module))
         recording = self._session.read(files)
         self.next_phase = driven.next_phase
-        return join(driven, recording, root, self.plan.frequency_hz)
+        return join(driven, recording, root, self.plan)
 
     def close(self) -> None:
         """End the collector; without one, do nothing."""
@@ -141,36 +151,49 @@ def module_files() -> dict[str, str]:
     return files
 
 
-def join(driven: Driven, recording: collect.Recording, root: Frame, frequency_hz: int) -> Recorded:
-    """Give each round the samples of its phase, trimmed at the benchmark's function.
+def join(driven: Driven, recording: collect.Recording, root: Frame, plan: RecordConfig) -> Recorded:
+    """Give each round the samples and waits of its phase, trimmed at the benchmark's function.
 
     `pytest;…;test_sum;ci_flame.record.rounds:drive;shop:add` becomes `test_sum;shop:add`.
     """
     rounds = []
-    unrooted = 0
+    unrooted = kept = 0
     for phase, each in enumerate(driven.rounds, driven.first_phase):
-        seen = recording.samples.get(phase, {})
-        stacks = {
-            stack: Weight(samples, samples * recording.period_ns) for stack, samples in seen.items()
-        }
-        profile = Profile(stacks, Unit.NANOSECONDS, each.iterations)
-        trimmed, strays = simplify.trim(profile, root)
-        unrooted += strays
-        profiles = {Mode(recording.mode): without_machinery(trimmed)}
+        profiles: dict[Mode, Profile] = {}
+        if recording.mode in plan.modes:
+            seen = {
+                stack: Weight(samples, samples * recording.period_ns)
+                for stack, samples in recording.samples.get(phase, {}).items()
+            }
+            profiles[recording.mode], strays = _trimmed(seen, each, root)
+            unrooted += strays
+            kept += profiles[recording.mode].samples
+        if Mode.OFF_CPU in plan.modes and recording.mode is not Mode.OFF_CPU:
+            waits = recording.off_cpu.get(phase, {})
+            profiles[Mode.OFF_CPU], _ = _trimmed(waits, each, root)
         rounds.append(replace(each, profiles=profiles))
     phases = range(driven.first_phase, driven.next_phase)
+    sampled = Mode.ON_CPU in plan.modes
     process = Process(
         rounds=tuple(rounds),
-        kept=sum(profile.samples for each in rounds for profile in each.profiles.values()),
+        kept=kept,
         lost=recording.lost,
-        expected=round(driven.cpu_ns * frequency_hz / 1e9),
+        expected=round(driven.cpu_ns * plan.frequency_hz / 1e9) if sampled else 0,
         truncated=sum(recording.truncated.get(phase, 0) for phase in phases),
         unrooted=unrooted,
-        metrics=dict(recording.metrics),
+        metrics=figures.of_process(recording.metrics, recording.histograms, rounds, cpus()),
+        histograms=dict(recording.histograms),
         warm_up_ns=driven.warm_up_ns,
         settled=driven.settled,
     )
     return Recorded(process, root, recording.places)
+
+
+def _trimmed(seen: Mapping[Stack, Weight], each: Round, root: Frame) -> tuple[Profile, int]:
+    """Return a round's profile as the benchmark's, and the number of samples that are not its."""
+    whole = Profile(seen, Unit.NANOSECONDS, each.iterations)
+    trimmed, strays = simplify.trim(whole, root)
+    return without_machinery(trimmed), strays
 
 
 def without_machinery(profile: Profile) -> Profile:
@@ -190,81 +213,13 @@ def _is_machinery(frame: Frame) -> bool:
     return frame.kind is Kind.PYTHON and frame.module in MACHINERY
 
 
-def accounts(benchmark: str, processes: Sequence[Process], plan: RecordConfig) -> tuple[Note, ...]:
-    """Return what must be said of most processes of a recording, as the first one said it."""
-    notes = [note for process in processes for note in account(benchmark, process, plan)]
-    slugs = [note.slug for note in notes]
-    return tuple(
-        note
-        for index, note in enumerate(notes)
-        if slugs.index(note.slug) == index and 2 * slugs.count(note.slug) > len(processes)
-    )
-
-
-def account(benchmark: str, process: Process, plan: RecordConfig) -> tuple[Note, ...]:
-    """Return what must be said of one process's recording; CollectError where it holds nothing.
-
-    Too few samples: the note `too-short` says how many seconds would give enough.
-    """
-    cpu_ns = sum(each.cpu_ns for each in process.rounds)
-    wall_ns = sum(each.wall_ns for each in process.rounds)
-    cpu_s, wall_s = cpu_ns / 1e9, wall_ns / 1e9
-    if process.kept == 0 and process.expected >= MIN_SAMPLES:
-        raise CollectError(
-            f"{benchmark}: no sample in {cpu_s:.2f} s of CPU time,"
-            f" {process.expected} were expected",
-            "run `ci-flame doctor`; the collector started but saw nothing of this process",
-        )
-    notes = []
-    share = cpu_s / wall_s if wall_s else 0.0
-    delay_ns = min(wall_ns, sum(each.run_delay_ns for each in process.rounds))
-    if 2 * delay_ns > wall_ns:
-        notes.append(
-            Note(
-                "starved",
-                f"waited for a CPU in {100 * delay_ns / wall_ns:.0f} % of {wall_s:.1f} s:"
-                " other programs are using this machine",
-                benchmark,
+def must_have_samples(benchmark: str, processes: Sequence[Process]) -> None:
+    """Raise CollectError where a process used the CPU and the collector saw nothing of it."""
+    for process in processes:
+        if process.kept == 0 and process.expected >= MIN_EXPECTED:
+            cpu_s = sum(each.cpu_ns for each in process.rounds) / 1e9
+            raise CollectError(
+                f"{benchmark}: no sample in {cpu_s:.2f} s of CPU time,"
+                f" {process.expected} were expected",
+                "run `ci-flame doctor`; the collector started but saw nothing of this process",
             )
-        )
-    elif 10 * cpu_ns < wall_ns - delay_ns:  # under a tenth
-        notes.append(
-            Note(
-                "waits",
-                f"on the CPU for only {100 * share:.2g} % of {wall_s:.1f} s:"
-                " its waiting is not judged",
-                benchmark,
-            )
-        )
-    if process.kept < MIN_SAMPLES:
-        per_second = plan.frequency_hz * min(1.0, share)
-        needed = MIN_SAMPLES / per_second if per_second else 0.0
-        cure = (
-            f"it needs about --flame-seconds {_seconds(needed)}"
-            if needed and needed <= 600  # noqa: PLR2004 - what the flag allows
-            else "it uses too little CPU time to be profiled"
-        )
-        notes.append(
-            Note(
-                "too-short",
-                f"too short to sample: {process.kept} samples in {cpu_s:.3g} s of CPU time,"
-                f" {MIN_SAMPLES} are the least; {cure}",
-                benchmark,
-            )
-        )
-    if not process.settled:
-        notes.append(
-            Note(
-                "warming",
-                f"still getting faster after {process.warm_up_ns / 1e9:.2g} s of warm-up",
-                benchmark,
-            )
-        )
-    return tuple(notes)
-
-
-def _seconds(value: float) -> str:
-    """Round up to a figure that a person would type."""
-    if value <= 1:
-        return f"{max(0.1, -(-value * 10 // 1) / 10):g}"
-    return f"{-(-value // 1):.0f}"

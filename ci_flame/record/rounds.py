@@ -9,22 +9,20 @@ collector sees which round it is in by the phase, a word that `Window` stores.
 
 import gc
 import math
-import os
-import resource
 import statistics
 import sys
-import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import repeat as times
 from typing import Final, Protocol, Self
 
 from ci_flame.collect import PHASE_NONE
-from ci_flame.config import RecordConfig
+from ci_flame.config import BUSY, RecordConfig
 from ci_flame.errors import UsageError
-from ci_flame.profile import Round
+from ci_flame.profile import Mode, Round
 from ci_flame.record import reference
+from ci_flame.record.clocks import Clocks, cpus, leave_out_busy, lost_ns
 
 MIN_ROUNDS: Final = 3
 """Even where few fill the time: the judge takes medians over rounds."""
@@ -42,9 +40,9 @@ WARM_UP_TOLERANCE: Final = 0.02
 """A block this much faster than the one before it is still warming up: between the noise of
 a median of five rounds against the reference (about 1 %) and what a cache or an adaptive
 interpreter still gains (5 % and more)."""
-DELAY_LIMIT: Final = 0.25
-"""Share of a round's wall time spent waiting for a CPU from which the round is left out:
-whoever had the CPU has also emptied its caches."""
+BUSY_FACTOR: Final = 3
+"""Rounds that were left out are made up for, until all windows took this many times the seconds
+(the waiting for a CPU left out): a machine that is never quiet must not hang us."""
 _EMPTY_WINDOWS: Final = 51
 _LEAD_IN_FROM: Final = 10
 """Iterations in a round from which one more runs before the window, to refill the caches
@@ -56,46 +54,6 @@ class Phased(Protocol):
 
     def set_phase(self, phase: int) -> None:
         """Switch the window: one store."""
-
-
-def children_cpu_ns() -> int:
-    """Return the CPU time of all waited-for child processes."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return round((usage.ru_utime + usage.ru_stime) * 1e9)
-
-
-def run_delay_ns() -> int:
-    """Return how long all threads of this process were runnable but waited for a CPU.
-
-    0 where the kernel does not tell (`CONFIG_SCHED_INFO` off).
-    """
-    try:
-        # One file per thread: /proc/self/schedstat tells of the main thread only.
-        tasks = os.listdir("/proc/self/task")  # noqa: PTH208 - twice per round
-    except OSError:
-        return 0
-    return sum(map(_delay_of_thread, tasks))
-
-
-def _delay_of_thread(task: str) -> int:
-    """Return the same of one thread; 0 where it has just ended: the others' must still count."""
-    try:
-        with open(f"/proc/self/task/{task}/schedstat", "rb") as file:  # noqa: PTH123
-            return int(file.read().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """Where the time comes from; tests bring their own."""
-
-    cpu_ns: Callable[[], int] = time.process_time_ns
-    """Of this process, all its threads."""
-    children_ns: Callable[[], int] = children_cpu_ns
-    wall_ns: Callable[[], int] = time.perf_counter_ns
-    run_delay_ns: Callable[[], int] = run_delay_ns
-    references: Callable[[], Mapping[str, tuple[int, ...]]] = reference.measure
 
 
 class Window:
@@ -415,17 +373,23 @@ def _steps(
 
     rounds: list[Round] = []
     elapsed_in_all_ns = 0
-    while not _enough(rounds, plan.seconds, elapsed_in_all_ns):
+    cores = cpus()
+    while not _enough(rounds, plan, elapsed_in_all_ns):
         window.reset(first_phase + len(rounds))
-        delay = clocks.run_delay_ns()
+        stolen, delay = clocks.steal_ns(), clocks.run_delay_ns()
         elapsed_ns = yield from _timed(iterations, clocks)
         delay = max(0, clocks.run_delay_ns() - delay)
+        stolen = max(0, clocks.steal_ns() - stolen)
         elapsed_in_all_ns += elapsed_ns
         if elapsed_ns > window.wall_ns:  # the waiting of set-ups is not the window's
             delay = round(delay * window.wall_ns / elapsed_ns)
-        rounds.append(Round(iterations, window.cpu_ns, window.wall_ns, delay, clocks.references()))
+            stolen = round(stolen * window.wall_ns / elapsed_ns)
+        made = Round(
+            iterations, window.cpu_ns, window.wall_ns, delay, clocks.references(), steal_ns=stolen
+        )
+        rounds.append(leave_out_busy(made, BUSY if plan.busy is None else plan.busy, cores))
     window.reset(PHASE_NONE)
-    return Driven(drop_delayed(rounds), first_phase, warm_up_cpu_ns, settled)
+    return Driven(tuple(rounds), first_phase, warm_up_cpu_ns, settled)
 
 
 def _timed(iterations: int, clocks: Clocks) -> Generator[int, None, int]:
@@ -441,15 +405,28 @@ def _per_round(target_ns: float, iteration_ns: float, elapsed_ns: float) -> int:
     return max(1, round(min(fill, SETUP_FACTOR * target_ns / max(elapsed_ns, 1e-3))))
 
 
-def _enough(rounds: Sequence[Round], seconds: float, elapsed_ns: int) -> bool:
-    """Tell whether the rounds fill the seconds, by CPU time or by patience."""
-    asked = seconds * 1e9
+def _enough(rounds: Sequence[Round], plan: RecordConfig, elapsed_ns: int) -> bool:
+    """Tell whether the rounds that count fill the seconds, or patience is at its end.
+
+    The seconds are CPU time; where waiting is recorded, they are wall time.
+    """
+    asked = plan.seconds * 1e9
     if elapsed_ns >= PATIENCE_FACTOR * asked:
         return True
     if len(rounds) < MIN_ROUNDS:
         return False
-    own_ns = sum(max(0, each.wall_ns - each.run_delay_ns) for each in rounds)
-    return sum(each.cpu_ns for each in rounds) >= asked or own_ns >= WALL_FACTOR * asked
+    cores = cpus()
+    longest = 1 if Mode.OFF_CPU in plan.modes else WALL_FACTOR
+    counted = [each for each in rounds if not each.dropped]
+    full = (
+        sum(each.cpu_ns for each in counted) >= asked or _own_ns(counted, cores) >= longest * asked
+    )
+    return (full and len(counted) >= MIN_ROUNDS) or _own_ns(rounds, cores) >= BUSY_FACTOR * asked
+
+
+def _own_ns(rounds: Sequence[Round], cores: int) -> int:
+    """Return the wall time of the windows, without what others had of it."""
+    return sum(max(0, each.wall_ns - lost_ns(each, cores)) for each in rounds)
 
 
 def has_settled(costs: Sequence[float]) -> bool:
@@ -472,23 +449,3 @@ def _still_falling(costs: Sequence[float]) -> bool:
     half = len(costs) // 2
     fall = statistics.median(costs[:half]) - statistics.median(costs[half:])
     return fall >= WARM_UP_TOLERANCE
-
-
-def drop_delayed(rounds: Sequence[Round]) -> tuple[Round, ...]:
-    """Mark the rounds that waited long for a CPU, never by their cost.
-
-    Where more than half of them did, the machine is like that and all of them count.
-    """
-
-    def share(each: Round) -> float:
-        return each.run_delay_ns / each.wall_ns if each.wall_ns else 0.0
-
-    delayed = [share(each) > DELAY_LIMIT for each in rounds]
-    if sum(delayed) * 2 > len(rounds):
-        return tuple(rounds)
-    return tuple(
-        replace(each, dropped=f"waited {100 * share(each):.0f} % of its time for a CPU")
-        if late
-        else each
-        for each, late in zip(rounds, delayed, strict=True)
-    )

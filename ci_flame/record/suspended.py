@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Final, Self
 
 from ci_flame.errors import CollectError
 from ci_flame.record import layout
+from ci_flame.record.clocks import steal_ns
 
 if TYPE_CHECKING:
     from ci_flame.record.command import Side
@@ -36,6 +37,7 @@ class Clocks:
     cpu_ns: int
     wall_ns: int
     run_delay_ns: int
+    steal_ns: int = 0
 
 
 class Suspended:
@@ -91,19 +93,21 @@ class Suspended:
         if self._side.interpreter.python:
             given[layout.PADDING_VARIABLE] = layout.padding()
         pairs = (f"{key}={value}" for key, value in given.items())
+        stolen = steal_ns()
         start = time.monotonic_ns()
         go, self._go = self._go, -1
         with suppress(BrokenPipeError), os.fdopen(go, "wb") as stream:
             stream.write(b"\0".join([b"go", *map(os.fsencode, pairs)]))
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         wall_ns = time.monotonic_ns() - start
+        stolen = max(0, steal_ns() - stolen)
         _, delay = _scheduled(self.pid)
         _, status, usage = os.wait4(self.pid, 0)
         self._child.returncode = os.waitstatus_to_exitcode(status)
         self._reader.join(1.0)
         self._must_have_succeeded()
         cpu_ns = round((usage.ru_utime + usage.ru_stime) * 1e9) - launcher_ns
-        return Clocks(max(cpu_ns, 0), wall_ns, max(delay - launcher_delay, 0))
+        return Clocks(max(cpu_ns, 0), wall_ns, max(delay - launcher_delay, 0), stolen)
 
     def _must_have_succeeded(self) -> None:
         code = self._child.returncode

@@ -1,0 +1,200 @@
+"""Stage 5, pure: what a reader must know beside the findings: doubt, blindness, circumstances."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from ci_flame import noise
+from ci_flame.diff import BenchmarkDiff, Columns, change, visible_at
+from ci_flame.judge.asked import Answer
+from ci_flame.judge.family import Unit
+from ci_flame.policy import Rule
+from ci_flame.profile import TOTAL
+from ci_flame.verdict import Note, Outcome, duration, percent
+
+LEAST_SAMPLES: Final = 200
+"""A side; with fewer, a function of 5 % has not ten samples."""
+LEAST_WAITS: Final = 10
+"""On the side that waits more; waits are timed, not sampled, so that few say more."""
+LEAST_WAITING: Final = 0.01
+"""Of the wall time; less waiting is nobody's problem."""
+SHOWN_NOTES: Final = 3
+
+
+def unjudged(diff: BenchmarkDiff) -> tuple[Note, Outcome] | None:
+    """Return why growth is not judged, and what that makes of the benchmark; None: it is judged."""
+    columns = diff.columns
+    if columns is None:
+        which = " and ".join(
+            name
+            for name, count in (("before", diff.processes_before), ("after", diff.processes_after))
+            if not count
+        )
+        slug = "busy" if diff.busy else "too-short"
+        told = f"nothing to judge {which}: {diff.busy or 'no samples'}"
+        return Note(slug, told, diff.benchmark), Outcome.INCONCLUSIVE
+    if columns.waiting:
+        return _hardly_waits(diff, columns)
+    sides = columns.evidence.sides
+    counts = [float(side.total.sum()) for side in sides]
+    if min(counts) >= LEAST_SAMPLES:
+        return None
+    if diff.waits_instead:
+        told = (
+            f"hardly uses the CPU ({counts[0]:.0f} samples before and {counts[1]:.0f} after, at"
+            f" least {LEAST_SAMPLES} are needed): only its waiting is judged"
+        )
+        return Note("waits", told, diff.benchmark), Outcome.PASS
+    side = sides[int(np.argmin(counts))]
+    needed = side.seconds * LEAST_SAMPLES / max(min(counts), 1.0)
+    why = f"{diff.busy}; what is left is " if diff.busy else ""
+    return Note(
+        "busy" if diff.busy else "too-short",
+        f"{why}too short to judge: {counts[0]:.0f} samples before and {counts[1]:.0f} after, at"
+        f" least {LEAST_SAMPLES} on each side are needed; that is {duration(needed * 1e9)} of the"
+        f" benchmark on each side, {duration(side.seconds * 1e9)} were recorded",
+        diff.benchmark,
+    ), Outcome.INCONCLUSIVE
+
+
+def _hardly_waits(diff: BenchmarkDiff, columns: Columns) -> tuple[Note, Outcome] | None:
+    """Return the same of waiting: too little of it to matter, or too few waits to judge."""
+    sides = columns.evidence.sides
+    walls = [side.waiting.wall_ns if side.waiting else 0.0 for side in sides]
+    waited = [float(columns.estimates.before[0]), float(columns.estimates.after[0])]
+    parts = [ns / wall if wall else 0.0 for ns, wall in zip(waited, walls, strict=True)]
+    if max(parts) < LEAST_WAITING:
+        told = (
+            f"waited for {percent(parts[0])} % of its time before and {percent(parts[1])} % after:"
+            f" waiting is judged from {LEAST_WAITING * 100:.0f} % on"
+        )
+        return Note("no-waits", told, diff.benchmark), Outcome.PASS
+    side = sides[0 if parts[0] >= parts[1] else 1]
+    if side.waits >= LEAST_WAITS:
+        return None
+    told = (
+        f"too few waits to judge: {sides[0].waits} before and {sides[1].waits} after, at least"
+        f" {LEAST_WAITS} are needed; record longer than {duration(side.seconds * 1e9)}"
+    )
+    return Note("too-short", told, diff.benchmark), Outcome.INCONCLUSIVE
+
+
+def not_certain(
+    unsure: Sequence[tuple[Unit, Rule, Answer]], diff: BenchmarkDiff, columns: Columns
+) -> list[Note]:
+    """Return notes on growth that is probably past its limit, largest first, deepest only."""
+    by_frame: dict[str, tuple[Unit, Rule, Answer]] = {}
+    for each in sorted(unsure, key=lambda one: (-one[0].depth, str(one[0].frame))):
+        by_frame.setdefault(str(each[0].frame), each)
+    chosen = sorted(
+        by_frame.values(),
+        key=lambda each: (
+            -(each[0].entry(each[0].estimates.after) - each[0].entry(each[0].estimates.before))
+        ),
+    )
+    notes = []
+    seconds = min(side.seconds for side in columns.evidence.sides)
+    for unit, rule, answer in chosen[:SHOWN_NOTES]:
+        found = change(unit.estimates, unit.row)
+        factor = _more(unit, rule, answer)
+        cure = (
+            f"about {duration(seconds * factor * 1e9)} a side, in more processes, would settle it"
+            if factor <= 100  # noqa: PLR2004 - nobody records that long
+            else "it is too close to the limit to be settled by recording longer"
+        )
+        name = "the benchmark itself" if unit.frame == TOTAL else str(unit.frame)
+        grew = f"grew by {percent(found.growth)} %" if found.before_ns else "is new"
+        if answer.certainty < rule.certainty:
+            doubt = f"that is only {np.floor(answer.certainty * 100):.0f} % certain"
+        else:
+            doubt = (
+                "noise can still do that in one build of many"
+                if answer.agreed
+                else "only as a share of the benchmark: something else may have shrunk"
+            )
+        notes.append(
+            Note(
+                "not-certain",
+                f"{name} probably {grew}, limit {answer.limit}, but {doubt}; {cure}",
+                diff.benchmark,
+            )
+        )
+    if len(chosen) > SHOWN_NOTES:
+        rest = len(chosen) - SHOWN_NOTES
+        notes.append(
+            Note("not-certain", f"{rest} more may have grown past their limit", diff.benchmark)
+        )
+    return notes
+
+
+def _more(unit: Unit, rule: Rule, answer: Answer) -> float:
+    """Return how many times as long a recording would be sure, if the estimate is right."""
+    degrees = unit.entry(unit.estimates.degrees)
+    error = unit.entry(unit.estimates.standard_error)
+    needed = float(noise.critical(degrees, unit.level / unit.tests)) + 0.84  # 80 % power
+    factor = (needed / max(abs(unit.entry(unit.estimates.t)), 1e-3)) ** 2
+    if np.isfinite(answer.margin):
+        asked = float(noise.quantile(degrees, rule.certainty)) + 0.84
+        factor = max(factor, (asked * error / max(answer.margin, 1e-9)) ** 2)
+    return max(factor, 1.1)
+
+
+def circumstances(diff: BenchmarkDiff, columns: Columns) -> list[Note]:
+    """Return notes on what weakens this comparison."""
+    notes = []
+    if diff.anchor == "shares":
+        # Imported files may hold nothing but shares; then no clock has moved.
+        moved = columns.clock.raw_shift
+        told = f" (CPU time per iteration moved by {np.expm1(moved) * 100:+.0f} %)" if moved else ""
+        notes.append(
+            Note(
+                "shares-only",
+                "no reference work and no broad mix of functions: only shares of the benchmark"
+                " were compared, uniform growth cannot be seen, and the machine's speed is"
+                f" unknown{told}",
+                diff.benchmark,
+            )
+        )
+    elif diff.anchor == "functions":
+        notes.append(
+            Note(
+                "no-references",
+                "no reference work: the machine's speed was taken from the functions themselves,"
+                " so growth of most of them together cannot be seen",
+                diff.benchmark,
+            )
+        )
+    if min(diff.processes_before, diff.processes_after) == 1:
+        both = diff.processes_before == diff.processes_after
+        spread = noise.UNSEEN_WAIT_SPREAD if columns.waiting else noise.UNSEEN_SPREAD
+        assumed = f"; {spread * 100:.0f} % was assumed instead" if both else ""
+        notes.append(
+            Note(
+                "one-process",
+                "one process on a side: how much processes differ (memory layout, hash seed,"
+                f" the machine's mood) was not measured there{assumed}",
+                diff.benchmark,
+            )
+        )
+    return notes
+
+
+def blind_to(
+    columns: Columns, level: float, seen: float | None, benchmark: str, rules: Sequence[Rule]
+) -> Note:
+    """Return what a PASS could not have seen."""
+    if not rules:
+        return Note("blind", "no rule limits growth here", benchmark)
+    large = "any growth" if seen is None else f"growth under {percent(seen)} %"
+    if columns.waiting:
+        told = f"blind to {large} of waits that are 5 % of the waiting or more"
+        return Note("blind", told, benchmark)
+    small = visible_at(columns, 0.01, level)
+    tiny = f"under {percent(small)} %" if small < 9.0 else "of any size"  # noqa: PLR2004
+    return Note(
+        "blind",
+        f"blind to {large} of own cost in functions of 5 % of the benchmark or more, and to"
+        f" growth {tiny} in one of 1 %",
+        benchmark,
+    )

@@ -1,0 +1,356 @@
+"""Rules about figures that are not stacks, and the limit on the collector's own cost."""
+
+from dataclasses import replace
+
+import pytest
+from synthetic import SHOP, synthetic_measurement
+
+from ci_flame import config
+from ci_flame.config import terms
+from ci_flame.config.terms import Terms
+from ci_flame.diff import diff_benchmark
+from ci_flame.diff.figures import figures
+from ci_flame.errors import PolicyError, UsageError
+from ci_flame.judge import judge_alone, judge_benchmark
+from ci_flame.policy import Limit, Policy, Rule, Severity
+from ci_flame.profile import Histogram, Mode
+from ci_flame.verdict import Note, Outcome
+
+P99 = "run_queue.p99_ms"
+
+
+def measured(values, name=P99, seed=1, **metrics):
+    """Return a benchmark whose processes have these values of one metric."""
+    made = synthetic_measurement(SHOP, seed=seed, processes=len(values))
+    others = {key.replace("__", "."): value for key, value in metrics.items()}
+    return replace(
+        made,
+        processes=tuple(
+            replace(process, metrics={name: value, **others} if value is not None else others)
+            for process, value in zip(made.processes, values, strict=True)
+        ),
+    )
+
+
+def policy(**rule):
+    return Policy(rules=(Rule(metric=rule.pop("metric", P99), place="ci-flame.yml:3", **rule),))
+
+
+def judged(before, after, given, family=1):
+    return judge_benchmark(
+        diff_benchmark(measured(before), measured(after, seed=2), Mode.ON_CPU),
+        given,
+        family=family,
+    )
+
+
+def texts(got, slug):
+    return [note.text for note in got.notes if note.slug == slug]
+
+
+# -- max ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("after", "outcome"),
+    [
+        ([1, 1, 5.0, 9, 9], Outcome.PASS),  # the median is the limit
+        ([1, 1, 5.001, 9, 9], Outcome.FAIL),
+        ([90, 1, 1, 1, 1], Outcome.PASS),  # one process is not the benchmark
+    ],
+)
+def test_max_has_two_sides_and_reads_the_median(after, outcome):
+    assert judged([1] * 5, after, policy(maximum=5.0)).outcome is outcome
+
+
+def test_the_sentence_has_value_unit_and_limit():
+    got = judged([1] * 5, [5.0001, 5.0001, 5.0001, 9, 9], policy(maximum=5.0))
+    (finding,) = got.findings
+
+    assert str(finding) == (
+        "tests/bench_shop.py::test_checkout: run_queue.p99_ms is 5.0001 ms"
+        " (median of 5 processes); limit 5 ms."
+    )
+    assert finding.rule.place == "ci-flame.yml:3"
+
+
+def test_a_warning_warns():
+    got = judged([1] * 5, [6] * 5, policy(maximum=5.0, severity=Severity.WARN))
+
+    assert got.outcome is Outcome.WARN
+
+
+def test_max_needs_no_baseline():
+    got = judge_alone(
+        measured([6.0] * 3), Mode.ON_CPU, policy(maximum=5.0), Note("no-baseline", "none")
+    )
+
+    assert got.outcome is Outcome.FAIL
+    assert "run_queue.p99_ms is 6 ms (median of 3 processes)" in str(got.findings[0])
+
+
+def test_growth_without_a_baseline_is_no_finding():
+    got = judge_alone(
+        measured([6.0] * 3),
+        Mode.ON_CPU,
+        policy(max_growth=Limit(share=0.1)),
+        Note("no-baseline", "none"),
+    )
+
+    assert got.outcome is Outcome.NO_BASELINE
+
+
+def test_a_glob_reads_every_device():
+    before = measured([1.0] * 3, "block_io.vda.write.p99_ms")
+    after = measured(
+        [7.0] * 3, "block_io.vda.write.p99_ms", block_io__vdb__read__p99_ms=8.0, run_queue__x=99.0
+    )
+    given = policy(metric="block_io.*.p99_ms", maximum=5.0)
+    got = judge_benchmark(diff_benchmark(before, after, Mode.ON_CPU), given, family=1)
+
+    assert [each.figure.name for each in got.findings] == [
+        "block_io.vda.write.p99_ms",
+        "block_io.vdb.read.p99_ms",
+    ]
+
+
+def test_a_rule_is_about_its_benchmarks():
+    given = policy(maximum=5.0, benchmarks=("other*",))
+
+    assert judged([1] * 5, [9] * 5, given).outcome is Outcome.PASS
+
+
+# -- growth ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("after", "outcome"),
+    [
+        ([1.5, 1.5, 1.5, 1.5, 1.5], Outcome.PASS),  # exactly the limit
+        ([2.1, 2.0, 2.2, 2.05, 2.1], Outcome.FAIL),
+        ([0.2] * 5, Outcome.PASS),
+    ],
+)
+def test_growth_has_two_sides(after, outcome):
+    before = [1.0, 1.02, 0.98, 1.0, 1.01]
+    got = judged(before, after, policy(max_growth=Limit(share=0.5)))
+
+    assert got.outcome is outcome
+    if outcome is Outcome.FAIL:
+        assert "run_queue.p99_ms grew by 110 %, 1 ms -> 2.1 ms (medians of 5 + 5 processes)" in str(
+            got.findings[0]
+        )
+
+
+def test_growth_within_the_spread_is_only_said():
+    got = judged([1, 9, 2, 5, 3], [4, 2, 12, 7, 5], policy(max_growth=Limit(share=0.1)))
+
+    assert got.outcome is Outcome.PASS
+    (text,) = texts(got, "not-certain")
+    assert text.startswith("run_queue.p99_ms went from 3 ms to 5 ms")
+
+
+@pytest.mark.parametrize(("processes", "outcome"), [(2, Outcome.INCONCLUSIVE), (3, Outcome.FAIL)])
+def test_few_processes_are_inconclusive(processes, outcome):
+    got = judged([1.0] * processes, [9.0] * processes, policy(max_growth=Limit(share=0.5)))
+
+    assert got.outcome is outcome
+
+
+def test_from_nothing_has_no_percentage():
+    got = judged([0.0] * 5, [3.0] * 5, policy(max_growth=Limit(share=0.5)))
+
+    assert "went from 0 ms to 3 ms (medians of 5 + 5 processes)" in str(got.findings[0])
+
+
+# -- what was not recorded --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("severity", "outcome"),
+    [(Severity.FAIL, Outcome.INCONCLUSIVE), (Severity.WARN, Outcome.WARN)],
+)
+def test_a_metric_that_was_not_recorded_is_said(severity, outcome):
+    given = policy(metric="block_io.p99_ms", maximum=5.0, severity=severity)
+    got = judged([1] * 5, [1] * 5, given)
+
+    assert got.outcome is outcome
+    (text,) = texts(got, "metric-missing")
+    assert text.startswith("block_io.p99_ms was not recorded, so that the rule ci-flame.yml:3")
+
+
+def test_a_metric_that_the_baseline_lacks_cannot_have_grown():
+    got = judged([None] * 5, [1] * 5, policy(max_growth=Limit(share=0.5)))
+
+    assert got.outcome is Outcome.INCONCLUSIVE
+    assert "the baseline did not record it" in texts(got, "metric-missing")[0]
+
+
+# -- the collector's own cost -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cost", "outcome"), [(6.0, Outcome.PASS), (6.01, Outcome.INCONCLUSIVE)])
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_dear_collector_is_not_believed(cost, outcome, side):
+    costs = {"before": 1.0, "after": 1.0} | {side: cost}
+    before = measured([costs["before"]] * 5, "collector.percent")
+    after = measured([costs["after"]] * 5, "collector.percent", seed=2)
+    got = judge_benchmark(diff_benchmark(before, after, Mode.ON_CPU), Policy(), family=1)
+
+    assert got.outcome is outcome
+    if outcome is Outcome.INCONCLUSIVE:
+        (text,) = texts(got, "overhead")
+        assert text.startswith(
+            "the collector took 6.01 % of a CPU while the benchmark ran, limit 6 %"
+        )
+
+
+def test_growth_beside_a_dear_collector_is_no_failure():
+    dear = measured([9.0] * 5, "collector.percent", seed=2)
+    slow = synthetic_measurement({name: ns * 2 for name, ns in SHOP.items()}, seed=3)
+    after = replace(
+        slow,
+        processes=tuple(
+            replace(one, metrics=other.metrics)
+            for one, other in zip(slow.processes, dear.processes, strict=True)
+        ),
+    )
+    got = judge_benchmark(
+        diff_benchmark(synthetic_measurement(SHOP), after, Mode.ON_CPU), Policy(), family=1
+    )
+
+    assert got.outcome is Outcome.INCONCLUSIVE
+    assert got.findings == ()
+
+
+def test_a_new_benchmark_under_a_dear_collector_is_inconclusive():
+    dear = measured([9.0] * 5, "collector.percent")
+    got = judge_alone(dear, Mode.ON_CPU, Policy(), Note("no-baseline", "none"))
+
+    assert got.outcome is Outcome.INCONCLUSIVE
+
+
+def test_the_limit_is_the_policy_s():
+    dear = measured([9.0] * 5, "collector.percent")
+    diff = diff_benchmark(dear, dear, Mode.ON_CPU)
+
+    assert judge_benchmark(diff, Policy(max_overhead=0.09), family=1).outcome is Outcome.PASS
+
+
+def test_programs_are_told_like_bpftop():
+    runs = {"collector__bpf__on_cpu__ns": 30e6, "collector__bpf__on_cpu__runs": 10_000.0}
+    made = measured([1.0] * 2, "collector.bpf.off_cpu.ns", **runs)
+    seconds = sum(each.wall_ns for process in made.processes for each in process.rounds) / 1e9
+    first, second = figures(None, made).programs
+
+    assert (first.name, second.name) == ("on_cpu", "off_cpu")
+    assert first.events_per_second == pytest.approx(20_000 / seconds)
+    assert first.average_ns == pytest.approx(3_000)
+    assert first.percent == pytest.approx(100 * 0.06 / seconds)
+    assert second.average_ns == 0  # no runs were told
+
+
+def test_histograms_of_processes_add_up():
+    made = measured([1.0, 2.0])
+    made = replace(
+        made,
+        processes=tuple(
+            replace(each, histograms={"run_queue": Histogram({3: 2, 9: 1})})
+            for each in made.processes
+        ),
+    )
+
+    before, after = figures(None, made).histograms["run_queue"]
+    assert (before.count, dict(after.counts)) == (0, {3: 4, 9: 2})
+
+
+# -- the policy's words -----------------------------------------------------------------
+
+
+def read(text):
+    return config.parse_policy(f"version: 1\n{text}".encode(), "ci-flame.yml").policy
+
+
+def test_reads_metric_rules_and_the_overhead():
+    made = read(
+        "overhead: {max: 4%}\n"
+        "rules:\n"
+        "  - {metric: run_queue.p99_ms, max: 5ms, severity: warn}\n"
+        "  - {metric: 'block_io.*.p99_ms', max_growth: 50%, benchmarks: 'bench*'}\n"
+        "  - {metric: steal.percent, max: 2.5 %}\n"
+        "  - {metric: 'bpftrace.switches.@[python3]', max: 1000}\n"
+    )
+
+    assert made.max_overhead == 0.04
+    assert [(rule.metric, rule.maximum, rule.max_growth) for rule in made.rules] == [
+        ("run_queue.p99_ms", 5.0, None),
+        ("block_io.*.p99_ms", None, Limit(share=0.5)),
+        ("steal.percent", 2.5, None),
+        ("bpftrace.switches.@[python3]", 1000.0, None),
+    ]
+    assert made.rules[0].severity is Severity.WARN
+    assert made.rules[1].benchmarks == ("bench*",)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("max: 5", "max limits a metric, and the rule names none"),
+        ("metric: run_queue.p99_ms", "the rule limits nothing"),
+        ("metric: runqueue.p99_ms\n    max: 5", 'did you mean "run_queue"'),
+        ("metric: run_queue\n    max: 5", '"run_queue" is no metric'),
+        ("metric: run_queue.p99_ms\n    max: 5s", '"5s" is not a number'),
+        ("metric: run_queue.p99_ms\n    max: -5", '"-5" is not a number'),
+        ("metric: run_queue.p99_ms\n    max_growth: 5ms", "max_growth of a metric is a share"),
+        ("metric: run_queue.p99_ms\n    max: 5\n    frames: '*'", "frames has no meaning with"),
+        ("metric: run_queue.p99_ms\n    max: 5\n    mode: off-cpu", "mode has no meaning with"),
+        ("metric: run_queue.p99_ms\n    max: 5\n    budget: 5%", "budget has no meaning with"),
+    ],
+)
+def test_wrong_words_are_refused_by_name(rule, said):
+    with pytest.raises(PolicyError, match=r"ci-flame\.yml:") as refused:
+        read(f"rules:\n  - {rule}\n")
+
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["overhead: {}\n", "overhead: {max: 6}\n", "overhead: 6%\n"])
+def test_an_overhead_without_a_share_is_refused(text):
+    with pytest.raises(PolicyError):
+        read(text)
+
+
+def test_a_report_keeps_metric_rules_and_the_overhead():
+    made = read(
+        "overhead: {max: 4.5%}\n"
+        "rules:\n"
+        "  - {metric: run_queue.p99_ms, max: 0.0005, certainty: 90%}\n"
+        "  - {metric: steal.percent, max_growth: 50%, severity: warn}\n"
+        "  - {frames: '*', mode: off-cpu, max_growth: 10%}\n"
+    )
+
+    assert terms.decode(terms.encode(Terms(made)), "policy.json").policy == made
+
+
+def test_a_marker_leaves_metric_rules_alone():
+    made = read("rules:\n  - {metric: run_queue.p99_ms, max: 5}\n  - {max_growth: 10%}\n")
+    own = config.marker_rules(made, {"max_growth": "3%", "frames": "shop:*"}, "t")
+
+    assert [(rule.metric, rule.max_growth) for rule in own.rules] == [
+        ("", Limit(share=0.03)),
+        (P99, None),
+    ]
+
+
+def test_a_marker_s_own_cost_is_not_of_waiting():
+    own = config.marker_rules(Policy(), {"self_only": True}, "t")
+
+    assert [(rule.mode, rule.self_only) for rule in own.rules] == [
+        ("on-cpu", True),
+        ("off-cpu", False),
+    ]
+
+
+def test_markers_know_no_metrics():
+    with pytest.raises(UsageError, match="unknown field"):
+        config.marker_rules(Policy(), {"metric": P99}, "t")
