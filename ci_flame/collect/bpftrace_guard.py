@@ -1,0 +1,85 @@
+"""Stage 1, edge: a program of bpftrace that cannot outlive whoever wanted it.
+
+    python -I bpftrace_guard.py SECONDS COMMAND…      (as root, or by sudo)
+
+It runs until its standard input ends, because the owner closed it or died, also by `kill -9`.
+Then the program is asked to print its maps (SIGINT) and, SECONDS later, killed. Nothing is
+imported from ci_flame: this file may run as root.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+POLL_SECONDS = 0.05
+KILLED = 137
+TRACEFS = "/sys/kernel/tracing"
+"""Where the kernel describes its tracepoints; containers and small systems do not mount it."""
+MOUNT = (
+    f'[ -d {TRACEFS}/events ] || mount -t tracefs tracefs {TRACEFS} 2>/dev/null; exec "$@"'
+)  # fmt: skip
+
+
+def has_tracefs() -> bool:
+    """Tell whether tracepoints can be found as the system is."""
+    return any(os.path.isdir(f"{each}/events") for each in (TRACEFS, "/sys/kernel/debug/tracing"))  # noqa: PTH112 - stdlib only, as light as may be
+
+
+def main(words: list[str]) -> int:
+    """Run the command and return its exit code, 137 if it had to be killed."""
+    seconds, command = float(words[0]), words[1:]
+    if not has_tracefs():
+        # In a mount namespace of its own: the machine stays as it is.
+        command = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", *command]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        preexec_fn=_as_usual,  # noqa: PLW1509 - there are no threads here
+    )
+    while child.poll() is None:
+        ready, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
+        if ready and not os.read(sys.stdin.fileno(), 64):
+            return _end(child, seconds)
+    return _code(child.returncode)
+
+
+def _as_usual() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _end(child: "subprocess.Popen[bytes]", seconds: float) -> int:
+    deadline = time.monotonic() + seconds
+    while child.poll() is None and time.monotonic() < deadline:
+        # Again and again: while bpftrace starts it does not listen yet.
+        _signal(child.pid, signal.SIGINT)
+        try:
+            child.wait(max(0.1, min(2.0, deadline - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            continue
+    if child.poll() is None:
+        _signal(child.pid, signal.SIGKILL)
+        child.wait()
+        return KILLED
+    return _code(child.returncode)
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except OSError:
+        return
+
+
+def _code(code: int) -> int:
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
