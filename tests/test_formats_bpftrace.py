@@ -131,7 +131,7 @@ def test_values_of_each_kind():
         ),
         pytest.param(
             "@[\n\t7f13471ac24a f+122 (/usr/lib/x y/libc.so.6)\n]: 2\n",
-            "native:libc.so.6:f", id="perf mode with a library",
+            "native:libc:f", id="perf mode with a library",
         ),
         pytest.param(
             "@[\n\tffffffff816a4d8c vfs_read+60 ([ext4])\n]: 2\n", "kernel:vfs_read",

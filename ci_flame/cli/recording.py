@@ -29,7 +29,7 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--policy", metavar="FILE", help="Policy file; default: ci-flame.yml above."),
         click.option("--name", help="Name of the benchmark; default: the command itself."),
         click.option("--repeat", metavar="N", help="Processes per benchmark; default 5."),
-        click.option("--collector", help="auto, ebpf, perf, py-spy or replay; default auto."),
+        click.option("--collector", help="auto (default), ebpf, perf, py-spy, bpftrace, replay."),
         click.option(
             "--mode",
             metavar="MODE",

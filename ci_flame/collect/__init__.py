@@ -107,6 +107,7 @@ class Collector(Protocol):
 
 
 # The collectors import the types above.
+from ci_flame.collect.bpftrace import BpftraceCollector  # noqa: E402
 from ci_flame.collect.ebpf import EbpfCollector  # noqa: E402
 from ci_flame.collect.perf import PerfCollector  # noqa: E402
 from ci_flame.collect.py_spy import PySpyCollector  # noqa: E402
@@ -117,10 +118,11 @@ COLLECTORS: Final[Mapping[str, Collector]] = MappingProxyType(
         "ebpf": EbpfCollector(),
         "perf": PerfCollector(),
         "py-spy": PySpyCollector(),
+        "bpftrace": BpftraceCollector(),
         "replay": ReplayCollector(),
     }
 )
-"""In the order of preference; `replay` is only taken when asked for by name."""
+"""In the order of preference; `bpftrace` and `replay` are only taken when asked for by name."""
 
 _AUTOMATIC: Final = ("ebpf", "perf", "py-spy")
 """What `auto` tries, in this order; perf refuses Python, py-spy everything else."""

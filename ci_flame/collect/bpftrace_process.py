@@ -27,8 +27,8 @@ STOP_SECONDS: Final = 8.0
 MAX_OUTPUT: Final = 256 << 20
 MAX_KEYS: Final = 65_536
 """Keys of one map; bpftrace's own default of 4,096 is soon full of stacks."""
-MAX_WORDS: Final = 64 << 10
-_POLL_SECONDS: Final = 0.01
+MAX_WORDS: Final = 1 << 20
+_POLL_SECONDS: Final = 0.02
 _SETTLE_SECONDS: Final = 0.05
 """The last probe is named just before it is attached."""
 _FOLDERS: Final = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/snap/bin")
@@ -39,6 +39,7 @@ _COUNT: Final = re.compile(
 _ATTACHED: Final = re.compile(r'Attached \d+ probes?|"attached_probes", *"count"')
 """Newer versions speak when they are done, not before."""
 _ONE: Final = re.compile(r"^Attaching (?!\d+ probes?\b)\S", re.MULTILINE)
+_LAST: Final = re.compile(r"(?:^|[\s};,/])(?:END|end)\s*(?:[{/]|$)", re.MULTILINE)
 _ERROR: Final = re.compile(
     r"(?:(?P<file>\S+?):(?P<line>\d+)(?::\d+(?:-\d+)?)?: )?ERROR: (?P<message>[^\n]+)"
 )
@@ -81,6 +82,8 @@ class Program:
         self.shown = str(script)
         """What a message calls the file; its own name unless the caller knows a better place."""
         self._script = script
+        # bpftrace counts these with the others, and attaches them when all is over.
+        self._last_probes = len(_LAST.findall(script.read_text("utf-8", "replace")))
         self._arguments = arguments
         self._folder = Path(tempfile.mkdtemp(prefix="ci-flame-bpftrace-"))
         self._printed = self._folder / "printed"
@@ -139,7 +142,7 @@ class Program:
             return False
         if _ATTACHED.search(printed) or _ATTACHED.search(words):
             return True
-        return len(_ONE.findall(words)) >= int(count["number"])
+        return len(_ONE.findall(words)) >= int(count["number"]) - self._last_probes
 
     def finish(self) -> Output:
         """End the program and return what it printed; CollectError where that is lost."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ci_flame.errors import FormatError, UnrecognisedError
-from ci_flame.formats.foreign import folded_frame, is_kernel_entry
+from ci_flame.formats.foreign import folded_frame, is_kernel_entry, library_name
 from ci_flame.profile import UNKNOWN, Frame, Kind, Mode, Profile, Stack, Unit, Weight
 
 MAX_LINE: Final = 64 << 10
@@ -194,6 +194,7 @@ def _frame(text: str, *, kernel: bool) -> Frame:
     name, module = text, ""
     if found := _MODULE.fullmatch(text):
         name, module = found["name"], found["module"]
+        module = module if module == "kernel" else library_name(module)
     name = _OFFSET.sub("", name).removesuffix("_[k]") or "[unknown]"
     if kernel or module == "kernel":
         return Frame(name, "", Kind.KERNEL)

@@ -16,7 +16,7 @@ from typing import Final
 from ci_flame.errors import FormatError, UnrecognisedError
 from ci_flame.formats import bpftrace_json, bpftrace_text
 from ci_flame.formats.bpftrace_values import Buckets, Entry, Map, Output, Stats, Trace
-from ci_flame.formats.foreign import is_kernel_entry
+from ci_flame.formats.foreign import is_kernel_entry, library_name
 from ci_flame.profile import UNKNOWN, Frame, Kind, Profile, Stack, Unit, Weight
 
 __all__ = ["Buckets", "Entry", "Map", "Output", "Stats", "Trace", "metrics", "profile", "read"]
@@ -127,12 +127,18 @@ def _stack(entry: Entry, kernel: Mapping[int, bool]) -> Stack:
     for position, part in enumerate(entry.key):
         if isinstance(part, Trace):
             of_kernel = kernel.get(position, False)
-            frames = [_frame(line, kernel=of_kernel) for line in reversed(part.lines)]
+            frames = [frame(line, kernel=of_kernel) for line in reversed(part.lines)]
             (inner if of_kernel else user).extend(frames)
     return (*marks, *user, *inner) or (UNKNOWN,)
 
 
-def _frame(line: str, *, kernel: bool) -> Frame:
+def address_of(line: str) -> int | None:
+    """Return the address that stands in front of a line (perf mode), or None."""
+    leading = _LEADING.fullmatch(line.strip())
+    return int(leading["address"], 16) if leading else None
+
+
+def frame(line: str, *, kernel: bool) -> Frame:
     """Return the frame of one line: `sym+12`, an address, or `ffff…d8c sym+12 (/lib/x.so)`."""
     text = line.strip()
     library = ""
@@ -140,7 +146,7 @@ def _frame(line: str, *, kernel: bool) -> Frame:
         kernel = kernel or int(leading["address"], 16) >= _KERNEL_HALF
         text = leading["rest"]
     if module := _MODULE.fullmatch(text):
-        text, library = module["symbol"], module["module"].rpartition("/")[2]
+        text, library = module["symbol"], module["module"]
     if place := _SOURCE.fullmatch(text):
         text = place["symbol"]
     symbol = _OFFSET.sub("", text)
@@ -149,9 +155,9 @@ def _frame(line: str, *, kernel: bool) -> Frame:
         symbol = "[unknown]"
     if kernel:
         return Frame(symbol, "", Kind.KERNEL)
-    if symbol == "[unknown]" and library in {"", "[unknown]"}:
-        return UNKNOWN
-    return Frame(symbol, library.strip("[]"), Kind.NATIVE)
+    if library in {"", "[unknown]"}:
+        return UNKNOWN if symbol == "[unknown]" else Frame(symbol, "", Kind.NATIVE)
+    return Frame(symbol, library_name(library), Kind.NATIVE)
 
 
 def _kernel_parts(chosen: Map) -> dict[int, bool]:
