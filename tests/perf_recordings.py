@@ -11,6 +11,7 @@ from ci_flame.formats import perf_data, perf_script
 from ci_flame.profile import Profile, Stack
 from ci_flame.simplify import clean_frame
 from ci_flame.symbols.resolve import Resolver
+from ci_flame.symbols.unwind import SampleUnwinder
 
 FIELDS = "comm,pid,tid,time,period,event,ip,sym,dso"
 ENVIRONMENT = {**os.environ, "LC_ALL": "C.UTF-8", "PERF_CONFIG": "/dev/null"}
@@ -38,7 +39,7 @@ def mapped(file: Path) -> mmap.mmap:
 
 def ours(file: Path, event: str = "", **options) -> Profile:
     data = perf_data.read(mapped(file), file.name)
-    return perf_data.profile(data, Resolver(data, **options), event)
+    return perf_data.profile(data, Resolver(data, **options), event, unwind=SampleUnwinder())
 
 
 def perfs(file: Path, *, fields: str = FIELDS) -> Profile:

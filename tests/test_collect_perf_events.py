@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ci_flame import config
 from ci_flame.collect import perf_events
 from ci_flame.collect.perf_events import EVENTS, Event, allowed, parse, trouble
-from ci_flame.errors import UsageError
+from ci_flame.config import sampling
+from ci_flame.errors import PolicyError, UsageError
 
 NOBODY = 65534
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
@@ -111,3 +113,46 @@ def test_user_without_privileges_is_told_the_setting():
 
     assert "the event cpu-clock is refused: Permission denied" in told
     assert "sudo sysctl kernel.perf_event_paranoid=1" in told
+
+
+def test_configuration_knows_the_same_events():
+    assert set(sampling.EVENT_NAMES) == set(EVENTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("fp", 0), ("dwarf", 8192), ("dwarf,1024", 1024), ("dwarf,65528", 65_528)],
+)
+def test_call_graphs(text, size):
+    assert sampling.stack_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lbr", 'unknown call graph "lbr"'),
+        ("dwraf", 'unknown call graph "dwraf"; did you mean "dwarf"?'),
+        ("fp,8192", 'unknown call graph "fp,8192"'),
+        ("dwarf,", 'unknown call graph "dwarf,"'),
+        ("dwarf,8k", 'unknown call graph "dwarf,8k"'),
+        ("dwarf,1016", 'call graph "dwarf,1016": 1024 to 65528 bytes of each stack'),
+        ("dwarf,65536", 'call graph "dwarf,65536": 1024 to 65528 bytes of each stack'),
+        ("dwarf,8191", "in words of 8"),
+        ("dwarf," + "9" * 500, "1024 to 65528 bytes"),
+    ],
+)
+def test_call_graphs_that_are_none(text, message):
+    with pytest.raises(UsageError) as error:
+        sampling.stack_bytes(text)
+    assert message in error.value.message
+    assert error.value.hint
+
+
+def test_policy_names_the_line_of_a_wrong_event():
+    text = "version: 1\nrecord:\n  event: cycels\n"
+    with pytest.raises(PolicyError) as error:
+        config.parse_policy(text.encode(), "ci-flame.yml")
+    told = 'ci-flame.yml:3: unknown event "cycels"; did you mean "cycles"?'
+    assert error.value.message == told
+    made = config.parse_policy(b"version: 1\nrecord: {event: cycles, call_graph: dwarf}\n", "x")
+    assert (made.record.event, made.record.call_graph) == ("cycles", "dwarf")

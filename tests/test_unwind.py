@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from elftools.dwarf.callframe import FDE
 from elftools.elf.elffile import ELFFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from perf_recordings import counted, ours, perfs, record
 
 from ci_flame.symbols import cfi, frames, unwind
 from ci_flame.symbols.cfi import CallFrames, Entries, How
@@ -334,6 +336,7 @@ def test_frame_pointers_lead_through_code_without_rules():
     ("rbp", "back", "end"),
     [
         (0x7010, 0x1234, End.LOST),  # leads into no code
+        (0, 0x900800, End.WHOLE),  # the outermost frame, as the ABI marks it
         (0x7012, 0x900800, End.LOST),  # not aligned
         (0x6FF8, 0x900800, End.LOST),  # below the stack pointer
         (0x7018, 0x900800, End.SHORT),  # its return address is just behind the copy
@@ -470,6 +473,67 @@ def test_image_without_a_search_table(tmp_path):
     row = frames.open_image(str(library_file)).row(place)
 
     assert (row.cfa_register, row.cfa_offset, dict(row.saved)) == (7, 8, {RA: -8})
+
+
+# --- real stacks, side by side with perf script ---------------------------------------------------
+
+WORK = """
+import hashlib, json, sys
+def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+for _ in range(int(sys.argv[1])):
+    fib(17)
+    json.loads(json.dumps({"a": list(range(60)), "b": "x" * 200}))
+    hashlib.sha256(b"x" * 200_000)
+    sorted(range(5000), key=lambda x: -x)
+"""
+
+
+@pytest.fixture(scope="module")
+def signals(tmp_path_factory):
+    """A program without frame pointers: recursion, libc's callbacks, signals in the middle."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed")
+    program = tmp_path_factory.mktemp("signals") / "signals"
+    source = Path(__file__).parent / "data" / "unwind" / "signals.c"
+    subprocess.run(["gcc", "-O2", "-fomit-frame-pointer", source, "-o", program], check=True)
+    return str(program)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("what", "size"), [("signals", 16384), ("this python", 32768), ("the system's python", 32768)]
+)
+def test_stacks_are_perfs_or_longer(tmp_path, signals, what, size):
+    """libpython, libc and libcrypto have no frame pointers; Debian's python is static, too."""
+    pythons = {"this python": sys.executable, "the system's python": "/usr/bin/python3"}
+    command = (
+        [signals, "400"] if what == "signals" else [pythons[what], "-I", "-S", "-c", WORK, "400"]
+    )
+    data = record(
+        tmp_path / "perf.data",
+        *command,
+        options=("--call-graph", f"dwarf,{size}", "-k", "CLOCK_MONOTONIC"),
+        hertz=1999,
+    )
+    mine, theirs = counted(ours(data)), counted(perfs(data))
+    total = theirs.total()
+    alike = (mine & theirs).total()
+    # Where perf's libunwind gives up, the same stack is there with more frames outside.
+    longer = 0
+    rest, unmatched = list((theirs - mine).elements()), list((mine - theirs).elements())
+    for stack in rest:
+        leaf = tuple(frame for frame in stack[1:] if str(frame) != "[unknown]")
+        found = next((o for o in unmatched if o[len(o) - len(leaf) :] == leaf), None)
+        if found is not None:
+            unmatched.remove(found)
+            longer += 1
+
+    assert mine.total() == total
+    assert total > 200
+    assert (alike + longer) / total >= 0.99, rest[:3]
+    assert alike / total >= 0.97
+    outermost = sum(n for stack, n in mine.items() if str(stack[1]).endswith(":_start"))
+    assert outermost / total >= 0.95
 
 
 # --- hostile input --------------------------------------------------------------------------------

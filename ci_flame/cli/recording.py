@@ -37,6 +37,8 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
             help="on-cpu or off-cpu (waiting), repeatable; default on-cpu.",
         ),
         click.option("--frequency", metavar="HZ", help="Samples per second; default 1999."),
+        click.option("--event", metavar="NAME", help="perf: cpu-clock (default), cycles, …"),
+        click.option("--call-graph", metavar="HOW", help="perf: fp (default), dwarf[,BYTES]."),
         click.option(
             "--jit",
             type=click.Choice(["none", "java", "node", "auto"]),
@@ -62,6 +64,8 @@ def record(
     repeat: str | None,
     collector: str | None,
     frequency: str | None,
+    event: str | None,
+    call_graph: str | None,
     jit: str,
     mode: tuple[str, ...],
     replay: str | None,
@@ -77,6 +81,8 @@ def record(
         collector=collector,
         frequency=frequency,
         mode=mode or None,
+        event=event,
+        call_graph=call_graph,
         replay=replay,
     )
     run = pipeline.record_command(
@@ -123,6 +129,8 @@ def check(
     repeat: str | None,
     collector: str | None,
     frequency: str | None,
+    event: str | None,
+    call_graph: str | None,
     jit: str,
     mode: tuple[str, ...],
     replay: str | None,
@@ -145,6 +153,8 @@ def check(
         collector=collector,
         frequency=frequency,
         mode=mode or None,
+        event=event,
+        call_graph=call_graph,
         replay=replay,
     )
     outcome: Outcome | None = None

@@ -131,11 +131,17 @@ WAITING: Final = frozenset({"ebpf", "replay"})
 
 
 def choose(
-    machine: "Machine", *, python: bool, wanted: str = "auto", waits: bool = False
+    machine: "Machine",
+    *,
+    python: bool,
+    wanted: str = "auto",
+    waits: bool = False,
+    event: str = "cpu-clock",
+    call_graph: str = "fp",
 ) -> Collector:
     """Return the collector to use here; raise CollectError with each one's obstacle and cure.
 
-    `waits`: an off-CPU profile is wanted.
+    `waits`: an off-CPU profile is wanted. `event` and `call_graph` other than these are perf's.
     """
     names = _AUTOMATIC if wanted == "auto" else (wanted,)
     if wanted != "auto" and wanted not in COLLECTORS:
@@ -145,12 +151,19 @@ def choose(
     for name in names:
         if name not in COLLECTORS:
             continue
-        obstacle = COLLECTORS[name].obstacle(machine, python=python)
+        collector = COLLECTORS[name]
+        asked = (event, call_graph) != ("cpu-clock", "fp")
+        if asked and isinstance(collector, PerfCollector):
+            collector = PerfCollector(event, call_graph)
+        obstacle = collector.obstacle(machine, python=python)
+        if asked and not isinstance(collector, PerfCollector):
+            reason = f"it samples the CPU clock, not {event} with call graph {call_graph}"
+            obstacle = Obstacle(reason, "record without --event, --call-graph")
         if waits and name not in WAITING:
             able = " or ".join(sorted(WAITING - {"replay"}))
             obstacle = Obstacle("does not see waiting (off-cpu)", f"use collector {able}")
         if obstacle is None:
-            return COLLECTORS[name]
+            return collector
         obstacles.append((name, obstacle))
     reasons = "; ".join(f"{name}: {obstacle.reason}" for name, obstacle in obstacles)
     cures = "; or ".join(dict.fromkeys(obstacle.cure for _, obstacle in obstacles))

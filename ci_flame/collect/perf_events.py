@@ -15,12 +15,11 @@ from functools import cache
 from typing import Final
 
 from ci_flame.collect.machine import perf_event_open
-from ci_flame.errors import UsageError
+from ci_flame.config import sampling
+from ci_flame.config.sampling import DEFAULT_EVENT, USER_ONLY
 
 CLOCKS: Final = ("cpu-clock", "task-clock")
 """Events whose period is in nanoseconds."""
-DEFAULT_EVENT: Final = "cpu-clock"
-USER_ONLY: Final = ":u"
 
 _HARDWARE, _SOFTWARE, _CACHE = 0, 1, 3
 _EVENTS: Final[dict[str, tuple[int, int]]] = {
@@ -49,8 +48,19 @@ _EVENTS: Final[dict[str, tuple[int, int]]] = {
 }
 """perf's name -> type and config of `struct perf_event_attr` (linux/perf_event.h)."""
 EVENTS: Final = tuple(_EVENTS)
+"""The same names as `config.sampling.EVENT_NAMES`."""
 _RARE: Final = ("major-faults",)
 """Software events that a probe cannot cause; the kernel itself counts them everywhere."""
+
+_PER_SECOND: Final = {
+    **dict.fromkeys(("cycles", "ref-cycles", "instructions"), 3_000_000_000),
+    **dict.fromkeys(("branches", "L1-dcache-loads"), 600_000_000),
+    **dict.fromkeys(("bus-cycles", "cache-references"), 100_000_000),
+    **dict.fromkeys(("page-faults", "minor-faults", "context-switches"), 10_000),
+    "major-faults": 1_000,
+}
+_PER_SECOND_OTHERS: Final = 10_000_000
+"""How often an event is taken to occur in a second of CPU time: misses, mostly."""
 
 _TRY_SECONDS: Final = 0.2
 _SLICE_SECONDS: Final = 0.002
@@ -78,6 +88,15 @@ class Event:
         """Whether a period is a time."""
         return self.name in CLOCKS
 
+    def period(self, frequency_hz: int) -> int:
+        """Return how many occurrences one sample stands for (of clocks: nanoseconds).
+
+        Of what is counted it is fixed by the name, so that samples come about `frequency_hz`
+        times a second in a usual program, and runs of another day count alike.
+        """
+        often = 1_000_000_000 if self.is_clock else _PER_SECOND.get(self.name, _PER_SECOND_OTHERS)
+        return max(1, round(often / frequency_hz))
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
@@ -89,12 +108,7 @@ class Trouble:
 
 def parse(text: str) -> Event:
     """Return the event that `--event` or `record: {event: …}` names; UsageError if none."""
-    name = text.removesuffix(USER_ONLY)
-    if name not in _EVENTS:
-        raise UsageError(
-            f"unknown event {text[:60]!r}", f"one of: {', '.join(EVENTS)}; with :u user code only"
-        )
-    return Event(name, text.endswith(USER_ONLY))
+    return Event(sampling.event(text).removesuffix(USER_ONLY), text.endswith(USER_ONLY))
 
 
 def allowed(event: Event) -> Event:

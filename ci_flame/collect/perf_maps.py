@@ -76,7 +76,8 @@ class MapKeeper:
         """Copy the maps of these processes; return the folder with `perf-PID.map` of each.
 
         Those that ended before they were seen are looked for by their number, and must belong
-        to the user of the tree and be younger than the recording.
+        to the user of the tree and be younger than the recording. A process without a map
+        that was taken has an empty one, so that nobody looks for another.
         """
         self.look()
         self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -84,6 +85,8 @@ class MapKeeper:
             for pid in sorted(set(pids) - set(self._held)):
                 if pid > 0 and self._uids:
                     self._open(pid, Path(self._tmp), pid, set(self._uids.values()), self._began_ns)
+                if pid not in self._held:
+                    (self._folder / f"perf-{pid}.map").write_bytes(b"")
             room = MAX_ALL
             for pid, held in sorted(self._held.items()):
                 room -= self._copy(pid, held, room)

@@ -19,7 +19,6 @@ import struct
 import subprocess
 import tempfile
 import time
-from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,9 +47,9 @@ class Settings:
 
     event: Event
     frequency_hz: int
-    dwarf: bool = False
-    """Copy the stack at each sample, for unwinding by call frame information."""
     stack_bytes: int = 0
+    """Of the stack that is copied at each sample, for unwinding by call frame information; 0:
+    call chains by frame pointers instead."""
     mapped_pages: int = 0
     """Pages of each CPU's buffer; 0: as perf chooses."""
 
@@ -61,13 +60,12 @@ class Settings:
 
     def words(self) -> list[str]:
         """Return perf record's options."""
-        # A period, not a frequency: perf would check that against a limit for hardware events.
-        rate = (
-            ["-c", str(self.period_ns)] if self.event.is_clock else ["-F", str(self.frequency_hz)]
-        )
-        graph = f"dwarf,{self.stack_bytes}" if self.dwarf else "fp"
+        # A period, not a frequency: samples are then in proportion to what they count, and both
+        # sides of a comparison count alike.
+        period = self.event.period(self.frequency_hz)
+        graph = f"dwarf,{self.stack_bytes}" if self.stack_bytes else "fp"
         pages = ["-m", str(self.mapped_pages)] if self.mapped_pages else []
-        return ["-e", str(self.event), *rate, *pages, "--call-graph", graph]
+        return ["-e", str(self.event), "-c", str(period), *pages, "--call-graph", graph]
 
 
 @dataclass(slots=True)
@@ -81,11 +79,6 @@ class Windows:
         """Begin a phase (0: none)."""
         self.starts.append(now_ns)
         self.phases.append(phase)
-
-    def phase_at(self, time_ns: int) -> int:
-        """Return the phase of a moment."""
-        index = bisect_right(self.starts, time_ns) - 1
-        return self.phases[index] if index >= 0 else 0
 
 
 class PerfProcess:
@@ -101,6 +94,11 @@ class PerfProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._commands = self._answers = -1
         self._enabled = False
+        self._cpu_before = 0
+        self.cpu_ns = 0
+        """CPU time of perf itself, until the last `flush`."""
+        self.window_cpu_ns = 0
+        """Of that, between the last `enable` and the last `flush`."""
 
     @property
     def pid(self) -> int:
@@ -147,10 +145,14 @@ class PerfProcess:
     def enable(self) -> None:
         """Let the events count; nothing where the last process of the tree has ended."""
         if not self._enabled:
+            self._cpu_before = _cpu_ns(self.pid)
             self._enabled = self._say("enable", ANSWER_SECONDS)
 
     def flush(self) -> None:
         """Stop the counting, and wait until every sample so far is in the file."""
+        # Asked first: once it has ended and we know it, the kernel has forgotten.
+        self.cpu_ns = max(self.cpu_ns, _cpu_ns(self.pid))
+        self.window_cpu_ns = self.cpu_ns - self._cpu_before
         if self._enabled:
             self._enabled = False
             # perf answers a command and then empties its buffers: they are empty when it
@@ -174,7 +176,7 @@ class PerfProcess:
             raise CollectError(
                 f"the recording reached its limit of {MAX_DATA >> 20} MB",
                 "record a shorter command or at a lower frequency"
-                + (", or with a smaller stack" if self._settings.dwarf else ""),
+                + (", or with a smaller stack" if self._settings.stack_bytes else ""),
             )
 
     def _say(self, command: str, seconds: float) -> bool:
@@ -214,7 +216,7 @@ class PerfProcess:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode) or found.st_size < _HEADER.size:
                 raise CollectError(f"perf record wrote nothing: {self.tail()}")
-            data = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, access=mmap.ACCESS_COPY)
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         words = list(_HEADER.unpack_from(data))
         if words[0] == _MAGIC and words[_DATA_SIZE] == 0:
             words[_DATA_SIZE] = len(data) - words[_DATA_OFFSET]
@@ -258,6 +260,15 @@ class PerfProcess:
                 os.close(each)
         self._commands = self._answers = -1
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _cpu_ns(pid: int) -> int:
+    """Return the CPU time of a process's threads; 0 if it is gone."""
+    used = 0
+    with suppress(OSError, ValueError, IndexError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            used += int((thread / "schedstat").read_text().split()[0])
+    return used
 
 
 def environment() -> dict[str, str]:

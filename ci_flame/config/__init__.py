@@ -6,13 +6,14 @@ policy file, then lets flags replace what it says.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from ci_flame.config import sampling
 from ci_flame.config.policy_file import (
     MARKER_RULE_FIELDS,
     flag_of,
@@ -100,6 +101,10 @@ class RecordConfig:
     """Run folder that `collector: replay` reads."""
     confirm: bool = True
     """Record a benchmark that failed once more, and report the second recording."""
+    event: str = sampling.DEFAULT_EVENT
+    """What perf samples by: `cycles`, `page-faults:u`; the other collectors know the default."""
+    call_graph: str = "fp"
+    """How perf finds callers: `fp` (frame pointers), `dwarf` or `dwarf,BYTES` of each stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,8 +288,8 @@ def _record(section: Section) -> RecordConfig:
 
 def _record_value(key: str, node: Node) -> object:
     match key:
-        case "collector":
-            return _collector(text_of(node, key))
+        case "collector" | "event" | "call_graph":
+            return _WORDS[key](text_of(node, key))
         case "replay":
             return _path(text_of(node, key), key)
         case "confirm" | "machine":
@@ -304,6 +309,13 @@ def _collector(name: str) -> str:
             f"one of: {', '.join(COLLECTOR_NAMES)}",
         )
     return name
+
+
+_WORDS: Final[Mapping[str, Callable[[str], str]]] = {
+    "collector": _collector,
+    "event": sampling.event,
+    "call_graph": sampling.call_graph,
+}
 
 
 def _modes(words: tuple[str, ...], hint: str = "modes: [on-cpu, off-cpu]") -> tuple[Mode, ...]:
@@ -387,7 +399,7 @@ _BASELINE_FORMS: Final = "auto, folder:DIR, git:REV[:PATH], rerun:REV, tree:DIR,
 
 FLAGS: Final = (
     "out", "report", "baseline", "collector", "frequency", "processes", "seconds", "quick",
-    "replay", "mode",
+    "replay", "mode", "event", "call_graph",
 )  # fmt: skip
 """Keys of `flags` in `build`; None or a missing key leaves what the file says."""
 _FLAG_FIELDS: Final = {"frequency": "frequency_hz", "processes": "processes", "seconds": "seconds"}
@@ -437,6 +449,10 @@ def _record_flags(record: RecordConfig, given: Mapping[str, object], prefix: str
         record = replace(record, modes=modes)
     if "collector" in given:
         record = replace(record, collector=_collector(str(given["collector"])))
+    if "event" in given:
+        record = replace(record, event=sampling.event(str(given["event"])))
+    if "call_graph" in given:
+        record = replace(record, call_graph=sampling.call_graph(str(given["call_graph"])))
     if "replay" in given:
         folder = _path(str(given["replay"]), f"{prefix}replay")
         record = replace(record, replay=folder, collector="replay")

@@ -233,11 +233,12 @@ def _choose(plan: RecordConfig, sides: Sequence[Side]) -> Collector:
     """Return the collector; perf first for what is not Python, as it sees whole native stacks."""
     found = machine.probe()
     python = any(side.interpreter.python and side.jit is Jit.NONE for side in sides)
+    asked = {"event": plan.event, "call_graph": plan.call_graph}
     waits = Mode.OFF_CPU in plan.modes
     if plan.collector == "auto" and not python:
         with suppress(CollectError, UsageError):
-            return choose(found, python=False, wanted="perf", waits=waits)
-    return choose(found, python=python, wanted=plan.collector, waits=waits)
+            return choose(found, python=False, wanted="perf", waits=waits, **asked)
+    return choose(found, python=python, wanted=plan.collector, waits=waits, **asked)
 
 
 def _environment(collector: Collector, side: Side, plan: RecordConfig) -> Environment:

@@ -86,6 +86,8 @@ class Recorder:
                 python=True,
                 wanted=self.plan.collector,
                 waits=Mode.OFF_CPU in self.plan.modes,
+                event=self.plan.event,
+                call_graph=self.plan.call_graph,
             )
         return self._collector
 

@@ -9,7 +9,7 @@ ends in a short chain.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
@@ -126,7 +126,7 @@ class Unwinder:
             place = address if exact else address - 1
             row = self._row(place, find)
             if row is None:
-                called, end = _by_frame_pointer(words, copied, find)
+                called, end = _by_frame_pointer(place, words, copied, find)
                 signal = False
             else:
                 called, end = _by_rules(row, words, copied)
@@ -154,6 +154,37 @@ class Unwinder:
         if image is None:
             return None
         return image.row(place - region.start + region.offset)
+
+
+class Finder(Protocol):
+    """The mappings of a process at the time of a sample."""
+
+    def find(self, address: int) -> Region | None:
+        """Return the executable mapping that holds an address."""
+
+
+class SampleUnwinder:
+    """Unwinds the samples of `perf record --call-graph dwarf` (`perf_data.Unwind`)."""
+
+    def __init__(self) -> None:
+        self._unwinder = Unwinder()
+
+    def __call__(
+        self, space: Finder, registers: Mapping[int, int], stack: memoryview
+    ) -> tuple[Sequence[int], bool]:
+        """Return addresses, leaf first, and whether the outermost frame is among them.
+
+        `registers` are by perf's numbers. Callers' addresses are those that they return to.
+        """
+        try:
+            words = [registers[number] for number in PERF_REGISTERS]
+        except KeyError:
+            # 32-bit code, or a recording of fewer registers: the leaf is all that is known.
+            leaf = registers.get(PERF_REGISTERS[RETURN_ADDRESS])
+            return ([] if leaf is None else [leaf]), False
+        chain = self._unwinder.walk(words, stack, space.find)
+        callers = [address + 1 for address in chain.addresses[1:]]
+        return [chain.addresses[0], *callers], chain.end is End.WHOLE
 
 
 def _by_rules(row: Row, words: Sequence[int], stack: Copied) -> tuple[list[int] | None, End]:
@@ -203,10 +234,13 @@ def _other(
 
 
 def _by_frame_pointer(
-    words: Sequence[int], stack: Copied, find: Find
+    place: int, words: Sequence[int], stack: Copied, find: Find
 ) -> tuple[list[int] | None, End]:
     """Return the caller's registers as code with frame pointers leaves them."""
     frame = words[_RBP]
+    if frame == 0:
+        # What begins a process or a thread leaves zero there (System V ABI of x86-64, 3.4.1).
+        return None, End.WHOLE if find(place) is not None else End.LOST
     if frame % 8 or not words[_RSP] <= frame < words[_RSP] + _MAX_FRAME_BYTES:
         return None, End.LOST
     outer, back = stack.word(frame), stack.word(frame + 8)

@@ -90,12 +90,14 @@ def fold(
     return _gather(_Chosen(data, placed, chosen, part[chosen], wanted_event), chains, stacks)
 
 
-def profile(data: PerfData, names: Names, event: str = "") -> Profile:
+def profile(
+    data: PerfData, names: Names, event: str = "", *, unwind: Unwind | None = None
+) -> Profile:
     """Return one event's profile as `perf_script.read` does: the program's name is the root.
 
     Weights are nanoseconds for cpu-clock and task-clock with periods, else samples.
     """
-    folded = fold(data, names, event)
+    folded = fold(data, names, event, unwind=unwind)
     stacks: dict[Stack, Weight] = {}
     for (_, _, name), group in folded.groups.items():
         root = Frame(f"[{name}]", "", Kind.MARK)
