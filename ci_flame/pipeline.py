@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ci_flame import report_folder
 from ci_flame.config import DEFAULT_BASELINE, BaselineKind, BaselineSpec, Config
@@ -18,6 +18,9 @@ from ci_flame.policy import Policy
 from ci_flame.profile import Mode, Run
 from ci_flame.report_folder import Report
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from ci_flame.record.live_target import LiveTarget
 
 PASS, USAGE, FAIL, NOT_RECORDED, NO_BASELINE, INCONCLUSIVE, INTERRUPTED = 0, 2, 1, 3, 4, 5, 130
 _CURE_NO_BASELINE: Final = "pytest --flame --flame-out .ci-flame/baseline, or --baseline rerun:REV"
@@ -206,6 +209,16 @@ def record_command(
     side = recorder.Side.here(command)
     (run,) = recorder.record(config.record, name, (side,), repeat, Jit(jit))
     return run
+
+
+def record_live(
+    config: Config, target: "LiveTarget", name: str, duration_s: int, jit: str = "none"
+) -> Run:
+    """Record processes that run already, a round per second of `duration_s`."""
+    from ci_flame.record import live  # noqa: PLC0415
+    from ci_flame.record.jit import Jit  # noqa: PLC0415
+
+    return live.record(config.record, target, name, duration_s, Jit(jit))
 
 
 def check_command(

@@ -20,7 +20,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from ci_flame.record.jit import MARK_VARIABLE, Jit
+from ci_flame.record.jit import (
+    JAVA_VARIABLE,
+    MARK_VARIABLE,
+    NODE_FLAGS,
+    NODE_VARIABLE,
+    OLD_JAVA_FLAGS,
+    Jit,
+)
 
 FOLDER: Final = Path("/tmp")  # noqa: S108 - where perf and the runtimes have agreed to meet
 _NAME: Final = re.compile(rb"perf-(\d{1,10})\.map")
@@ -120,12 +127,15 @@ class Watch:
             self._unsure.add(pid)
 
 
-def remove(pid: int, *, folder: Path = FOLDER) -> None:
-    """Remove the map of one process that we caused: a plain file of this user's, nothing else."""
+def remove(pid: int, *, folder: Path = FOLDER, owner: int = -1) -> None:
+    """Remove the map of one process that we caused: a plain file, nothing else.
+
+    It must be this user's, or `owner`'s, whose process was asked for it.
+    """
     place = folder / f"perf-{pid}.map"
     with suppress(OSError):
         found = place.lstat()
-        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+        if stat.S_ISREG(found.st_mode) and found.st_uid in {os.geteuid(), owner}:
             place.unlink()
 
 
@@ -152,7 +162,7 @@ def members(group: int) -> tuple[int, ...]:
 
 
 def ask_java(pids: Iterable[int]) -> tuple[int, ...]:
-    """Let running JVMs write their maps now, by their own jcmd; return those that did.
+    """Let running JVMs write their maps now, by their own jcmd; return those that had none.
 
     Each is asked at most 20 s. A JVM that does not answer is left alone.
     """
@@ -161,25 +171,44 @@ def ask_java(pids: Iterable[int]) -> tuple[int, ...]:
         if runtime(pid) is not Jit.JAVA:
             continue
         place = FOLDER / f"perf-{pid}.map"
-        before = _written(place)
-        with suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(
-                [_jcmd(pid), str(pid), "Compiler.perfmap"],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_JCMD_S,
-                check=False,
-            )
-        if _written(place) > before:
+        there = os.path.lexists(place)
+        ask(pid, "Compiler.perfmap")
+        if not there and os.path.lexists(place):
             done.append(pid)
     return tuple(done)
 
 
-def _written(place: Path) -> int:
-    try:
-        return place.lstat().st_mtime_ns
-    except OSError:
-        return -1
+def ask(pid: int, question: str) -> str:
+    """Return what a JVM answers to one diagnostic command; empty where it does not."""
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(
+            [_jcmd(pid), str(pid), question],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_JCMD_S,
+            check=True,
+        ).stdout.decode(errors="replace")
+    return ""
+
+
+def advice(pids: Iterable[int], wanted: Jit) -> tuple[str, ...]:
+    """Return what running Javas and Nodes lack for their functions to be seen, and the cure."""
+    told = []
+    for pid in list(pids)[:_MAX_ASKED]:
+        which = runtime(pid)
+        if which is Jit.NODE and not os.path.lexists(FOLDER / f"perf-{pid}.map"):
+            told.append(
+                f"process {pid} (node) writes no map: its functions have no names; start it with"
+                f" {NODE_VARIABLE}='{' '.join(NODE_FLAGS)}'"
+            )
+        elif which is Jit.JAVA and wanted not in {Jit.JAVA, Jit.AUTO}:
+            told.append(f"process {pid} (java): --jit java names its functions, by jcmd")
+        elif which is Jit.JAVA and "+PreserveFramePointer" not in ask(pid, "VM.flags"):
+            told.append(
+                f"process {pid} (java) runs without {OLD_JAVA_FLAGS[0]}: callers are missing;"
+                f" start it with {JAVA_VARIABLE}={OLD_JAVA_FLAGS[0]}"
+            )
+    return tuple(told)
 
 
 def _jcmd(pid: int) -> str:
