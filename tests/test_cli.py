@@ -221,7 +221,7 @@ def test_a_reader_that_goes_away_is_no_error(project):
     [
         ([], 2, "Usage: ci-flame"),
         (["nosuch"], 2, "No such command 'nosuch'"),
-        (["record"], 2, "Missing argument 'COMMAND...'"),
+        (["record"], 2, "COMMAND is missing"),
         (["record", "--bogus", "--", "true"], 2, "No such option"),
         (["record", "--repeat", "0", "--", "true"], 2, "--repeat 0 is outside 1 to 100"),
         (["record", "--repeat", "101", "--", "true"], 2, "--repeat 101 is outside 1 to 100"),

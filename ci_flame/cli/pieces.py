@@ -2,6 +2,7 @@
 # ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
 
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_REPORT: Final = ".ci-flame/report"
 _MAX_NAME: Final = 200
+_DURATION: Final = re.compile(r"(?P<number>\d{1,6})(?P<unit>[smh])?", re.ASCII)
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
 
 
 def configure(policy: str | None, **flags: object) -> "Config":
@@ -51,6 +54,32 @@ def account(measurement: "Measurement") -> str:
         f"{measurement.benchmark}: {len(processes)} repetition{'s' * (len(processes) != 1)},"
         f" {cpu_s:.2f} s of CPU time, {kept} samples, {lost} lost"
     )
+
+
+def live_account(measurement: "Measurement") -> str:
+    """Return one line on what was recorded of processes that ran already."""
+    (process,) = measurement.processes
+    cpu_s = sum(each.cpu_ns for each in process.rounds) / 1e9
+    return (
+        f"{len(process.rounds)} s in slices of 1 s, {cpu_s:.2f} s of CPU time,"
+        f" {process.kept} samples, {process.lost} lost"
+    )
+
+
+def must_have_command(command: object) -> None:
+    """Raise UsageError where no command was given."""
+    if not command:
+        raise UsageError(
+            "COMMAND is missing", "ci-flame record -- COMMAND…, or --pid PID, or --cgroup PATH"
+        )
+
+
+def duration_s(text: str) -> int:
+    """Return the whole seconds of `30`, `30s`, `2m` or `1h`; UsageError for anything else."""
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise UsageError(f"--duration {text[:20]!r} is not a time", "give 30s, 2m or 1h")
+    return int(found["number"]) * _SECONDS[found["unit"] or "s"]
 
 
 def pick_benchmark(run: "Run", wanted: str | None) -> "Measurement":

@@ -1,7 +1,7 @@
 """Edge: `record` and `check`: run a command under a collector."""
 # ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -11,16 +11,22 @@ from ci_flame.cli.pieces import (
     account,
     benchmark_name,
     configure,
+    duration_s,
+    live_account,
+    must_have_command,
     publish,
     show,
 )
 from ci_flame.errors import CiFlameError, InterruptedRunError, UsageError
 
 if TYPE_CHECKING:
+    from ci_flame.record.live_target import LiveTarget
     from ci_flame.verdict import Outcome
 
 _COMMAND_SETTINGS: Final = {"allow_interspersed_args": False}
 """Options behind the first word of COMMAND are its own, with or without `--`."""
+_LAST_PID: Final = 1 << 22
+"""The kernel's own limit (PID_MAX_LIMIT)."""
 
 
 def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,7 +52,7 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Let Java or Node tell the names of compiled functions; default none.",
         ),
         click.option("--replay", metavar="DIR", help="Use this recorded run instead of recording."),
-        click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED),
+        click.argument("command", nargs=-1, type=click.UNPROCESSED),
     )
     for option in reversed(options):
         function = option(function)
@@ -55,10 +61,16 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(context_settings=_COMMAND_SETTINGS)
 @click.option("-o", "--out", metavar="DIR", help="Run folder; default .ci-flame/run.")
+@click.option("--pid", metavar="PID", help="Record this process, which runs already, and its tree.")
+@click.option("--cgroup", metavar="PATH", help="Record the processes of this cgroup.")
+@click.option("--duration", metavar="TIME", help="With --pid or --cgroup: 30s, 2m; default 30s.")
 @_recording
 def record(
     *,
     out: str | None,
+    pid: str | None,
+    cgroup: str | None,
+    duration: str | None,
     policy: str | None,
     name: str | None,
     repeat: str | None,
@@ -71,8 +83,11 @@ def record(
     replay: str | None,
     command: tuple[str, ...],
 ) -> int:
-    """Record COMMAND and its children as one benchmark."""
+    """Record COMMAND and its children, or processes that run already, as one benchmark."""
     from ci_flame import pipeline
+
+    others = {"COMMAND": command or None, "--repeat": repeat, "--replay": replay}
+    live = _live_words(pid, cgroup, duration, others)
 
     config = configure(
         policy,
@@ -85,16 +100,48 @@ def record(
         call_graph=call_graph,
         replay=replay,
     )
-    run = pipeline.record_command(
-        config, benchmark_name(name, command), command, config.record.processes, jit
-    )
+    if live is None:
+        id_ = benchmark_name(name, command)
+        run = pipeline.record_command(config, id_, command, config.record.processes, jit)
+        told = account(run.measurements[0])
+    else:
+        target, seconds = live
+        id_ = benchmark_name(name or target.name, ())
+        run = pipeline.record_live(config, target, id_, seconds, jit)
+        told = f"{id_}: {live_account(run.measurements[0])}"
     pipeline.save_run(run, config.out)
-    click.echo(f"ci-flame: {account(run.measurements[0])}; {config.out}", err=True)
+    click.echo(f"ci-flame: {told}; {config.out}", err=True)
     if run.environment.bias:
         click.echo(f"ci-flame: {run.environment.bias}", err=True)
     if not run.complete:
         raise InterruptedRunError("interrupted; the run is marked incomplete")
     return 0
+
+
+def _live_words(
+    pid: str | None,
+    cgroup: str | None,
+    duration: str | None,
+    others: Mapping[str, object],
+) -> "tuple[LiveTarget, int] | None":
+    """Return what runs already and for how long; None where a command is to be started."""
+    from ci_flame.record import live_target
+
+    ways = [way for way, given in (("--pid", pid), ("--cgroup", cgroup)) if given is not None]
+    if not ways:
+        if duration is not None:
+            raise UsageError("--duration is for --pid and --cgroup; a command runs to its end")
+        must_have_command(others["COMMAND"])
+        return None
+    also = [*ways[1:], *(way for way, given in others.items() if given is not None)]
+    if also:
+        raise UsageError(f"{ways[0]} and {also[0]} do not go together", "give one of them")
+    seconds = duration_s(duration or "30s")
+    if pid is None:
+        return live_target.by_cgroup(cgroup or ""), seconds
+    if not pid.isascii() or not pid.isdecimal() or not 0 < int(pid[:10]) <= _LAST_PID:
+        raise UsageError(f"--pid {pid[:20]!r} is not the number of a process", "pgrep -a NAME")
+    return live_target.by_pid(int(pid)), seconds
 
 
 @click.command(context_settings=_COMMAND_SETTINGS)
@@ -143,6 +190,7 @@ def check(
     """
     from ci_flame import pipeline, pytest_command
 
+    must_have_command(command)
     config = configure(
         policy,
         baseline=baseline,

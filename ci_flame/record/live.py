@@ -89,10 +89,12 @@ def record(
     finally:
         slices.finish(target, wanted)
     whole = len(slices.rounds)
-    if whole < (1 if interrupted else LEAST_SLICES):
-        what = "interrupted" if interrupted else f"{target.label} ended"
-        raise (InterruptedRunError if interrupted else CollectError)(
-            f"{what} after {whole} whole s; at least {1 if interrupted else LEAST_SLICES} s are needed"
+    if interrupted and not whole:
+        raise InterruptedRunError("interrupted before one second had passed; nothing is kept")
+    if whole < LEAST_SLICES and not interrupted:
+        raise CollectError(
+            f"{target.label} ended after {whole} whole s; at least {LEAST_SLICES} are needed",
+            "start ci-flame sooner, or record the command itself: ci-flame record -- COMMAND",
         )
     if ended:
         _tell([f"{target.label} ended after {whole} of {duration_s} s"])
@@ -121,10 +123,7 @@ def _choose(plan: RecordConfig, *, python: bool) -> Collector:
 
 def _sample(slices: "_Slices", target: LiveTarget, duration_s: int) -> bool:
     """Sample slice after slice; return whether the target ended before the duration did."""
-    for phase in range(1, duration_s + 1):
-        if not slices.one(phase, target):
-            return True
-    return False
+    return any(not slices.one(phase, target) for phase in range(1, duration_s + 1))
 
 
 @dataclass(slots=True)
@@ -187,12 +186,8 @@ class _Slices:
             for pid in asked:
                 jit_maps.remove(pid, owner=live_target.owner(pid))
         if self.strangers:
-            _tell(
-                [
-                    f"{len(self.strangers)} processes came into {target.label} from elsewhere"
-                    " while it was sampled and are left out"
-                ]
-            )
+            number = len(self.strangers)
+            _tell([f"{number} processes came into {target.label} from elsewhere: left out"])
 
     def process(self, plan: RecordConfig, folder: Path) -> Process:
         """Return the rounds with their profiles; slices that are not whole are left out."""

@@ -1,8 +1,8 @@
 """Stage 1, edge: processes that run already: who they are, whose they are, what they used.
 
-    by_pid(1234) · by_cgroup("system.slice/shop.service")  -> LiveTarget
-    LiveTarget.members()    the processes of its trees, now
-    Meter(members).since()  CPU time and waiting of them since the last call
+by_pid(1234) · by_cgroup("system.slice/shop.service")  -> LiveTarget
+LiveTarget.members()    the processes of its trees, now
+Meter(members).since()  CPU time and waiting of them since the last call
 """
 
 import os
@@ -235,7 +235,8 @@ def _status(pid: int) -> Mapping[str, str] | None:
     except OSError:
         return None
     return {
-        key: value.strip() for key, colon, value in (each.partition(":") for each in text.split("\n"))
+        key: value.strip()
+        for key, colon, value in (each.partition(":") for each in text.split("\n"))
     }
 
 
