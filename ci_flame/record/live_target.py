@@ -279,6 +279,8 @@ class Meter:
     """CPU time of a set of processes, also of those that begin or end between two calls."""
 
     before: dict[int, _Used] = field(default_factory=dict)
+    _debt_ns: int = 0
+    """Counted of children that have ended, until their parent's sum has them."""
 
     def since(self, pids: Iterable[int]) -> tuple[int, int]:
         """Return ns of CPU time and of waiting for one, since the last call (or ever).
@@ -299,6 +301,8 @@ class Meter:
             if pid not in now and had.parent in now and had.parent in self.before:
                 cpu_ns -= had.own_ns + had.reaped_ns
         self.before = now
+        cpu_ns += self._debt_ns
+        self._debt_ns = min(cpu_ns, 0)
         return max(cpu_ns, 0), max(delay_ns, 0)
 
 
