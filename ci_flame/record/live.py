@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from ci_flame.collect import Collector, Recording, Session, Target, choose, machine
-from ci_flame.config import RecordConfig
+from ci_flame.config import BUSY_COMMAND, RecordConfig
 from ci_flame.errors import CollectError, InterruptedRunError, UsageError
 from ci_flame.profile import (
     Frame,
+    Histogram,
     Measurement,
     Mode,
     Place,
@@ -33,7 +34,16 @@ from ci_flame.profile import (
     Unit,
     Weight,
 )
-from ci_flame.record import jit, jit_maps, jit_report, layout, live_target, reference
+from ci_flame.record import (
+    clocks,
+    figures,
+    jit,
+    jit_maps,
+    jit_report,
+    layout,
+    live_target,
+    reference,
+)
 from ci_flame.record.jit import Jit
 from ci_flame.record.live_target import LiveTarget, Meter
 from ci_flame.simplify import clean_stack
@@ -79,6 +89,7 @@ def record(
             frequency_hz=plan.frequency_hz,
             roots=tuple(filter(None, [live_target.working_folder(root)])),
             modes=frozenset(plan.modes),
+            machine=plan.machine,
         )
     )
     slices = _Slices(session, keep=collector.name in _READ_ONCE)
@@ -150,7 +161,7 @@ class _Slices:
         """Sample one slice; False where the target ended before it did: that one is left out."""
         self._follow(target)
         self._meter.since(self.known)
-        start = time.monotonic_ns()
+        stolen_ns, start = clocks.steal_ns(), time.monotonic_ns()
         self.session.set_phase(phase)
         alive = _wait(target, SLICE_S)
         self.session.set_phase(0)
@@ -159,7 +170,10 @@ class _Slices:
             return False
         self._follow(target)
         cpu_ns, delay_ns = self._meter.since(self.known)
-        self.rounds[phase] = Round(1, cpu_ns, wall_ns, delay_ns, reference.measure())
+        stolen_ns = clocks.steal_ns() - stolen_ns
+        self.rounds[phase] = Round(
+            1, cpu_ns, wall_ns, delay_ns, reference.measure(), steal_ns=max(stolen_ns, 0)
+        )
         if not self.keep and phase % _READ_EVERY == 0:
             self.read.append(self.session.read())
         return True
@@ -192,15 +206,22 @@ class _Slices:
     def process(self, plan: RecordConfig, folder: Path) -> Process:
         """Return the rounds with their profiles; slices that are not whole are left out."""
         roots = jit.roots(folder)
+        cores = os.cpu_count() or 1  # the target's, who may use others than this process
+        busy = BUSY_COMMAND if plan.busy is None else plan.busy
         rounds = []
         for phase, each in self.rounds.items():
             profiles = {}
             for mode in plan.modes:
                 profiles[mode] = Profile(self._weights(phase, mode, roots), Unit.NANOSECONDS, 1)
             sampled = profiles[Mode.ON_CPU].value if Mode.ON_CPU in profiles else 0
-            rounds.append(replace(each, cpu_ns=each.cpu_ns or sampled, profiles=profiles))
+            whole = replace(each, cpu_ns=each.cpu_ns or sampled, profiles=profiles)
+            rounds.append(clocks.leave_out_busy(whole, busy, cores))
         on_cpu = [each.profiles[Mode.ON_CPU] for each in rounds if Mode.ON_CPU in each.profiles]
         used_ns = sum(each.cpu_ns for each in rounds)
+        histograms: dict[str, Histogram] = {}
+        for read in self.read:
+            for name, histogram in read.histograms.items():
+                histograms[name] = histograms.get(name, Histogram({})) + histogram
         return Process(
             tuple(rounds),
             kept=sum(profile.samples for profile in on_cpu),
@@ -209,7 +230,10 @@ class _Slices:
             truncated=sum(
                 each.truncated.get(phase, 0) for each in self.read for phase in self.rounds
             ),
-            metrics=_added(each.metrics for each in self.read),
+            metrics=figures.of_process(
+                _added(each.metrics for each in self.read), histograms, rounds, cores
+            ),
+            histograms=histograms,
         )
 
     def _weights(self, phase: int, mode: Mode, roots: tuple[str, ...]) -> dict[Stack, Weight]:
@@ -251,11 +275,17 @@ def _wait(target: LiveTarget, seconds: float) -> bool:
 
 
 def _added(metrics: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Add up what several reads tell; of limits and of memory the largest counts."""
+    """Add up what several reads tell.
+
+    Of limits and of memory the largest counts; percentiles follow from the histograms.
+    """
+    told = list(metrics)
     added: dict[str, float] = {}
-    for each in metrics:
+    for each in told:
         for name, value in each.items():
-            most = name.endswith(("_bytes", "_hz")) and name.startswith("collector.")
+            if len(told) > 1 and name.endswith("_ms"):
+                continue
+            most = name.endswith(("rss_bytes", "_hz", "_full"))
             added[name] = max(added.get(name, value), value) if most else added.get(name, 0) + value
     return added
 
