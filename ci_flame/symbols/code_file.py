@@ -15,11 +15,10 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
 
 from ci_flame.symbols.demangle import demangle
-from ci_flame.symbols.elf import SYMBOL, Segment, read_segments
+from ci_flame.symbols.elf import SYMBOL, Segment
+from ci_flame.symbols.sections import BrokenElfError, Sections
 
 Words = npt.NDArray[np.uint64]
 
@@ -31,14 +30,14 @@ _WEAK, _GLOBAL = 2, 1
 _HIDDEN: Final = (1, 2)
 """STV_INTERNAL and STV_HIDDEN: labels of such visibility are no names."""
 _FIRST_RESERVED: Final = 0xFF00
-_FAULTS: Final = (
-    *(OSError, ELFError, ValueError, KeyError, AttributeError, OverflowError, MemoryError),
-    *(TypeError, IndexError),
-)
-"""What pyelftools raises for broken files."""
+_FAULTS: Final = (OSError, BrokenElfError, ValueError, IndexError, OverflowError, MemoryError)
+"""What reading a file that is gone, broken or hostile may raise."""
+_NO_SIZE: Final = 4
 _NESTED: Final = 8
 """How many functions before the nearest one may still reach over an address."""
 _PAGE: Final = 4096
+_STUB: Final = 16
+_RELOCATION: Final = np.dtype([("where", "<u8"), ("what", "<u8"), ("plus", "<i8")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,36 +49,30 @@ class _Symbols:
     binding: npt.NDArray[np.uint8]
     name: npt.NDArray[np.int64]
     strings: bytes
+    suffix: str = ""
 
 
 class CodeFile:
     """Functions by file offset; names are read when they are asked for."""
 
-    def __init__(self, tables: Sequence[_Symbols], linkage: dict[int, tuple[int, str]]) -> None:
-        plt = sorted(linkage.items())
-        self._strings = [table.strings for table in tables]
-        self._linkage = [name for _, (_, name) in plt]
-        start = [table.start for table in tables]
-        size = [table.size for table in tables]
-        start.append(np.array([place for place, _ in plt], dtype=np.uint64))
-        size.append(np.array([length for _, (length, _) in plt], dtype=np.uint64))
-        binding = [table.binding for table in tables]
-        binding.append(np.zeros(len(plt), dtype=np.uint8))
-        names = [table.name for table in tables] + [np.arange(len(plt), dtype=np.int64)]
-        origin = [np.full(len(each), number) for number, each in enumerate(start)]
-        all_start, all_size = np.concatenate(start), np.concatenate(size)
-        all_binding = np.concatenate(binding)
+    def __init__(self, tables: Sequence[_Symbols]) -> None:
+        self._tables = tables
+        all_start = _joined([table.start for table in tables], np.uint64)
+        all_size = _joined([table.size for table in tables], np.uint64)
+        all_binding = _joined([table.binding for table in tables], np.uint8)
+        origin = [np.full(len(table.start), number) for number, table in enumerate(tables)]
         # Perf prefers symbols with a size, then strong ones, then global ones.
-        rank = (
-            (all_size == 0) * np.uint8(4)
-            + (all_binding == _WEAK) * np.uint8(2)
-            + (all_binding != _GLOBAL)
-        )
+        sized = all_size > 0
+        rank = (all_binding == _WEAK) * np.uint8(2) + (all_binding != _GLOBAL)
+        rank = np.where(sized, rank, _NO_SIZE)
         order = np.lexsort((rank, all_start))
+        # A label inside of a function is no function.
+        reach = np.maximum.accumulate(np.where(sized, all_start + all_size, 0)[order])
+        order = order[sized[order] | (reach <= all_start[order])]
         self._start = all_start[order]
         self._rank = rank[order]
-        self._name = np.concatenate(names)[order]
-        self._origin = np.concatenate(origin)[order]
+        self._name = _joined([table.name for table in tables], np.int64)[order]
+        self._origin = _joined(origin, np.int64)[order]
         self._size = all_size[order]
         first = np.ones(len(order), dtype=bool)
         first[1:] = self._start[1:] != self._start[:-1]
@@ -130,17 +123,20 @@ class CodeFile:
             if self._rank[place] != rank:
                 break
             name = self._text(place)
-            if not best or _preference(name) > _preference(best):
+            # Of those without a size the last one has all up to the next function.
+            if not best or rank == _NO_SIZE or _preference(name) > _preference(best):
                 best = name
         return best
 
     def _text(self, place: int) -> str:
-        origin, number = int(self._origin[place]), int(self._name[place])
-        if origin == len(self._strings):
-            return self._linkage[number]
-        strings = self._strings[origin]
-        end = strings.find(b"\0", number)
-        return demangle(strings[number : end if end >= 0 else None].decode(errors="replace"))
+        table, number = self._tables[int(self._origin[place])], int(self._name[place])
+        end = table.strings.find(b"\0", number)
+        name = table.strings[number : end if end >= 0 else None].decode(errors="replace")
+        return demangle(name) + table.suffix
+
+
+def _joined(parts: Sequence[npt.NDArray[Any]], kind: type[np.generic]) -> npt.NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype=kind), *parts])
 
 
 def _preference(name: str) -> tuple[int, int]:
@@ -169,41 +165,31 @@ def parse_code_file(
 ) -> CodeFile | None:
     """Return the functions of an open file; without a path no debug file is looked for."""
     try:
-        elf = ELFFile(file)
-        own_id = _build_id(elf)
+        elf = Sections(file)
+        own_id = elf.build_id()
         if build_id and own_id and own_id != build_id.ljust(len(own_id), b"\0"):
             return None
-        segments = read_segments(elf)
-        tables = list(_tables(elf, segments))
-        if path is not None and elf.get_section_by_name(".symtab") is None:
+        tables = list(_tables(elf, elf.segments))
+        if path is not None and elf.find(".symtab") is None:
             for debug in _debug_files(elf, path, own_id, debug_folder):
-                if found := _debug_tables(debug, segments, own_id):
+                if found := _debug_tables(debug, elf.segments, own_id):
                     tables += found
                     break
-        return CodeFile(tables, _linkage(elf))
+        linkage = _linkage(elf)
+        return CodeFile(tables if linkage is None else [*tables, linkage])
     except _FAULTS:
         return None
 
 
-def _build_id(elf: ELFFile) -> bytes:
-    section: Any = elf.get_section_by_name(".note.gnu.build-id")
-    if section is None:
-        return b""
-    for note in section.iter_notes():
-        if note["n_type"] == "NT_GNU_BUILD_ID":
-            return bytes.fromhex(note["n_desc"])
-    return b""
-
-
-def _debug_files(elf: ELFFile, path: Path, own_id: bytes, folder: Path) -> Iterator[Path]:
+def _debug_files(elf: Sections, path: Path, own_id: bytes, folder: Path) -> Iterator[Path]:
     """Yield where a file's separate symbols may be."""
     if own_id:
         number = own_id.hex()
         yield folder / ".build-id" / number[:2] / f"{number[2:]}.debug"
-    section = elf.get_section_by_name(".gnu_debuglink")
+    section = elf.find(".gnu_debuglink")
     if section is None:
         return
-    data = section.data()
+    data = elf.content(section)
     name = data.split(b"\0", 1)[0].decode(errors="surrogateescape")
     if not name or "/" in name:
         return
@@ -233,23 +219,20 @@ def _debug_tables(path: Path, segments: Sequence[Segment], own_id: bytes) -> lis
         if path.stat().st_size > MAX_BYTES:
             return []
         with path.open("rb") as file:
-            elf = ELFFile(file)
-            if own_id and _build_id(elf) != own_id:
+            elf = Sections(file)
+            if own_id and elf.build_id() != own_id:
                 return []
             return list(_tables(elf, segments))
     except _FAULTS:
         return []
 
 
-def _tables(elf: ELFFile, segments: Sequence[Segment]) -> Iterator[_Symbols]:
-    if elf.elfclass != 64 or not elf.little_endian:  # noqa: PLR2004 - ELFCLASS64
-        return
-    is_text = np.array(["text" in section.name for section in elf.iter_sections()], dtype=bool)
+def _tables(elf: Sections, segments: Sequence[Segment]) -> Iterator[_Symbols]:
+    is_text = np.array(["text" in section.name for section in elf.all], dtype=bool)
     for name in (".symtab", ".dynsym"):
-        section = elf.get_section_by_name(name)
-        if section is not None and section["sh_type"] != "SHT_NOBITS":
-            strings = elf.get_section(section["sh_link"]).data()
-            yield _functions(section.data(), strings, is_text, segments)
+        section = elf.find(name)
+        if section is not None:
+            yield _functions(elf.content(section), elf.linked(section), is_text, segments)
 
 
 def _functions(
@@ -281,23 +264,32 @@ def _functions(
     )
 
 
-def _linkage(elf: ELFFile) -> dict[int, tuple[int, str]]:
-    """Return place -> (size, name) of the stubs by which other libraries are called.
+def _linkage(elf: Sections) -> _Symbols | None:
+    """Return the stubs by which other libraries are called.
 
     The order of the relocations is the order of the stubs, of which `.plt` has one more at
     its beginning, and `.plt.sec` (of code for CET) none.
     """
-    relocations: Any = elf.get_section_by_name(".rela.plt")
-    stubs = elf.get_section_by_name(".plt.sec") or elf.get_section_by_name(".plt")
-    if relocations is None or stubs is None:
-        return {}
-    size = int(stubs["sh_entsize"]) or 16
-    place = int(stubs["sh_offset"]) - (size if stubs.name == ".plt.sec" else 0)
-    symbols: Any = elf.get_section(relocations["sh_link"])
-    found: dict[int, tuple[int, str]] = {}
-    many = min(int(relocations.num_relocations()), int(stubs["sh_size"]) // size)
-    for number in range(many):
-        place += size
-        name = symbols.get_symbol(relocations.get_relocation(number)["r_info_sym"]).name
-        found[place] = (size, f"{demangle(name) or '*ABS*'}@plt")
-    return found
+    relocations = elf.find(".rela.plt")
+    stubs = elf.find(".plt.sec") or elf.find(".plt")
+    if relocations is None or stubs is None or relocations.link >= len(elf.all):
+        return None
+    size = stubs.entry or _STUB
+    first = stubs.offset + (0 if stubs.name == ".plt.sec" else size)
+    rows = elf.content(relocations)
+    rows = rows[: len(rows) // _RELOCATION.itemsize * _RELOCATION.itemsize]
+    which = np.frombuffer(rows, _RELOCATION)["what"] >> np.uint64(32)
+    which = which[: stubs.size // size]
+    table = elf.all[relocations.link]
+    content = elf.content(table)
+    symbols = np.frombuffer(content[: len(content) // SYMBOL.itemsize * SYMBOL.itemsize], SYMBOL)
+    if len(which) and int(which.max()) >= len(symbols):
+        return None
+    return _Symbols(
+        start=np.arange(len(which), dtype=np.uint64) * np.uint64(size) + np.uint64(first),
+        size=np.full(len(which), size, dtype=np.uint64),
+        binding=np.zeros(len(which), dtype=np.uint8),
+        name=symbols["name"][which].astype(np.int64),
+        strings=elf.linked(table),
+        suffix="@plt",
+    )

@@ -33,7 +33,9 @@ _RUST_LETTERS: Final = {
 _OPERATOR: Final = re.compile(
     r"\boperator(?:\(\)|\[\]|<=>|<<=|>>=|->\*|<<|>>|<=|>=|->|<|>|(?=\s))\s?"
 )
+_OPERATOR_TEMPLATE: Final = re.compile(r"(\boperator(?:<<|<))<(?=[^=<])")
 _WHOLE: Final = re.compile(
+    r"^(?:non-virtual thunk to |virtual thunk to |covariant return thunk to |guard variable for )|"
     r"\boperator\s?(?:\(\)|\[\]|<=>|<<=|>>=|->\*|<<|>>|<=|>=|->|<|>|new\[\]|delete\[\]|\"\" )"
     r"|\boperator (?:[\w:*& ]|<[^()]*>)+|\(anonymous namespace\)|\bunsigned |decltype \("
 )
@@ -93,6 +95,7 @@ def _gnu(name: str) -> str:
         parameters = name[found.end() : end]
         what = f"lambda{parameters or '()'}" if found[1] == "lambda" else "unnamed type"
         name = f"{name[: found.start()]}{{{what}#{number}}}{name[end:]}"
+    name = _OPERATOR_TEMPLATE.sub(r"\1 <", name)
     pieces = _OPERATOR.split(name)
     signs = [*_OPERATOR.findall(name), ""]
     spaced = (re.sub(r">(?=>)", "> ", piece) for piece in pieces)

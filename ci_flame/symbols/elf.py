@@ -116,18 +116,13 @@ def read_elf(path: Path) -> Elf | None:
         return None
 
 
-def read_segments(file: ELFFile) -> tuple[Segment, ...]:
-    """Return the parts of a file that are loaded."""
-    return tuple(
-        Segment(int(part["p_offset"]), int(part["p_vaddr"]), int(part["p_filesz"]))
-        for part in file.iter_segments("PT_LOAD")
-    )
-
-
 def _parse(file: ELFFile) -> Elf | None:
     if file.elfclass != 64 or not file.little_endian:  # noqa: PLR2004 - ELFCLASS64
         return None
-    segments = read_segments(file)
+    segments = tuple(
+        Segment(int(part["p_offset"]), int(part["p_vaddr"]), int(part["p_filesz"]))
+        for part in file.iter_segments("PT_LOAD")
+    )
     raw = []
     for name in (".symtab", ".dynsym"):
         section = file.get_section_by_name(name)

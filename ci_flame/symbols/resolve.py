@@ -8,7 +8,7 @@ the recorded one names nothing: no name is better than a wrong one.
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ci_flame.errors import CiFlameError
 from ci_flame.formats.foreign import dso_frame
-from ci_flame.formats.perf_data import Mapped, PerfData, is_anonymous
+from ci_flame.formats.perf_data import Mapped, PerfData, Space, Unwind, is_anonymous
 from ci_flame.formats.perf_data.records import KernelCode
 from ci_flame.profile import UNKNOWN, Frame, Kind
 from ci_flame.simplify import clean_frame
@@ -26,6 +26,8 @@ from ci_flame.symbols.code_file import DEBUG_FOLDER, CodeFile, parse_code_file, 
 from ci_flame.symbols.jit import JitNames, read_jitdump, read_perf_map
 from ci_flame.symbols.kernel import KernelNames
 from ci_flame.symbols.native import read_maps
+from ci_flame.symbols.sections import build_id_of_notes
+from ci_flame.symbols.unwind import PERF_REGISTERS, End, Unwinder
 
 Words = npt.NDArray[np.uint64]
 
@@ -60,7 +62,8 @@ class Resolver:
         self._kernel = kernel
         self._files: dict[tuple[str, bytes], CodeFile | None] = {}
         self._jits: dict[int, tuple[JitNames, ...]] = {}
-        self._frames: dict[tuple[str, str], Frame] = {}
+        self._frames: dict[str, dict[str, Frame]] = {}
+        self._kernel_frames: dict[str, Frame] = {}
         self._dumps: dict[int, list[str]] = {}
         self._codes: list[KernelCode] = []
         for task in data.tasks:
@@ -74,17 +77,21 @@ class Resolver:
         if self._kernel is None:
             self._kernel = KernelNames.of_this_machine()
         shift = self._kernel_shift(self._kernel)
-        frames = []
-        for address in addresses.tolist():
-            if address < int(_KERNEL_HALF):
-                frames.append(UNKNOWN)
-                continue
-            name = "[unknown]" if shift is None else self._kernel.name(address + shift)
-            code = next((c for c in self._codes if c.start <= address < c.start + c.size), None)
-            if code is not None:
-                name = code.name
-            frames.append(self._clean(Frame(name or "[unknown]", "", Kind.KERNEL)))
-        return frames
+        if shift is None:
+            names = ["[unknown]"] * len(addresses)
+        else:
+            names = self._kernel.find(addresses + np.uint64(shift & (1 << 64) - 1))
+        for code in self._codes:
+            first, last = np.searchsorted(addresses, _words(code.start, code.start + code.size))
+            names[first:last] = [code.name or "[unknown]"] * int(last - first)
+        low = int(np.searchsorted(addresses, _KERNEL_HALF))
+        return [UNKNOWN] * low + [self._kernel_frame(name) for name in names[low:]]
+
+    def _kernel_frame(self, name: str) -> Frame:
+        frame = self._kernel_frames.get(name)
+        if frame is None:
+            frame = self._kernel_frames[name] = self._clean(Frame(name, "", Kind.KERNEL))
+        return frame
 
     def _kernel_shift(self, kernel: KernelNames) -> int | None:
         """Return what to add to a recorded kernel address; None: it was another kernel."""
@@ -114,14 +121,10 @@ class Resolver:
         return self._named(file.find(offsets), mapping.path)
 
     def _named(self, symbols: Sequence[str], dso: str) -> list[Frame]:
-        frames = []
-        for symbol in symbols:
-            frame = self._frames.get((symbol, dso))
-            if frame is None:
-                frame = self._clean(dso_frame(symbol.replace(";", ","), dso))
-                self._frames[symbol, dso] = frame
-            frames.append(frame)
-        return frames
+        known = self._frames.setdefault(dso, {})
+        for symbol in set(symbols).difference(known):
+            known[symbol] = self._clean(dso_frame(symbol.replace(";", ","), dso))
+        return [known[symbol] for symbol in symbols]
 
     def _file(self, path: str, build_id: bytes) -> CodeFile | None:
         build_id = build_id or self._data.build_ids.get(path, b"")
@@ -166,6 +169,19 @@ class Resolver:
         return None
 
 
+def unwinding(walker: Unwinder) -> Unwind:
+    """Return what `perf_data.fold` takes to walk the copied stacks of x86-64 recordings."""
+
+    def unwind(
+        space: Space, registers: Mapping[int, int], stack: memoryview
+    ) -> tuple[Sequence[int], bool]:
+        words = [registers.get(number, 0) for number in PERF_REGISTERS]
+        chain = walker.walk(words, stack, space.find)
+        return chain.addresses, chain.end not in {End.SHORT, End.DEEP}
+
+    return unwind
+
+
 def _tolerant(read: Callable[[bytes, str], JitNames], content: bytes, name: str) -> JitNames:
     """Return what a runtime's file tells; a broken one tells nothing, the samples stay."""
     try:
@@ -195,17 +211,13 @@ def read_untrusted(path: Path, limit: int) -> bytes | None:
 def _kernel_build_id() -> bytes:
     """Return the running kernel's build id, by its notes; empty where they cannot be read."""
     try:
-        notes = Path("/sys/kernel/notes").read_bytes()
+        return build_id_of_notes(Path("/sys/kernel/notes").read_bytes())
     except OSError:
         return b""
-    at = 0
-    while at + 12 <= len(notes):
-        name_size, size, kind = np.frombuffer(notes, "<u4", 3, at).tolist()
-        start = at + 12 + (name_size + 3) // 4 * 4
-        if kind == 3 and notes[at + 12 : at + 16] == b"GNU\0":  # noqa: PLR2004 - NT_GNU_BUILD_ID
-            return notes[start : start + size]
-        at = start + (size + 3) // 4 * 4
-    return b""
+
+
+def _words(*values: int) -> Words:
+    return np.array([min(value, 2**64 - 1) for value in values], dtype=np.uint64)
 
 
 def _own_vdso(build_id: bytes) -> CodeFile | None:

@@ -1,8 +1,9 @@
 """Stage 2, pure: what processes did -> what was mapped where, and how threads were called, when.
 
-A process has a new address space when it is forked, when it becomes another program, and
-when something else is mapped where it had code already. What only adds code changes the
-space it has: nothing ran there before.
+A process has a new address space when it is forked and when something else is mapped where it
+had code already. What only adds code changes the space it has: nothing ran there before. One
+that becomes another program keeps, as in perf, what the new one does not cover: while the kernel
+loads it, the old program's call of execve is still its caller.
 """
 
 import bisect
@@ -164,8 +165,6 @@ class _Told:
                     self._map(task)
             elif isinstance(task, Named):
                 self.names_of.setdefault(task.tid, _History()).add(task.time, self.name(task.name))
-                if task.executed:
-                    self._since(task.pid, task.time, self._new())
             elif isinstance(task, Forked):
                 self._fork(task)
 
