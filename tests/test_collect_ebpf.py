@@ -927,3 +927,22 @@ def test_a_sudo_that_wants_a_password_is_an_error_with_the_cure(tmp_path, monkey
         COLLECTORS["ebpf"].start(Target(os.getpid(), python=True))
 
     assert "sudo setcap cap_bpf" in error.value.hint
+
+
+def test_the_collector_tells_what_it_cost():
+    with sampling(frequency_hz=1999) as session:
+        first, _ = window(session, for_cpu_seconds(0.5, mixed_work))
+        idle = session.read()
+
+    metrics = first.metrics
+    programs = {n for n in metrics if n.startswith("collector.bpf.") and n.endswith(".ns")}
+    assert programs == {
+        f"collector.bpf.{name}.ns" for name in ("on_sample", "on_fork", "on_exec", "on_exit")
+    }
+    assert metrics["collector.bpf_ns"] == sum(metrics[name] for name in programs)
+    assert metrics["collector.bpf.on_sample.runs"] >= metrics["collector.ticks"] > 500
+    assert metrics["collector.bpf.on_sample.ns"] > 100 * metrics["collector.bpf.on_sample.runs"]
+    assert 0 < metrics["collector.window_cpu_ns"] < metrics["collector.cpu_ns"]
+    assert metrics["collector.rss_bytes"] > 5 << 20
+    assert idle.metrics["collector.window_cpu_ns"] == 0
+    assert idle.metrics["collector.bpf.on_sample.runs"] < metrics["collector.bpf.on_sample.runs"]

@@ -38,7 +38,7 @@ from ci_flame.collect.machine import (
     machine_can_bpf,
 )
 from ci_flame.errors import CollectError
-from ci_flame.profile import Frame, Kind, Mode, Place, Stack, Weight
+from ci_flame.profile import Frame, Histogram, Kind, Mode, Place, Stack, Weight
 from ci_flame.symbols.modules import Layout, name_module
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class EbpfCollector:
                 f"{target.frequency_hz} Hz is not between {FREQUENCY_HZ[0]} and {FREQUENCY_HZ[-1]}",
                 "use 999 to 4999",
             )
-        if not target.modes:
+        if not target.modes and not target.machine:
             raise CollectError("no mode is asked for", "on-cpu, off-cpu or both")
         return EbpfSession(target)
 
@@ -139,6 +139,7 @@ class EbpfSession:
             "python": self._target.python,
             "frequency_hz": self._target.frequency_hz,
             "modes": sorted(self._target.modes),
+            "machine": self._target.machine,
         }
         deadline = time.monotonic() + START_SECONDS
         self._send(request, deadline)
@@ -280,6 +281,9 @@ class EbpfSession:
             truncated={int(phase): count for phase, count in reply["truncated"].items()},
             no_python={int(phase): count for phase, count in reply["no_python"].items()},
             off_cpu=off_cpu,
+            histograms={
+                name: Histogram(dict(counts)) for name, counts in reply["histograms"].items()
+            },
             metrics=reply["metrics"],
         )
 

@@ -3,10 +3,10 @@
 Standard input is a socket. Each line on it is a JSON request, each gets one JSON line back:
 
     {"do": "start", "pid": 1, "pids": [], "owner": 1, "python": true, "frequency_hz": 999,
-     "modes": ["on-cpu"]}
+     "modes": ["on-cpu"], "machine": false}
         -> {"python": "3.11.7", ...} and the descriptor of the phase word
     {"do": "read", "windows": [[phase, ns of its end], ...]}
-        -> frames, stacks, samples, waits and counters since the last read
+        -> frames, stacks, samples, waits, histograms and counters since the last read
     anything that cannot be done -> {"error": "...", "hint": "..."}
 
 It ends when the socket closes, or when its owner dies (forked children may hold the socket).
@@ -121,6 +121,7 @@ class Server:
             python=request["python"],
             pids=request["pids"],
             modes=request["modes"],
+            machine=request["machine"],
         )
         self._poll.register(self._sampler.ring_descriptor, select.POLLIN)
         descriptors.append(self._sampler.phase_descriptor)

@@ -20,6 +20,7 @@ _LOG_LINES: Final = 400
 _RUN_TIME_STATS: Final = 0
 _BPF_EXIST: Final = 2
 _BATCH: Final = 2048
+_BATCH_BYTES: Final = 1 << 19
 
 _Print = c.CFUNCTYPE(c.c_int, c.c_int, c.c_void_p, c.c_void_p)
 _Record = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p, c.c_size_t)
@@ -177,12 +178,13 @@ class BpfObject:
         self, call: str, map_name: str, key_bytes: int, value_bytes: int
     ) -> Iterator[tuple[bytes, bytes]]:
         descriptor = self.map_fd(map_name)
-        keys = c.create_string_buffer(key_bytes * _BATCH)
-        values = c.create_string_buffer(value_bytes * _BATCH)
+        batch = min(_BATCH, max(_BATCH_BYTES // value_bytes, 1))
+        keys = c.create_string_buffer(key_bytes * batch)
+        values = c.create_string_buffer(value_bytes * batch)
         position = c.create_string_buffer(8)
         start = None
         while True:
-            number = c.c_uint32(_BATCH)
+            number = c.c_uint32(batch)
             failed = getattr(self._library, call)(
                 descriptor, start, position, keys, values, c.byref(number), None
             )

@@ -2,8 +2,10 @@
 
 perf event (per CPU, jittered) -> BPF program -> ring buffer -> counts by place -> names
 scheduler's tracepoints -> BPF programs -> map of waits by place -> names
+scheduler's and block devices' tracepoints -> BPF programs -> histograms
 """
 
+import mmap
 import os
 import select
 import struct
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ci_flame.collect import cpython
+from ci_flame.collect.latency import Latency
 from ci_flame.collect.libbpf import BpfObject
 from ci_flame.collect.names import Names
 from ci_flame.collect.off_cpu import OffCpu
@@ -48,9 +51,10 @@ _FIRST_IMAGE: Final = 1
 _PROCESS: Final = struct.Struct("<QII")
 """`struct process` before its Python: image, number here, unused."""
 
-_COUNTERS: Final = 8
+_COUNTERS: Final = 9
 _COUNT_TICKS, _COUNT_LOST, _COUNT_UNSENT, _COUNT_FAULTS, _COUNT_UNTRACKED = range(5)
 _COUNT_LOST_WAITS, _COUNT_SHORT_WAITS, _COUNT_MISSED_SWITCHES = 5, 6, 7
+_COUNT_LOST_LATENCIES: Final = 8
 
 
 @dataclass(slots=True)
@@ -80,11 +84,13 @@ class Sampler:
         python: bool,
         pids: Sequence[int] = (),
         modes: Collection[str] = (Mode.ON_CPU,),
+        machine: bool = False,
     ) -> None:
         self._frequency_hz = frequency_hz
         self.period_ns = round(1e9 / frequency_hz)
         self._timers: Timers | None = None
         self._off_cpu: OffCpu | None = None
+        self._latency: Latency | None = None
         self._native = NativeNames()
         self._names = Names(self._native)
         self._counts: Counter[bytes] = Counter()
@@ -97,17 +103,25 @@ class Sampler:
         self._before = [0] * _COUNTERS
         self._stats_before: dict[str, tuple[int, int]] = {}
         self._cpu_before = 0
+        self._window_cpu_ns = 0
+        """CPU time of the polls that found a window open."""
+        self._polled_cpu = time.process_time_ns()
         self._unsupported: dict[str, int] = {}
         on_cpu, off_cpu = Mode.ON_CPU in modes, Mode.OFF_CPU in modes
         if on_cpu:
             check_rate(frequency_hz)
         root = self._root(pid, python=python)
         others = [(each, self._other(each)) for each in dict.fromkeys(pids) if each != pid]
-        attached = (*TREE_PROGRAMS, *(OffCpu.PROGRAMS if off_cpu else ()))
+        attached = (
+            *TREE_PROGRAMS,
+            *(OffCpu.PROGRAMS if off_cpu else ()),
+            *(Latency.PROGRAMS if machine else ()),
+        )
         self._programs = (*((SAMPLE_PROGRAM,) if on_cpu else ()), *attached)
         without = (
             *(() if on_cpu else (SAMPLE_MAP,)),
             *(() if off_cpu else OffCpu.MAPS),
+            *(() if machine else Latency.MAPS),
         )
         self._object = BpfObject(OBJECT, self._programs, without)
         try:
@@ -116,12 +130,15 @@ class Sampler:
                 waiting = _PROCESS.pack(image, each, 0) + layout
                 self._object.update("waiting", struct.pack("<I", each), waiting)
             self.phase_descriptor = self._object.map_fd("phase")
+            self._phase = memoryview(mmap.mmap(self.phase_descriptor, mmap.PAGESIZE)).cast("Q")
             self.ring_descriptor = self._object.ring("ring", self._record)
             self._timed = self._object.enable_stats()
             for name in attached:
                 self._object.attach(name)
             if off_cpu:
                 self._off_cpu = OffCpu(self._object)
+            if machine:
+                self._latency = Latency(self._object)
             if on_cpu:
                 self._timers = Timers(self._object.program_fd(SAMPLE_PROGRAM), frequency_hz)
         except BaseException:
@@ -135,6 +152,14 @@ class Sampler:
 
     def poll(self) -> None:
         """Take the records, look for interpreters that have just started, redraw the periods."""
+        in_window = self._phase[0] != 0
+        self._take()
+        cpu = time.process_time_ns()
+        if in_window:
+            self._window_cpu_ns += cpu - self._polled_cpu
+        self._polled_cpu = cpu
+
+    def _take(self) -> None:
         self._object.consume()
         for number, image in list(self._sought.items()):
             if self._search(image):
@@ -167,9 +192,17 @@ class Sampler:
         since[_COUNT_LOST_WAITS] += lost_waits
         reply["lost"] = since[_COUNT_LOST] + since[_COUNT_LOST_WAITS]
         reply["metrics"] = self._metrics(since)
+        reply["histograms"] = {}
+        if self._latency:
+            histograms, metrics = self._latency.read()
+            reply["histograms"] = {name: list(h.items()) for name, h in histograms.items()}
+            reply["metrics"] |= metrics
+            reply["metrics"]["collector.lost_latencies"] = float(since[_COUNT_LOST_LATENCIES])
         for image in self._ended:
             self._images.pop(image, None)
         self._ended.clear()
+        # Naming is done while no window is open: it costs the benchmark nothing.
+        self._polled_cpu = time.process_time_ns()
         return reply
 
     def close(self) -> None:
@@ -196,6 +229,9 @@ class Sampler:
         cpu = time.process_time_ns()
         metrics["collector.cpu_ns"] = float(cpu - self._cpu_before)
         self._cpu_before = cpu
+        metrics["collector.window_cpu_ns"] = float(self._window_cpu_ns)
+        self._window_cpu_ns = 0
+        metrics["collector.rss_bytes"] = float(_peak_rss_bytes())
         if self._timed:
             metrics |= self._program_costs()
         limit = max_sample_rate()
@@ -355,6 +391,17 @@ def _config(pid: int, roots: int) -> bytes:
         raise CollectError(f"process {pid} is gone", "start the collector before it ends")
     namespace = Path("/proc/self/ns/pid").stat()
     return struct.pack("<QQ", namespace.st_ino, roots)
+
+
+def _peak_rss_bytes() -> int:
+    """Return this process's highest resident memory.
+
+    Not getrusage's: that one remembers what it was before the exec.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    return 0
 
 
 def _alive(pid: int) -> bool:

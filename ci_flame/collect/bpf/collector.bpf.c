@@ -7,5 +7,7 @@
 #include "learn.h"
 #include "on_cpu.h"
 #include "off_cpu.h"
+#include "run_queue.h"
+#include "block_io.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

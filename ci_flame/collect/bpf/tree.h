@@ -33,6 +33,7 @@ enum counter {
 	COUNT_LOST_WAITS = 5, /* waits that neither map nor ring buffer had room for */
 	COUNT_SHORT_WAITS = 6, /* waits below the shortest that is kept */
 	COUNT_MISSED_SWITCHES = 7, /* returns to a CPU that the kernel did not report */
+	COUNT_LOST_LATENCIES = 8, /* latencies whose beginning or device no map had room for */
 	COUNTERS = 16,
 };
 
