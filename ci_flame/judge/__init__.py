@@ -282,11 +282,16 @@ def _mode_order(verdict: BenchmarkVerdict) -> int:
 def noted(
     verdicts: Sequence[BenchmarkVerdict], notes: Iterable[Note]
 ) -> tuple[BenchmarkVerdict, ...]:
-    """Return the verdicts of one benchmark with notes on its recording, told once, by the first."""
+    """Return the verdicts of one benchmark with notes on its recording, told once.
+
+    The first verdict says them, or the first that failed.
+    """
     said = {note.text for each in verdicts for note in each.notes}
     more = tuple(note for note in notes if note.text not in said)
+    failed = (n for n, each in enumerate(verdicts) if each.outcome is Outcome.FAIL)
+    tells = next(failed, 0)
     return tuple(
-        replace(each, notes=(*each.notes, *more)) if number == 0 else each
+        replace(each, notes=(*each.notes, *more)) if number == tells else each
         for number, each in enumerate(verdicts)
     )
 

@@ -106,5 +106,7 @@ def leave_out_busy(each: Round, limit: float, cores: int) -> Round:
 
 def _percent(share: float, limit: float) -> str:
     """Return a share in percent that stays above the limit that it passed."""
-    whole = f"{100 * share:.0f}"
-    return whole if float(whole) > 100 * limit else f"{100 * share:.6g}"
+    decimals = 0
+    while decimals < 6 and float(f"{100 * share:.{decimals}f}") <= 100 * limit:  # noqa: PLR2004
+        decimals += 1
+    return f"{100 * share:.{decimals}f}"

@@ -20,6 +20,7 @@ import ci_flame
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
 from ci_flame.profile import Environment as Machine
 from ci_flame.profile import Frame, Kind
+from ci_flame.report import machine as machine_report
 from ci_flame.report import picture, terminal
 from ci_flame.report.picture import Picture
 from ci_flame.report.words import duration, growth, interval, plural, share, visible
@@ -294,6 +295,7 @@ def _benchmark(each: BenchmarkVerdict, graph: Picture | None, functions: int) ->
         "data": "",
         "left_out": "",
         "functions_left_out": 0,
+        "machine": machine_report.values(each.figures),
     }
     if diff is not None and graph is not None:
         values["data"] = embed(_data(each, graph, diff.frames[:functions]))
@@ -306,14 +308,23 @@ def _facts(each: BenchmarkVerdict) -> list[Values]:
     if each.diff is None:
         return []
     total = each.diff.total
+    waiting = each.diff.columns is not None and each.diff.columns.waiting
     facts: list[Values] = [
-        _fact("Per iteration", f"{duration(total.before_ns)} → {duration(total.after_ns)}"),
+        _fact(
+            "Waits per iteration" if waiting else "Per iteration",
+            f"{duration(total.before_ns)} → {duration(total.after_ns)}",
+        ),
         {**_fact("Growth", growth(total), interval(total)), "tone": tone_class(total)},
     ]
     if each.smallest_visible is not None:
         facts.append(_fact("Smallest visible growth", share(each.smallest_visible)))
     sides = f"{each.diff.processes_before} + {each.diff.processes_after}"
-    return [*facts, _fact("Processes", sides), _fact("Machine speed from", _anchor(each.diff))]
+    speed = (
+        _fact("Machine speed", "as timed")
+        if waiting
+        else _fact("Machine speed from", _anchor(each.diff))
+    )
+    return [*facts, _fact("Processes", sides), speed]
 
 
 def _anchor(diff: BenchmarkDiff) -> str:

@@ -11,7 +11,8 @@ from typing import Final
 
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
 from ci_flame.profile import TOTAL, Environment, Place
-from ci_flame.verdict import BenchmarkVerdict, Finding, Note, Outcome, Verdict
+from ci_flame.report import machine
+from ci_flame.verdict import BenchmarkVerdict, Figure, Finding, Note, Outcome, Verdict
 
 SCHEMA_VERSION: Final = 1
 FUNCTIONS: Final = 200
@@ -82,6 +83,7 @@ def _benchmark(each: BenchmarkVerdict, kept: int) -> Json:
         "diff": None if each.diff is None else _evidence(each.diff),
         "functions": [_function(frame) for frame in frames[:kept]],
         "functions_left_out": max(0, len(frames) - kept),
+        "figures": machine.document(each.figures),
     }
 
 
@@ -99,7 +101,9 @@ def _evidence(diff: BenchmarkDiff) -> Json:
 def _finding(finding: Finding, diff: BenchmarkDiff | None) -> Json:
     here = None
     if diff is not None:
-        if finding.frame == TOTAL:
+        if finding.figure is not None:
+            here = None
+        elif finding.frame == TOTAL:
             here = diff.total
         else:
             node = next((node for node in diff.paths if node.path == finding.path), None)
@@ -128,14 +132,26 @@ def _finding(finding: Finding, diff: BenchmarkDiff | None) -> Json:
             "severity": finding.rule.severity.value,
             "place": finding.rule.place,
         },
+        "metric": _figure(finding.figure),
         "cause": finding.cause,
         "work": finding.work,
         "changed": finding.changed,
     }
 
 
+def _figure(figure: Figure | None) -> Json | None:
+    if figure is None:
+        return None
+    return {
+        "name": figure.name,
+        "before": _number(figure.before),
+        "after": _number(figure.value),
+        "threshold": _number(figure.threshold),
+    }
+
+
 def _impact(finding: Finding, diff: BenchmarkDiff | None) -> float | None:
-    if diff is None or diff.total.before_ns <= 0:
+    if diff is None or diff.total.before_ns <= 0 or finding.figure is not None:
         return None
     return _number((finding.change.after_ns - finding.change.before_ns) / diff.total.before_ns)
 

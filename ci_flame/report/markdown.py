@@ -9,7 +9,7 @@ from typing import Final
 
 from ci_flame.diff import BenchmarkDiff
 from ci_flame.profile import TOTAL
-from ci_flame.report import terminal
+from ci_flame.report import machine, terminal
 from ci_flame.report.words import columns, cut, duration, growth, interval, plural, share, visible
 from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict, severity_of
 
@@ -98,12 +98,15 @@ def _benchmark(each: BenchmarkVerdict) -> str:
         total = each.diff.total
         whole = f"{duration(total.before_ns)} → {duration(total.after_ns)} per iteration"
         title += f" · {whole}, {growth(total)}"
-        if each.findings:
-            lines += _strip(each.findings[0], each.diff)
+        of_stacks = [finding for finding in each.findings if finding.figure is None]
+        if of_stacks:
+            lines += _strip(of_stacks[0], each.diff)
         lines += _table(each)
     if each.smallest_visible is not None:
         seen = share(each.smallest_visible)
         lines += [f"Smallest growth that would have been seen in a function of 5 %+: {seen}.", ""]
+    if told := machine.line(each.figures):
+        lines.append(f"- {text(told)}")
     lines += [f"- {text(note.text)}" for note in each.notes]
     body = "\n".join(lines)
     if each.findings:

@@ -7,6 +7,7 @@ is its module.
 from collections import defaultdict
 from typing import Final
 
+from ci_flame.diff.figures import figures
 from ci_flame.profile import (
     TOTAL,
     Frame,
@@ -19,6 +20,7 @@ from ci_flame.profile import (
     Unit,
     Weight,
 )
+from ci_flame.report import machine as machine_report
 from ci_flame.report.html import (
     Column,
     Values,
@@ -80,24 +82,33 @@ def _benchmark(each: Measurement, mode: Mode, limits: tuple[int, int], *, first:
         "growth": "",
         "tone": "",
         "first": first,
-        "facts": _facts(each, profile),
+        "facts": _facts(each, profile, mode),
         "sentences": [],
         "notes": [] if profile.samples else ["No samples were taken in this benchmark."],
         "data": embed(_data(profile, nodes, kept, rows[: limits[1]], each)),
         "unit": profile.unit.value,
         "left_out": left_out(len(nodes) - len(kept)),
         "functions_left_out": max(0, len(rows) - limits[1]),
+        "machine": machine_report.values(figures(None, each)) if mode in each.modes[:1] else None,
     }
 
 
-def _facts(each: Measurement, profile: Profile) -> list[Values]:
+def _facts(each: Measurement, profile: Profile, mode: Mode) -> list[Values]:
     facts = [
         ("Samples", f"{profile.samples:,}"),
         ("Iterations", f"{profile.iterations:,}"),
         ("Processes", f"{len(each.processes):,}"),
     ]
     if profile.unit is Unit.NANOSECONDS:
-        facts.insert(0, ("Per iteration", duration(profile.value / profile.iterations)))
+        waits = mode is Mode.OFF_CPU
+        facts[0] = ("Waits", facts[0][1]) if waits else facts[0]
+        facts.insert(
+            0,
+            (
+                "Waits per iteration" if waits else "Per iteration",
+                duration(profile.value / profile.iterations),
+            ),
+        )
     return [{"label": label, "value": value, "more": "", "tone": ""} for label, value in facts]
 
 

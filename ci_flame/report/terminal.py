@@ -10,6 +10,8 @@ import numpy as np
 
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
 from ci_flame.noise import benjamini_hochberg
+from ci_flame.profile import Kind, Mode
+from ci_flame.report import machine
 from ci_flame.report.picture import Direction, direction
 from ci_flame.report.words import columns, cut, duration, growth, interval, plural, share, visible
 from ci_flame.verdict import BenchmarkVerdict, Outcome, Verdict
@@ -75,6 +77,8 @@ def benchmark_lines(each: BenchmarkVerdict, *, width: int = 100, colour: bool = 
             lines.append(f"    {', '.join(where)}")
     if each.diff is not None:
         lines += _compared(each, each.diff, width)
+    if told := machine.line(each.figures):
+        lines.append(f"  {told}")
     lines += [f"  note: {visible(note.text)}" for note in each.notes]
     return lines
 
@@ -94,7 +98,12 @@ def changed(each: BenchmarkVerdict) -> tuple[FrameChange, ...]:
         frame
         for frame, share in zip(frames, chance.tolist(), strict=True)
         if frame.frame in blamed
-        or (share <= CHANCE and direction(frame.total) is not Direction.NOISE)
+        or (
+            share <= CHANCE
+            and direction(frame.total) is not Direction.NOISE
+            # Every wait ends in the same kernel functions, and its reason says what they do.
+            and (each.mode != Mode.OFF_CPU or frame.frame.kind is not Kind.KERNEL)
+        )
     )
 
 
