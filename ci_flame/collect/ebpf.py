@@ -36,6 +36,7 @@ from ci_flame.collect.machine import (
     Machine,
     has_capabilities,
     machine_can_bpf,
+    privilege_cure,
 )
 from ci_flame.errors import CollectError
 from ci_flame.profile import Frame, Histogram, Kind, Mode, Place, Stack, Weight
@@ -51,12 +52,6 @@ FREQUENCY_HZ: Final = range(10, 20_001)
 """Slower says nothing, faster measures the collector."""
 _REPLY_BYTES: Final = 512 << 20
 _STDERR_LINES: Final = 4
-
-_PRIVILEGES: Final = (
-    "run as root, or allow `sudo -n`, or give the interpreter capabilities:"
-    " sudo setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_syslog+ep "
-    + os.path.realpath(sys.executable)
-)
 
 
 class EbpfCollector:
@@ -83,9 +78,11 @@ class EbpfCollector:
                 "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, like those of Debian and Ubuntu",
             )
         if not machine.privileged:
-            return Obstacle(f"BPF does not load: {machine.bpf_error}", _PRIVILEGES)
+            return Obstacle(f"BPF does not load: {machine.bpf_error}", privilege_cure(machine))
         if not machine.root and not machine.sudo and not has_capabilities(machine):
-            return Obstacle("cap_bpf, cap_perfmon and cap_sys_ptrace are needed", _PRIVILEGES)
+            return Obstacle(
+                "cap_bpf, cap_perfmon and cap_sys_ptrace are needed", privilege_cure(machine)
+            )
         return None
 
     def start(self, target: Target) -> Session:
@@ -241,7 +238,9 @@ class EbpfSession:
         lines = self._stderr.read()[-8192:].decode(errors="replace").strip().splitlines()
         told = " / ".join(line.strip() for line in lines[-_STDERR_LINES:])
         if "password" in told or "sudo:" in told:
-            return CollectError(f"{what}: {told}", _PRIVILEGES)
+            return CollectError(
+                f"{what}: {told}", "allow `sudo -n`, or run as root; see `ci-flame doctor`"
+            )
         return CollectError(f"{what}: {told}" if told else what, "see `ci-flame doctor`")
 
     def _recording(self, reply: Mapping[str, Any], module_files: Mapping[str, str]) -> Recording:

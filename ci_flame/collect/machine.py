@@ -127,11 +127,9 @@ def environment(
     )
 
 
-def doctor(machine: Machine) -> tuple[tuple[str, str, str], ...]:
-    """Return the rows of `ci-flame doctor`: what, what was found, and the cure (or empty)."""
-    from ci_flame.collect import COLLECTORS  # noqa: PLC0415 - the registry imports this module
-
-    rows = [
+def facts(machine: Machine) -> tuple[tuple[str, str, str], ...]:
+    """Return rows on the machine for `ci-flame doctor`: what, what was found, and the cure."""
+    return (
         ("system", f"{machine.system} {machine.kernel}, {machine.architecture}", ""),
         ("processor", f"{machine.cpu_model or 'unknown'}, {machine.cores} cores", ""),
         ("virtualisation", machine.virtualisation or "none seen", ""),
@@ -139,13 +137,22 @@ def doctor(machine: Machine) -> tuple[tuple[str, str, str], ...]:
         ("privileges", _privileges(machine), ""),
         ("libbpf", machine.libbpf or "missing", "" if machine.libbpf else INSTALL_LIBBPF),
         ("perf", ", ".join(machine.perf) or "not on PATH", ""),
-    ]
-    for name, collector in COLLECTORS.items():
-        for python, what in ((True, "Python"), (False, "commands")):
-            obstacle = collector.obstacle(machine, python=python)
-            found = "usable" if obstacle is None else obstacle.reason
-            rows.append((f"{name} for {what}", found, obstacle.cure if obstacle else ""))
-    return tuple(rows)
+    )
+
+
+def privilege_cure(machine: Machine) -> str:
+    """Return what gives BPF programs the privileges that they need here, and no more."""
+    if machine.root:
+        # root whom the kernel refuses is root of a container.
+        return (
+            "start the container with --cap-add BPF --cap-add PERFMON --cap-add SYS_PTRACE"
+            " --cap-add SYSLOG, where these do not exist with --privileged; or run as root outside"
+        )
+    return (
+        "run as root, or allow `sudo -n`, or give the interpreter capabilities:"
+        " sudo setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_syslog+ep "
+        + os.path.realpath(sys.executable)
+    )
 
 
 INSTALL_LIBBPF: Final = "sudo apt-get install --no-install-recommends libbpf1"
