@@ -16,9 +16,8 @@ from click.testing import CliRunner
 from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
 
 import ci_flame
-from ci_flame import cli, collect
+from ci_flame import cli
 from ci_flame.baseline import folder
-from ci_flame.errors import CollectError
 
 GUILTY = "shop.parser:tokenize"
 CI_FLAME = (sys.executable, "-m", "ci_flame")
@@ -292,30 +291,6 @@ def test_help_is_quick_and_complete():
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert {"numpy", "scipy", "yaml", "jinja2", "google.protobuf", "pytest"}.isdisjoint(loaded)
-
-
-# -- doctor ---------------------------------------------------------------------------
-
-
-def test_the_doctor_says_the_same_as_json(project):
-    told = call("doctor")
-    document = json.loads(call("doctor", "--json").stdout)
-
-    assert told.returncode == (0 if document["usable"] else 3)
-    for row in document["rows"]:
-        assert row["found"] in told.stdout
-    assert {"ebpf for Python", "memory layout"} <= {row["what"] for row in document["rows"]}
-
-
-def test_the_doctor_of_a_machine_that_cannot(monkeypatch):
-    def refuse(_machine, *, python, wanted="auto"):
-        raise CollectError("no collector can record a Python benchmark here")
-
-    monkeypatch.setattr(collect, "choose", refuse)
-    done = CliRunner().invoke(cli.cli, ["doctor", "--json"], standalone_mode=False)
-
-    assert done.return_value == 3
-    assert json.loads(done.output)["usable"] is False
 
 
 # -- replay: the whole way without privileges -----------------------------------------

@@ -725,7 +725,7 @@ def test_an_ordinary_user_is_refused_with_the_cure(tmp_path):
         if found.sudo:
             print("sudo"); sys.exit()
         try:
-            choose(found, python=True)
+            choose(found, python=True, wanted="ebpf")
         except CollectError as error:
             print(error)
         """,

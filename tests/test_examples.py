@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from unprivileged import CONTAINER, hidden
 
 from ci_flame import config
+from ci_flame.collect.py_spy_process import find_program
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "examples" / "library"
@@ -115,13 +117,13 @@ def test_demo_refuses_a_repeat_that_is_no_count(number):
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give its capabilities up")
 def test_demo_without_privileges_says_the_cure_and_nothing_else(tmp_path):
     """Without capabilities even root may not load BPF; the doctor says so, and the demo ends."""
-    dropped = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+    dropped = (*hidden(find_program()), *CONTAINER)  # py-spy would still record Python
     words = (sys.executable, ROOT / "tools" / "demo.py", "--work", tmp_path / "work")
     done = run(*dropped, *words, cwd="/")
 
     assert done.returncode == 3, done.stdout + done.stderr
     assert done.stdout.startswith("demo: Python benchmarks cannot be recorded here\n")
-    assert "cure: run as root, or allow `sudo -n`" in done.stdout
+    assert "cure: start the container with --cap-add BPF" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "work").exists()
 

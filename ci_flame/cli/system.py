@@ -124,9 +124,9 @@ def _show(rows: "Sequence[Row]", examined: "Sequence[Examined]") -> None:
             records, sees = "stored runs", "what was recorded"
         else:
             sees = ", ".join(each.sees)
-        here = "yes" if each.works else "no"
+        here, bias = ("yes", each.bias) if each.works else ("no", "")
         click.echo(f"{each.name:<9}  {here:<4}  {records:<16}  {sees}".rstrip())
-        for word, text in (("why:", each.reason), ("cure:", each.cure), ("bias:", each.bias)):
+        for word, text in (("why:", each.reason), ("cure:", each.cure), ("bias:", bias)):
             if text:
                 click.echo(f"{'':<9}  {word:<5} {text}")
 

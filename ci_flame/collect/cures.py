@@ -73,9 +73,22 @@ def fix_of(cure: str) -> Fix | None:
             if not PACKAGES.fullmatch(package):
                 break
             wanted.append(package)
+        if "linux-perf" in wanted and _is_ubuntu():
+            wanted = ["linux-tools-generic" if word == "linux-perf" else word for word in wanted]
         if wanted and shutil.which("apt-get"):
             return Fix(
-                ("apt-get", "install", "-y", "-q", "--no-install-recommends", *wanted),
+                # What is installed stays as it is: an upgrade could not be undone.
+                (
+                    "apt-get",
+                    "install",
+                    "-y",
+                    "-q",
+                    "--no-install-recommends",
+                    "--no-upgrade",
+                    "-o",
+                    "DPkg::Lock::Timeout=120",
+                    *wanted,
+                ),
                 f"sudo apt-get remove --autoremove {' '.join(wanted)}",
                 f"packages, with what they need: {' '.join(wanted)}",
             )
@@ -118,6 +131,14 @@ def run(fix: Fix, *, root: bool, sudo: bool) -> None:
     if done.returncode != 0:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()[-_TAIL_LINES:]
         raise CollectError(f"`{fix}` ended with {done.returncode}: {' / '.join(lines)}")
+
+
+def _is_ubuntu() -> bool:
+    try:
+        told = Path("/etc/os-release").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return re.search(r"^ID=\"?ubuntu\"?$", told, re.MULTILINE) is not None
 
 
 def _sysctl(key: str) -> str:
