@@ -22,7 +22,7 @@ from unprivileged import CONTAINER, NOBODY, hidden
 import ci_flame.judge
 import ci_flame.report
 from ci_flame.baseline import folder
-from ci_flame.collect import COLLECTORS, machine
+from ci_flame.collect import COLLECTORS, machine, py_spy_process
 from ci_flame.collect.py_spy_process import find_program
 
 assert ci_flame.judge  # scipy must be loaded outside of pytester's snapshots of sys.modules
@@ -91,6 +91,7 @@ def spawn(*words, **how):
 def test_another_system_or_processor(shop, monkeypatch, system, processor, sentence):
     monkeypatch.setattr(platform, "system", lambda: system)
     monkeypatch.setattr(platform, "machine", lambda: processor)
+    monkeypatch.setattr(py_spy_process, "find_program", str)  # it records Python on any processor
     words = ("record", "--", sys.executable, "-c", "pass")
 
     assert sentence in call(*words, check=3).stderr

@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 import ci_flame
-from ci_flame.cli import converting, judging, recording, system
+from ci_flame.cli import converting, judging, recording, system, top
 from ci_flame.errors import CiFlameError, CollectError, InterruptedRunError
 
 
@@ -69,5 +69,6 @@ for _command in (
     converting.export,
     converting.import_,
     system.doctor,
+    top.bpf_top,
 ):
     cli.add_command(_command)

@@ -225,7 +225,7 @@ def _sudo() -> bool:
     return done.returncode == 0
 
 
-def _system_call(number: int | None, *arguments: object) -> int:
+def system_call(number: int | None, *arguments: object) -> int:
     """Return the result, or the negative errno; ENOSYS where the number is not known."""
     if number is None:
         return -errno.ENOSYS
@@ -255,9 +255,7 @@ def _try_bpf() -> str:
     ).ljust(128, b"\0")
     buffer = ctypes.create_string_buffer(attributes, 128)
     number = SYS_BPF.get(platform.machine())
-    return _outcome(
-        _system_call(number, ctypes.c_long(5), ctypes.byref(buffer), ctypes.c_long(128))
-    )
+    return _outcome(system_call(number, ctypes.c_long(5), ctypes.byref(buffer), ctypes.c_long(128)))
 
 
 def perf_attributes(period_ns: int, *, user_only: bool = False) -> bytes:
@@ -274,7 +272,7 @@ def perf_event_open(attributes: bytes, pid: int, cpu: int) -> int:
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     number = SYS_PERF_EVENT_OPEN.get(platform.machine())
     words = [ctypes.c_long(word) for word in (pid, cpu, -1, 8)]
-    return _system_call(number, ctypes.byref(buffer), *words)
+    return system_call(number, ctypes.byref(buffer), *words)
 
 
 def _try_perf_event() -> str:
