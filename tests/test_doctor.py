@@ -132,6 +132,12 @@ LIBBPF = next(
     [
         ("ebpf", [LIBBPF], "libbpf.so.1 is missing", "install --no-install-recommends libbpf1"),
         ("perf", machine.perf_paths(), "no perf program that works is installed", "linux-perf"),
+        (
+            "bpftrace",
+            [shutil.which("bpftrace") or "/nowhere"],
+            "bpftrace is not installed",
+            "sudo apt-get install",
+        ),
         ("py-spy", [find_program()], "py-spy is not installed", "pip install 'ci-flame[py-spy]'"),
     ],
 )

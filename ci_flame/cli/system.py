@@ -175,12 +175,14 @@ def _wanting(examined: "Sequence[Examined]", only: tuple[str, ...]) -> "list[Exa
 
     Where ebpf works, the packages of bcc are not installed unless bcc is asked for.
     """
+    from ci_flame.collect.doctor import WITHOUT_PYTHON
+
     recorded = [each for each in examined if each.name != "replay"]
     python = any(each.full for each in recorded)
     commands = any(each.commands for each in recorded)
     return [
         each
         for each in recorded
-        # perf is what commands are recorded with; all else is for Python.
-        if not each.works and (only or not (commands if each.name == "perf" else python))
+        # Others record commands, too, and are for Python.
+        if not each.works and (only or not (commands if each.name in WITHOUT_PYTHON else python))
     ]

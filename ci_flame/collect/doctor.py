@@ -23,7 +23,7 @@ from ci_flame.profile import BIASES, Kind, Mode
 
 ORDER: Final = ("ebpf", "bcc", "bpftrace", "perf", "py-spy", "replay")
 """Of the table; what is registered and not named here comes after them."""
-_WITHOUT_PYTHON: Final = frozenset({"perf"})
+WITHOUT_PYTHON: Final = frozenset({"perf", "bpftrace"})
 """Collectors whose obstacles are asked for commands: Python is nothing that they are for."""
 SECONDS: Final = 0.5
 _READY_SECONDS: Final = 20.0
@@ -101,7 +101,7 @@ def _examined(collector: Collector, machine: Machine, frequency_hz: int) -> Exam
     python, commands = obstacles[True] is None, obstacles[False] is None
     if name == "replay":
         return Examined(name, works=True, python=python, commands=commands)
-    obstacle = obstacles[name not in _WITHOUT_PYTHON]
+    obstacle = obstacles[name not in WITHOUT_PYTHON]
     if obstacle is not None and not python and not commands:
         return Examined(
             name,
