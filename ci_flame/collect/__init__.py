@@ -107,6 +107,7 @@ class Collector(Protocol):
 
 
 # The collectors import the types above.
+from ci_flame.collect.bcc import BccCollector  # noqa: E402
 from ci_flame.collect.bpftrace import BpftraceCollector  # noqa: E402
 from ci_flame.collect.ebpf import EbpfCollector  # noqa: E402
 from ci_flame.collect.perf import PerfCollector  # noqa: E402
@@ -116,6 +117,7 @@ from ci_flame.collect.replay import ReplayCollector  # noqa: E402
 COLLECTORS: Final[Mapping[str, Collector]] = MappingProxyType(
     {
         "ebpf": EbpfCollector(),
+        "bcc": BccCollector(),
         "perf": PerfCollector(),
         "py-spy": PySpyCollector(),
         "bpftrace": BpftraceCollector(),
@@ -124,7 +126,7 @@ COLLECTORS: Final[Mapping[str, Collector]] = MappingProxyType(
 )
 """In the order of preference; `bpftrace` and `replay` are only taken when asked for by name."""
 
-_AUTOMATIC: Final = ("ebpf", "perf", "py-spy")
+_AUTOMATIC: Final = ("ebpf", "bcc", "perf", "py-spy")
 """What `auto` tries, in this order; perf refuses Python, py-spy everything else."""
 WAITING: Final = frozenset({"ebpf", "replay"})
 """Collectors that tell how long a program waits; the others are refused for `off-cpu`."""

@@ -83,6 +83,11 @@ class EbpfCollector:
             return Obstacle(
                 "cap_bpf, cap_perfmon and cap_sys_ptrace are needed", privilege_cure(machine)
             )
+        if not machine.bpf_loop:
+            return Obstacle(
+                f"the kernel ({machine.kernel}) has no bpf_loop, which came with Linux 5.17",
+                "record with `--collector bcc`, which needs Linux 5.8",
+            )
         return None
 
     def start(self, target: Target) -> Session:
@@ -94,14 +99,21 @@ class EbpfCollector:
             )
         if not target.modes and not target.machine:
             raise CollectError("no mode is asked for", "on-cpu, off-cpu or both")
+        return self._session(target)
+
+    def _session(self, target: Target) -> Session:
         return EbpfSession(target)
 
 
 class EbpfSession:
     """A running collector process and the phase word shared with it."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(
+        self, target: Target, *, loader: str = "libbpf", start_seconds: float | None = None
+    ) -> None:
         self._target = target
+        self._loader = loader
+        self._start_seconds = start_seconds or START_SECONDS
         self._stderr: IO[bytes] = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed in close()
         ours, theirs = socket.socketpair()
         self._socket = ours
@@ -130,6 +142,7 @@ class EbpfSession:
     def _attach(self) -> None:
         request = {
             "do": "start",
+            "loader": self._loader,
             "pid": self._target.pid,
             "pids": list(self._target.pids),
             "owner": os.getpid(),
@@ -138,7 +151,7 @@ class EbpfSession:
             "modes": sorted(self._target.modes),
             "machine": self._target.machine,
         }
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self._start_seconds
         self._send(request, deadline)
         reply, descriptors = self._receive(deadline)
         try:

@@ -2,8 +2,8 @@
 
 Standard input is a socket. Each line on it is a JSON request, each gets one JSON line back:
 
-    {"do": "start", "pid": 1, "pids": [], "owner": 1, "python": true, "frequency_hz": 999,
-     "modes": ["on-cpu"], "machine": false}
+    {"do": "start", "loader": "libbpf", "pid": 1, "pids": [], "owner": 1, "python": true,
+     "frequency_hz": 999, "modes": ["on-cpu"], "machine": false}
         -> {"python": "3.11.7", ...} and the descriptor of the phase word
     {"do": "read", "windows": [[phase, ns of its end], ...]}
         -> frames, stacks, samples, waits, histograms and counters since the last read
@@ -19,10 +19,13 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Final
 
-from ci_flame.collect.sampler import Sampler
+from ci_flame.collect.libbpf import BpfObject
+from ci_flame.collect.sampler import Load, Sampler, load_object
 from ci_flame.errors import CiFlameError, CollectError
 
 _POLL_SECONDS: Final = 0.04
@@ -42,6 +45,17 @@ def main() -> int:
         finally:
             server.close()
     return 0
+
+
+def _compile(programs: Collection[str], without: Collection[str]) -> BpfObject:
+    """Load by bcc, which is slow to import and not installed everywhere."""
+    from ci_flame.collect.bcc_object import BccObject  # noqa: PLC0415 - as told
+
+    return BccObject(programs, without)
+
+
+LOADERS: Final[Mapping[str, Load]] = MappingProxyType({"libbpf": load_object, "bcc": _compile})
+"""How the BPF programs get into the kernel."""
 
 
 class Server:
@@ -122,6 +136,7 @@ class Server:
             pids=request["pids"],
             modes=request["modes"],
             machine=request["machine"],
+            load=LOADERS[request["loader"]],
         )
         self._poll.register(self._sampler.ring_descriptor, select.POLLIN)
         descriptors.append(self._sampler.phase_descriptor)

@@ -75,6 +75,8 @@ class BpfObject:
     `sizes` gives maps another number of entries (bytes for the ring buffer).
     """
 
+    _object: int | None
+
     def __init__(
         self,
         path: Path,
@@ -82,6 +84,18 @@ class BpfObject:
         without: Collection[str] = (),
         sizes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
+        self._prepare()
+        self._object = self._library.bpf_object__open_file(os.fsencode(path), None)
+        if not self._object:
+            raise self._error(f"{path.name} does not open")
+        self._choose(programs, without, sizes)
+        if self._library.bpf_object__load(self._object):
+            error = self._error("the kernel refuses the BPF program")
+            self.close()
+            raise error
+
+    def _prepare(self) -> None:
+        """Begin with nothing loaded."""
         self._library = _library()
         self._log: list[str] = []
         self._vsnprintf = c.CDLL(None).vsnprintf
@@ -92,14 +106,7 @@ class BpfObject:
         self._ring: int | None = None
         self._on_record: Any = None
         self._stats = -1
-        self._object: int | None = self._library.bpf_object__open_file(os.fsencode(path), None)
-        if not self._object:
-            raise self._error(f"{path.name} does not open")
-        self._choose(programs, without, sizes)
-        if self._library.bpf_object__load(self._object):
-            error = self._error("the kernel refuses the BPF program")
-            self.close()
-            raise error
+        self._object = None
 
     def _choose(
         self, programs: Collection[str], without: Collection[str], sizes: Mapping[str, int]

@@ -35,6 +35,7 @@ _PROBE_SECONDS: Final = 5.0
 _CAP_BITS: Final = {"cap_sys_ptrace": 19, "cap_sys_admin": 21, "cap_perfmon": 38, "cap_bpf": 39}
 NEEDED_CAPABILITIES: Final = ("cap_bpf", "cap_perfmon", "cap_sys_ptrace")
 _BPF_PROG_TYPE_PERF_EVENT: Final = 7
+_BPF_FUNC_LOOP: Final = 181
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Machine:
     """File name of the library (`libbpf.so.1`), or empty."""
     btf: bool
     """The kernel tells its types (`/sys/kernel/btf/vmlinux`)."""
+    bpf_loop: bool = True
+    """False: the kernel said that it has no such helper (Linux 5.16 and older)."""
     perf: tuple[str, ...] = ()
     """Paths of perf programs that answer `--version`, the preferred one first."""
     py_spy: str = ""
@@ -100,6 +103,7 @@ def probe() -> Machine:
         perf_event_paranoid=_integer(_read("/proc/sys/kernel/perf_event_paranoid"), 4),
         libbpf=_libbpf(),
         btf=Path("/sys/kernel/btf/vmlinux").exists(),
+        bpf_loop=_has_bpf_loop(),
         perf=perf_paths() if linux else (),
         py_spy=spy,
         # 0.1 s, which a machine that has better need not spend.
@@ -277,6 +281,15 @@ def perf_event_open(attributes: bytes, pid: int, cpu: int) -> int:
 
 def _try_perf_event() -> str:
     return _outcome(perf_event_open(perf_attributes(1_000_000, user_only=True), 0, -1))
+
+
+def _has_bpf_loop() -> bool:
+    """Ask the kernel; what cannot be asked (no libbpf, no privileges) is not held against it."""
+    try:
+        probe = ctypes.CDLL("libbpf.so.1").libbpf_probe_bpf_helper
+    except (OSError, AttributeError):
+        return True
+    return bool(probe(_BPF_PROG_TYPE_PERF_EVENT, _BPF_FUNC_LOOP, None) != 0)
 
 
 def _libbpf() -> str:

@@ -11,7 +11,7 @@ import select
 import struct
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -73,6 +73,15 @@ class Image:
     """An address lay in no known mapping."""
 
 
+Load = Callable[[Collection[str], Collection[str]], BpfObject]
+"""Brings the named programs into the kernel, and no map that is named second."""
+
+
+def load_object(programs: Collection[str], without: Collection[str]) -> BpfObject:
+    """Load the committed object by libbpf."""
+    return BpfObject(OBJECT, programs, without)
+
+
 class Sampler:
     """Recording of one process tree, from construction to `close`."""
 
@@ -85,6 +94,7 @@ class Sampler:
         pids: Sequence[int] = (),
         modes: Collection[str] = (Mode.ON_CPU,),
         machine: bool = False,
+        load: "Load | None" = None,
     ) -> None:
         self._frequency_hz = frequency_hz
         self.period_ns = round(1e9 / frequency_hz)
@@ -123,7 +133,7 @@ class Sampler:
             *(() if off_cpu else OffCpu.MAPS),
             *(() if machine else Latency.MAPS),
         )
-        self._object = BpfObject(OBJECT, self._programs, without)
+        self._object = (load or load_object)(self._programs, without)
         try:
             self._object.update("configs", bytes(4), _config(pid, 1 + len(others)))
             for image, (each, layout) in enumerate([(pid, root.layout), *others], _FIRST_IMAGE):
