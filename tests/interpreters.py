@@ -57,8 +57,14 @@ class Target:
 
     def run(self, stage):
         """Let it do one stage; return what it says of it."""
+        self.begin(stage)
+        return self.end(stage)
+
+    def begin(self, stage):
         self._process.stdin.write(f"{stage}\n")
         self._process.stdin.flush()
+
+    def end(self, stage):
         told = self._process.stdout.readline()
         assert told.startswith("done"), f"{stage}: the target ended with {self._process.poll()}"
         return told.removeprefix("done").strip()

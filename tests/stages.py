@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 import zlib
+from pathlib import Path
 
-SECONDS = 0.4
+SECONDS = 0.25
 
 
 def until(work, seconds=SECONDS):
@@ -80,6 +81,51 @@ def hashing():
 
 def packing():
     until(lambda: zlib.compress(b"abcdefgh" * 50_000))
+
+
+def reading():
+    with Path("/dev/zero").open("rb", buffering=0) as zero:
+        until(lambda: zero.read(1_000_000))
+
+
+def adding():
+    return sum(range(900))
+
+
+def hashing_a_little():
+    return hashlib.sha256(b"x" * 8000).digest()
+
+
+def ordering():
+    return sorted(range(150), key=order)
+
+
+def order(value):
+    return -value
+
+
+def counting():
+    counts = {}
+    for letter in "a counted word and another" * 6:
+        counts[letter] = counts.get(letter, 0) + 1
+    return counts
+
+
+def climb(height):
+    return height and climb(height - 1) + 1
+
+
+def mixture():
+    """Functions that take turns every 20 us or so, which is far below a sampling period."""
+
+    def work():
+        adding()
+        hashing_a_little()
+        ordering()
+        counting()
+        climb(40)
+
+    until(work, 60.0)  # whoever has seen enough ends it
 
 
 def großer_λ_name():  # noqa: PLC2401 - what is tested
@@ -171,8 +217,29 @@ def nothing():
 STAGES = {
     each.__name__: each
     for each in (
-        *(plain, generators, coroutines, threads, generated, hashing, packing, foreign_names),
-        *(deep, too_deep, in_child, forked, started, unshared, unshared_fork, number, nothing),
+        *(
+            plain,
+            generators,
+            coroutines,
+            threads,
+            generated,
+            hashing,
+            packing,
+            reading,
+            foreign_names,
+        ),
+        *(
+            deep,
+            too_deep,
+            mixture,
+            in_child,
+            forked,
+            started,
+            unshared,
+            unshared_fork,
+            number,
+            nothing,
+        ),
     )
 }
 

@@ -9,7 +9,7 @@ from recorded_stages import record
 from ci_flame.collect import COLLECTORS, Target
 from ci_flame.collect.machine import probe
 from ci_flame.errors import CollectError
-from ci_flame.profile import TRUNCATED
+from ci_flame.profile import TRUNCATED, Kind
 
 OBSTACLE = COLLECTORS["ebpf"].obstacle(probe(), python=True)
 pytestmark = [
@@ -28,17 +28,33 @@ ORDINARY = {
     "forked": ("stages:forked", "stages:in_child"),
 }
 """Stage -> frames that a full stack has after `<module>` and `main`, in this order."""
-OTHERS = ("threads", "too_deep", "started")
+OTHERS = ("reading", "threads", "too_deep", "started")
 
 
-@pytest.fixture(scope="module", params=every_interpreter())
+BCC = COLLECTORS["bcc"].obstacle(probe(), python=True)
+
+
+def every_recording():
+    """Each interpreter by ebpf; the system's and a newer one by bcc, which runs the same walk."""
+    for each in every_interpreter():
+        yield pytest.param((each.values[0], "ebpf"), id=f"{each.id}-ebpf", marks=each.marks)
+        if each.id in ("3.11", "3.14"):
+            marks = [
+                *each.marks,
+                pytest.mark.skipif(BCC is not None, reason=f"bcc: {BCC.reason if BCC else ''}"),
+            ]
+            yield pytest.param((each.values[0], "bcc"), id=f"{each.id}-bcc", marks=marks)
+
+
+@pytest.fixture(scope="module", params=every_recording())
 def recorded(request):
-    with stages(request.param) as target:
-        return record(target, *ORDINARY, *OTHERS)
+    python, collector = request.param
+    with stages(python) as target:
+        return record(target, *ORDINARY, *OTHERS, collector=collector)
 
 
 def test_the_version_is_told_and_nothing_is_lost(recorded, request):
-    python = request.node.callspec.params["recorded"]
+    python, _ = request.node.callspec.params["recorded"]
 
     assert recorded.version == pythons_tool().answer(python)
     assert recorded.recording.lost == 0
@@ -75,6 +91,21 @@ def test_the_extension_is_the_leaf(recorded):
 
     assert sum(hashing[each] for each in libraries) > 0.9 * recorded.total("hashing")
     assert packing["libz"] + packing["zlib"] > 0.9 * recorded.total("packing")
+
+
+def test_the_kernel_stack_is_below_the_call_that_entered_it(recorded):
+    deep = 0
+    for _, stack, count in recorded.stacks("reading"):
+        kinds = [frame.kind for frame in stack]
+        if Kind.KERNEL in kinds:
+            deep += count
+            first = kinds.index(Kind.KERNEL)
+            assert set(kinds[first:]) == {Kind.KERNEL}
+            assert Kind.PYTHON in kinds[:first]
+
+    assert deep > 0.5 * recorded.total("reading")
+    assert recorded.share("reading", "stages:main", "stages:reading") >= 0.99
+    assert any("read" in name for name in recorded.frames("reading") if name.startswith("kernel:"))
 
 
 def test_names_outside_ascii(recorded):

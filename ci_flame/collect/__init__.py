@@ -167,7 +167,9 @@ def choose(
         if obstacle is None:
             return collector
         obstacles.append((name, obstacle))
-    reasons = "; ".join(f"{name}: {obstacle.reason}" for name, obstacle in obstacles)
+    # bcc cannot load either what the kernel refuses to ebpf: that is said once.
+    first = {obstacle.reason: name for name, obstacle in reversed(obstacles)}
+    reasons = "; ".join(f"{name}: {reason}" for reason, name in reversed(first.items()))
     cures = "; or ".join(dict.fromkeys(obstacle.cure for _, obstacle in obstacles))
     what = "a Python benchmark" if python else "a command"
     raise CollectError(f"no collector can record {what} here: {reasons}", cures)

@@ -138,7 +138,7 @@ def _error(error: Exception, log: "IO[bytes]") -> CollectError:
     log.seek(0)
     lines = log.read()[-16384:].decode(errors="replace").splitlines()
     told = [line.strip() for line in lines if "error" in line or line.startswith("bpf:")]
-    words = " / ".join(told[-_LOG_LINES:])
+    words = " / ".join(told[:_LOG_LINES])
     hint = "see `ci-flame doctor`"
     if "not permitted" in f"{error} {words}":
         hint = "run as root, allow `sudo -n`, or see `ci-flame doctor`"
