@@ -85,8 +85,14 @@ def not_certain(
 ) -> list[Note]:
     """Return notes on growth that is probably past its limit, largest first, deepest only."""
     by_frame: dict[str, tuple[Unit, Rule, Answer]] = {}
+    costs: set[tuple[float, float]] = set()
     for each in sorted(unsure, key=lambda one: (-one[0].depth, str(one[0].frame))):
-        by_frame.setdefault(str(each[0].frame), each)
+        unit = each[0]
+        # A caller that only calls has the cost of what it calls: it is said once, of the deepest.
+        cost = unit.entry(unit.estimates.before), unit.entry(unit.estimates.after)
+        if cost not in costs or str(unit.frame) in by_frame:
+            by_frame.setdefault(str(unit.frame), each)
+        costs.add(cost)
     chosen = sorted(
         by_frame.values(),
         key=lambda each: (
