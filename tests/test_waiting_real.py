@@ -54,8 +54,7 @@ def test_waits(flame):
 """
 MAIN = """
 import shop
-for _ in range(3):
-    shop.twenty()
+shop.twenty()
 for _ in range(15):
     shop.contended()
 """
@@ -88,9 +87,9 @@ def run(*words, code):
 
 
 def flame(*words, code=0):
-    """Record the sleeping benchmark in four processes of a good half second."""
+    """Record the sleeping benchmark in three processes of three rounds each."""
     modes = ("--flame-mode", "off-cpu", "--flame-mode", "on-cpu")
-    size = ("--flame-processes=4", "--flame-seconds=0.6")
+    size = ("--flame-processes=3", "--flame-seconds=0.4")
     return run("pytest", "--flame", *modes, *size, *PLAIN, *words, code=code)
 
 
