@@ -128,7 +128,8 @@ class TestForReal:
 
         recording = record(doze, **MACHINE)
 
-        assert 50 <= recording.histograms["run_queue"].count < 200
+        # Not every kernel reports every switch; the last one may not be seen before the end.
+        assert 48 <= recording.histograms["run_queue"].count < 200
         assert recording.samples == {}
         assert recording.off_cpu == {}
 

@@ -4,16 +4,29 @@ A collector is started once per measured process tree. Its `Session` gives the m
 process a phase word (a store switches the window) and hands over what was sampled.
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ci_flame.errors import CollectError, UsageError
 from ci_flame.profile import Frame, Histogram, Mode, Place, Stack, Weight
 
 if TYPE_CHECKING:
     from ci_flame.collect.machine import Machine
+    from ci_flame.collect.registry import COLLECTORS, WAITING, choose
+
+__all__ = [
+    "COLLECTORS",
+    "PHASE_NONE",
+    "WAITING",
+    "Collector",
+    "Obstacle",
+    "Recording",
+    "Session",
+    "Target",
+    "choose",
+]
 
 PHASE_NONE: Final = 0
 """The phase word outside every window; samples there are not kept."""
@@ -106,70 +119,14 @@ class Collector(Protocol):
         """Attach to a running process; raises CollectError within 20 s if it cannot."""
 
 
-# The collectors import the types above.
-from ci_flame.collect.bcc import BccCollector  # noqa: E402
-from ci_flame.collect.bpftrace import BpftraceCollector  # noqa: E402
-from ci_flame.collect.ebpf import EbpfCollector  # noqa: E402
-from ci_flame.collect.perf import PerfCollector  # noqa: E402
-from ci_flame.collect.py_spy import PySpyCollector  # noqa: E402
-from ci_flame.collect.replay import ReplayCollector  # noqa: E402
-
-COLLECTORS: Final[Mapping[str, Collector]] = MappingProxyType(
-    {
-        "ebpf": EbpfCollector(),
-        "bcc": BccCollector(),
-        "perf": PerfCollector(),
-        "py-spy": PySpyCollector(),
-        "bpftrace": BpftraceCollector(),
-        "replay": ReplayCollector(),
-    }
-)
-"""In the order of preference; `bpftrace` and `replay` are only taken when asked for by name."""
-
-_AUTOMATIC: Final = ("ebpf", "bcc", "perf", "py-spy")
-"""What `auto` tries, in this order; perf refuses Python, py-spy everything else."""
-WAITING: Final = frozenset({"ebpf", "replay"})
-"""Collectors that tell how long a program waits; the others are refused for `off-cpu`."""
+_REGISTRY: Final = ("COLLECTORS", "WAITING", "choose")
 
 
-def choose(
-    machine: "Machine",
-    *,
-    python: bool,
-    wanted: str = "auto",
-    waits: bool = False,
-    event: str = "cpu-clock",
-    call_graph: str = "fp",
-) -> Collector:
-    """Return the collector to use here; raise CollectError with each one's obstacle and cure.
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - as typed above
+    """Load all the collectors when the registry is asked for.
 
-    `waits`: an off-CPU profile is wanted. `event` and `call_graph` other than these are perf's.
+    Not before: the collector process is one of them, has to be ready at once and to stay small.
     """
-    names = _AUTOMATIC if wanted == "auto" else (wanted,)
-    if wanted != "auto" and wanted not in COLLECTORS:
-        known = ", ".join(("auto", *COLLECTORS))
-        raise UsageError(f"no collector is called {wanted!r}", f"known are: {known}")
-    obstacles: list[tuple[str, Obstacle]] = []
-    for name in names:
-        if name not in COLLECTORS:
-            continue
-        collector = COLLECTORS[name]
-        asked = (event, call_graph) != ("cpu-clock", "fp")
-        if asked and isinstance(collector, PerfCollector):
-            collector = PerfCollector(event, call_graph)
-        obstacle = collector.obstacle(machine, python=python)
-        if asked and not isinstance(collector, PerfCollector):
-            reason = f"it samples the CPU clock, not {event} with call graph {call_graph}"
-            obstacle = Obstacle(reason, "record without --event, --call-graph")
-        if waits and name not in WAITING:
-            able = " or ".join(sorted(WAITING - {"replay"}))
-            obstacle = Obstacle("does not see waiting (off-cpu)", f"use collector {able}")
-        if obstacle is None:
-            return collector
-        obstacles.append((name, obstacle))
-    # bcc cannot load either what the kernel refuses to ebpf: that is said once.
-    first = {obstacle.reason: name for name, obstacle in reversed(obstacles)}
-    reasons = "; ".join(f"{name}: {reason}" for reason, name in reversed(first.items()))
-    cures = "; or ".join(dict.fromkeys(obstacle.cure for _, obstacle in obstacles))
-    what = "a Python benchmark" if python else "a command"
-    raise CollectError(f"no collector can record {what} here: {reasons}", cures)
+    if name not in _REGISTRY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("ci_flame.collect.registry"), name)

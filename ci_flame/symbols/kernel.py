@@ -19,8 +19,22 @@ _CLONE: Final = re.compile(r"\.(?:isra|constprop|part|cold|llvm)\b.*$")
 _DIGITS: Final = 16
 _KIND_AT: Final = _DIGITS + 1
 _NAME_AT: Final = _KIND_AT + 2
+_AT_ONCE: Final = 8192
+_BYTES_AT_ONCE: Final = 1 << 18
+"""Lines and bytes that are looked at together: more would cost memory and save no time."""
 _FUNCTIONS: Final = np.frombuffer(b"tTwW", dtype=np.uint8)
 _PLACES: Final = np.uint64(1) << np.arange(60, -4, -4, dtype=np.uint64)
+
+
+def _addresses(
+    text: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint64]:
+    """Return the numbers that lines beginning there begin with."""
+    digits = text[starts[:, None] + np.arange(_DIGITS)]
+    # `0` to `9` are 0x30 on, `a` to `f` 0x61 on.
+    values = (digits & 15) + (digits > ord("9")) * np.uint8(9)
+    numbers: npt.NDArray[np.uint64] = values.astype(np.uint64) @ _PLACES
+    return numbers
 
 
 class KernelNames:
@@ -30,16 +44,21 @@ class KernelNames:
         """Take the content of /proc/kallsyms; lines that are not as its lines are left out."""
         self._text = lines if isinstance(lines, bytes) else "".join(lines).encode()
         text = np.frombuffer(self._text, dtype=np.uint8)
-        ends = np.nonzero(text == ord("\n"))[0]
+        ends = np.concatenate(
+            [
+                np.nonzero(text[at : at + _BYTES_AT_ONCE] == ord("\n"))[0] + at
+                for at in range(0, max(len(text), 1), _BYTES_AT_ONCE)
+            ]
+        )
         starts = np.append(0, ends + 1)
         ends = np.append(ends, len(text))
         long_enough = ends - starts > _NAME_AT
         starts = starts[long_enough]
         starts = starts[np.isin(text[starts + _KIND_AT], _FUNCTIONS)]
-        digits = text[starts[:, None] + np.arange(_DIGITS)]
-        # `0` to `9` are 0x30 on, `a` to `f` 0x61 on.
-        values = (digits & 15) + (digits > ord("9")) * np.uint8(9)
-        addresses = (values.astype(np.uint64) * _PLACES).sum(axis=1, dtype=np.uint64)
+        addresses = np.concatenate(
+            [_addresses(text, starts[at : at + _AT_ONCE]) for at in range(0, len(starts), _AT_ONCE)]
+            or [np.empty(0, dtype=np.uint64)]
+        )
         # Where several begin at one address, perf shows the one that is listed last.
         order = np.argsort(addresses, kind="stable")
         self._addresses: npt.NDArray[np.uint64] = addresses[order]
