@@ -34,7 +34,7 @@ from ci_flame.profile import Mode
 POLICY_NAME: Final = "ci-flame.yml"
 DEFAULT_BASELINE: Final = Path(".ci-flame/baseline")
 """What `auto` looks for, below the folder of the policy file or where ci_flame was started."""
-COLLECTOR_NAMES: Final = ("auto", "ebpf", "perf", "py-spy", "bpftrace", "replay")
+COLLECTOR_NAMES: Final = ("auto", "ebpf", "bcc", "perf", "py-spy", "bpftrace", "replay")
 """`auto` and the keys of `collect.COLLECTORS`; kept here because that import is heavy."""
 POLICY_KEYS: Final = (
     "version",
