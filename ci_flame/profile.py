@@ -97,6 +97,8 @@ TOTAL: Final = Frame("[total]", "", Kind.MARK)
 TRUNCATED: Final = Frame("[truncated]", "", Kind.MARK)
 """Root of a stack whose outermost frames did not fit."""
 UNKNOWN: Final = Frame("[unknown]", "", Kind.MARK)
+RUN_QUEUE: Final = Frame("[run queue]", "", Kind.MARK)
+"""Leaf of a wait for a CPU: the machine's doing, not the code's."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

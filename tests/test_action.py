@@ -459,6 +459,9 @@ def pull_request(tmp_path):
     """The example library in a repository; returns a function that runs its workflow in act."""
     repository = tmp_path / "shop"
     shutil.copytree(EXAMPLE, repository, ignore=shutil.ignore_patterns("__pycache__", ".ci-flame"))
+    # However busy the machine is that the tests run on.
+    policy = repository / "ci-flame.yml"
+    policy.write_text(policy.read_text("utf-8").replace("record:\n", "record:\n  busy: 100%\n"))
     git("init", "-q", "-b", "main", cwd=repository)
     git("add", "--all", cwd=repository)
     git("commit", "-qm", "The shop", cwd=repository)

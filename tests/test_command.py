@@ -18,7 +18,7 @@ from ci_flame.profile import Frame, Kind, Place
 from ci_flame.record import command, interpreter, layout
 from ci_flame.record.jit import Jit
 
-PLAN = RecordConfig(frequency_hz=1999)
+PLAN = RecordConfig(frequency_hz=1999, busy=1.0)  # however busy the tests' machine is
 BUSY = """
 def spin(n):
     total = 0

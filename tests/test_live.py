@@ -23,7 +23,7 @@ from ci_flame.record import jit_maps, live, live_target
 from ci_flame.record.jit import Jit
 from ci_flame.verdict import Outcome
 
-PLAN = RecordConfig(frequency_hz=999)
+PLAN = RecordConfig(frequency_hz=999, busy=1.0)  # however busy the tests' machine is
 NOBODY = 65534
 
 FAMILY = """

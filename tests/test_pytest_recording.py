@@ -35,9 +35,11 @@ def sort():
 
 
 def run(pytester, *words, processes=1, seconds=0.2):
-    return pytester.runpytest_subprocess(
-        "--flame", f"--flame-processes={processes}", f"--flame-seconds={seconds}", *PLAIN, *words
-    )
+    # However busy the machine is that the tests run on; `*words` may name another policy.
+    calm = pytester.path.parent / f"{pytester.path.name}.yml"
+    calm.write_text("version: 1\nrecord: {busy: 100%}\n", encoding="utf-8")
+    size = (f"--flame-processes={processes}", f"--flame-seconds={seconds}")
+    return pytester.runpytest_subprocess("--flame", f"--flame-policy={calm}", *size, *PLAIN, *words)
 
 
 def recorded(pytester):
@@ -259,7 +261,7 @@ def test_no_time_is_announced_where_no_benchmark_is_selected(pytester):
 )
 def test_a_growth_that_a_second_recording_does_not_show_fails_nobody(pytester, words, outcome):
     """The function is five times as dear in the first recording's processes, not after them."""
-    (pytester.path / "once.yml").write_text("version: 1\nrecord: {confirm: false}\n")
+    (pytester.path / "once.yml").write_text("version: 1\nrecord: {confirm: false, busy: 100%}\n")
     pytester.makepyfile(shop=SHOP.replace("300 * times", "300 * times * FACTOR") + "FACTOR = 1\n")
     pytester.makepyfile(
         test_shop="""

@@ -333,6 +333,79 @@ def test_each_mode_has_its_own_verdict_and_the_worst_counts():
     assert got.outcome is Outcome.FAIL
 
 
+@pytest.mark.parametrize(("place", "said"), [("ci-flame.yml:4", True), ("default", False)])
+def test_a_rule_about_a_mode_that_was_not_recorded_is_said(place, said):
+    run = synthetic_run(synthetic_measurement(SHOP))
+    rule = Rule(mode="off-cpu", max_growth=Limit(share=0.1), place=place)
+    got = judge(diff(run, run), Policy(rules=(rule,)), after=run)
+
+    assert [note.slug for note in got.notes] == (["mode-missing"] if said else [])
+    if said:
+        assert "the rule ci-flame.yml:4 is about off-cpu" in got.notes[0].text
+
+
+def test_what_is_said_of_a_recording_is_said_again_by_whoever_judges_it_again():
+    """`explain` has nothing but the runs."""
+    shop = synthetic_measurement(SHOP)
+    waits = replace(
+        shop,
+        processes=tuple(
+            replace(
+                process,
+                rounds=tuple(replace(e, wall_ns=e.cpu_ns * 11) for e in process.rounds),
+            )
+            for process in shop.processes
+        ),
+    )
+    run = synthetic_run(waits)
+    got = judge(diff(run, run), Policy(), after=run)
+
+    (note,) = [note for note in got.benchmarks[0].notes if note.slug == "waits"]
+    assert note.text.endswith("its waiting is not judged; add --flame-mode off-cpu")
+
+
+def busy(measurement, every):
+    """Return the benchmark with every so-manieth round left out."""
+    return replace(
+        measurement,
+        processes=tuple(
+            replace(
+                process,
+                rounds=tuple(
+                    replace(each, dropped="the machine was busy for 34 % of it")
+                    if n % every == 0
+                    else each
+                    for n, each in enumerate(process.rounds)
+                ),
+            )
+            for process in measurement.processes
+        ),
+    )
+
+
+def test_rounds_that_were_left_out_are_summed_up_in_words():
+    before, after = synthetic_measurement(SHOP, seed=1), synthetic_measurement(SHOP, seed=2)
+    got = judge_benchmark(compared(before, busy(after, 10), Mode.ON_CPU), Policy(), family=1)
+
+    assert got.outcome is Outcome.PASS
+    assert (
+        "10 of 100 rounds after left out"
+        " (the first: the machine was busy for 34 % of round 1 of process 1)"
+    ) in [note.text for note in got.notes]
+
+
+def test_a_machine_that_is_never_quiet_is_inconclusive_in_words():
+    before, after = synthetic_measurement(SHOP, seed=1), synthetic_measurement(SHOP, seed=2)
+    got = judge_benchmark(compared(before, busy(after, 1), Mode.ON_CPU), Policy(), family=1)
+
+    assert got.outcome is Outcome.INCONCLUSIVE
+    assert got.notes[0].slug == "busy"
+    assert got.notes[0].text == (
+        "nothing to judge after: the machine was busy in 100 of 100 rounds after,"
+        " which are left out"
+    )
+
+
 def test_a_mode_that_the_baseline_lacks_is_new():
     shop = synthetic_measurement(SHOP)
     after = synthetic_run(

@@ -45,14 +45,24 @@ def benchmark_name(name: str | None, command: tuple[str, ...]) -> str:
 
 
 def account(measurement: "Measurement") -> str:
-    """Return one line on what was recorded."""
+    """Return one line on what was recorded, and what the collector cost."""
+    from ci_flame.diff.figures import figures
+    from ci_flame.profile import Mode
+    from ci_flame.report import machine
+
     processes = measurement.processes
     cpu_s = sum(each.cpu_ns for process in processes for each in process.rounds) / 1e9
     kept = sum(process.kept for process in processes)
     lost = sum(process.lost for process in processes)
+    waits = ""
+    if Mode.OFF_CPU in measurement.modes:
+        waited = measurement.profile(Mode.OFF_CPU)
+        waits = f", {waited.samples} waits of {waited.value / 1e9:.2f} s in all"
+    told = machine.line(figures(None, measurement))
     return (
         f"{measurement.benchmark}: {len(processes)} repetition{'s' * (len(processes) != 1)},"
-        f" {cpu_s:.2f} s of CPU time, {kept} samples, {lost} lost"
+        f" {cpu_s:.2f} s of CPU time, {kept} samples, {lost} lost{waits}"
+        + (f"; {told}" if told else "")
     )
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "diff",
     "diff_benchmark",
     "differences",
+    "left_out",
     "smallest_visible",
     "visible_at",
 ]
@@ -119,7 +120,7 @@ def diff_benchmark(before: Measurement, after: Measurement, mode: Mode) -> Bench
                 f"the warm-up of {unsettled} of {len(measurement.processes)} processes {name} had"
                 " not settled when it was cut off"
             )
-        if without := _left_out(measurement, name, mode):
+        if without := left_out(measurement, name, mode):
             notes.append(without)
     busy = "; ".join(filter(None, map(_mostly_busy, ("before", "after"), (before, after))))
     told = figures(before, after) if mode in after.modes[:1] else None
@@ -168,7 +169,7 @@ def diff_benchmark(before: Measurement, after: Measurement, mode: Mode) -> Bench
     )
 
 
-def _left_out(measurement: Measurement, side: str, mode: Mode) -> str:
+def left_out(measurement: Measurement, side: str, mode: Mode) -> str:
     """Return what was left out of a side for its rounds' own reasons, the first one in words."""
     dropped = [
         each.dropped.replace("of it", f"of round {number} of process {process}")
@@ -180,7 +181,7 @@ def _left_out(measurement: Measurement, side: str, mode: Mode) -> str:
         return ""
     rounds = sum(mode in e.profiles for p in measurement.processes for e in p.rounds)
     more = f" (the first: {dropped[0]})" if len(dropped) > 1 else f": {dropped[0]}"
-    return f"{len(dropped)} of {rounds} rounds {side} left out{more}"
+    return f"{len(dropped)} of {rounds} rounds {f'{side} ' if side else ''}left out{more}"
 
 
 def _mostly_busy(side: str, measurement: Measurement) -> str:

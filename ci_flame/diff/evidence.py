@@ -6,7 +6,6 @@ are processes. Python objects are made later, for what is reported.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +13,10 @@ import numpy.typing as npt
 from ci_flame import simplify
 from ci_flame.diff.speed import Clocks
 from ci_flame.noise import Floats
-from ci_flame.profile import UNKNOWN, Frame, Kind, Measurement, Mode, Round, Stack
+from ci_flame.profile import RUN_QUEUE, UNKNOWN, Frame, Kind, Measurement, Mode, Round, Stack
 
 Indices = npt.NDArray[np.intp]
 Flags = npt.NDArray[np.bool_]
-
-
-RUN_QUEUE: Final = Frame("[run queue]", "", Kind.MARK)
-"""Leaf of a wait for a CPU: the machine's doing, not the code's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,6 +17,7 @@ from ci_flame.diff import (
     Columns,
     RunDiff,
     change,
+    left_out,
     smallest_visible,
 )
 from ci_flame.diff.figures import figures
@@ -247,7 +248,9 @@ def judge_alone(
         kept_notes.append(dear)
     outcome = worst([outcome, machine.outcome, *(finding.outcome for finding in found)])
     note = note if note.benchmark else replace(note, benchmark=name)
-    notes = (note, *kept_notes, *machine.notes)
+    without = left_out(measurement, "", mode)
+    told_of = (Note("recording", without, name),) if without else ()
+    notes = (note, *kept_notes, *told_of, *machine.notes)
     return BenchmarkVerdict(name, str(mode), outcome, tuple(found), notes, None, figures=told)
 
 
@@ -309,7 +312,17 @@ def assemble(
     `bias` is what the collector is known to get wrong (`Environment.bias`); it becomes a note.
     """
     verdicts = tuple(benchmarks)
-    said = dict.fromkeys((*([Note("bias", bias)] if bias else []), *notes))
+    modes = {each.mode for each in verdicts}
+    unread = [
+        Note(
+            "mode-missing",
+            f"the rule {rule.place} is about {rule.mode}, which was not recorded: record it with"
+            f" --flame-mode {rule.mode} (--mode of record and check)",
+        )
+        for rule in policy.rules
+        if modes and not rule.metric and rule.place != "default" and rule.mode not in modes
+    ]
+    said = dict.fromkeys((*([Note("bias", bias)] if bias else []), *notes, *unread))
     return Verdict(worst(each.outcome for each in verdicts), verdicts, tuple(said), diff, policy)
 
 

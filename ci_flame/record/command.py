@@ -23,6 +23,7 @@ from ci_flame.collect import Collector, Recording, Target, choose, machine
 from ci_flame.config import BUSY_COMMAND, RecordConfig
 from ci_flame.errors import BaselineError, CollectError, InterruptedRunError, UsageError
 from ci_flame.profile import (
+    RUN_QUEUE,
     Environment,
     Frame,
     Measurement,
@@ -344,12 +345,14 @@ def _process(
     if Mode.OFF_CPU in plan.modes and recording.mode is not Mode.OFF_CPU:
         profiles[Mode.OFF_CPU] = _profile(waited, roots)
     cores = cpus()
+    # The kernel keeps no account of threads and children that have ended; the collector does.
+    queued = sum(weight.value for stack, weight in waited if stack[-1] == RUN_QUEUE)
     only = leave_out_busy(
         Round(
             1,
             clocks.cpu_ns,
             clocks.wall_ns,
-            clocks.run_delay_ns,
+            max(clocks.run_delay_ns, queued),
             references,
             profiles,
             steal_ns=clocks.steal_ns,
