@@ -500,7 +500,7 @@ def shop(tmp_path_factory):
     program = nobodys_py_spy(place)
     place.chmod(0o777)
     # What is tested is the collector and the verdict, whoever else uses this machine.
-    (place / "ci-flame.yml").write_text("version: 1\nrecord: {busy: 100%}\n")
+    (place / "ci-flame.yml").write_text("version: 1\nrecord: {busy: 100%, confirm: false}\n")
     env = environment(HOME=str(place))
     env["PATH"] = f"{program.parent}:{env['PATH']}"
 
