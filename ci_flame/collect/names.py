@@ -11,6 +11,7 @@ from ci_flame.collect.records import (
     FLAG_TRUNCATED,
     Code,
     Place,
+    stack_key,
     unpack_code,
     unpack_kernel_stack,
     unpack_stack,
@@ -23,6 +24,11 @@ from ci_flame.symbols.native import AddressSpace, NativeNames
 
 RawFrame = tuple[str, str, str, str, int]
 """kind, module, function, file, first line; a Python frame's module is named by the owner."""
+
+MOST_RECORDS: Final = 200_000
+MOST_BYTES: Final = 64 << 20
+"""Of stacks, code objects and strings each, and of all their bytes: a program that never repeats
+itself must not fill the memory. What comes after that is `[unknown]`, and counted."""
 
 # Borders between frames in folded stacks and in paths; a line must stay a line.
 _UNSAFE: Final = {ord(";"): ",", **dict.fromkeys((*range(32), 127, 133, 8232, 8233), " ")}
@@ -43,28 +49,46 @@ class Names:
         self._kernel: KernelNames | None = None
         self._strings: dict[int, str] = {}
         self._codes: dict[int, Code] = {}
-        self._stacks: dict[int, tuple[int, ...]] = {}
-        self._kernel_stacks: dict[int, tuple[int, ...]] = {}
+        self._stacks: dict[int, bytes] = {}
+        self._kernel_stacks: dict[int, bytes] = {}
+        """The records as they came: 8 bytes a frame; unpacked, they would be 40."""
+        self._bytes = 0
+        self.refused = 0
+        """Records that there was no room for, in all."""
 
     def add_string(self, data: bytes) -> None:
         """Keep a STRING record."""
         key, text = unpack_string(data)
-        self._strings[key] = text.translate(_UNSAFE)
+        if self._has_room(self._strings, key, len(data)):
+            self._strings[key] = text.translate(_UNSAFE)
 
     def add_code(self, data: bytes) -> None:
         """Keep a CODE record."""
         key, code = unpack_code(data)
-        self._codes[key] = code
+        if self._has_room(self._codes, key, len(data)):
+            self._codes[key] = code
 
     def add_stack(self, data: bytes) -> None:
         """Keep a STACK record."""
-        key, ids = unpack_stack(data)
-        self._stacks[key] = ids
+        key = stack_key(data)
+        if self._has_room(self._stacks, key, len(data)):
+            self._stacks[key] = data
 
     def add_kernel_stack(self, data: bytes) -> None:
         """Keep a KERNEL_STACK record."""
-        key, addresses = unpack_kernel_stack(data)
-        self._kernel_stacks[key] = addresses
+        key = stack_key(data)
+        if self._has_room(self._kernel_stacks, key, len(data)):
+            self._kernel_stacks[key] = data
+
+    def _has_room(self, kept: Mapping[int, object], key: int, size: int) -> bool:
+        """Count a record that is new; False, and counted as refused, when there are too many."""
+        if key in kept:
+            return True
+        if len(kept) >= MOST_RECORDS or self._bytes + size > MOST_BYTES:
+            self.refused += 1
+            return False
+        self._bytes += size
+        return True
 
     def reply(
         self,
@@ -91,7 +115,8 @@ class Names:
             frames = self._python(key, table)
             if key.address:
                 frames += (table.frame(self._leaf(key, images)),)
-            symbols = [self._symbol(each) for each in self._kernel_stacks.get(key.kernel, ())]
+            raw = self._kernel_stacks.get(key.kernel)
+            symbols = [self._symbol(each) for each in unpack_kernel_stack(raw)[1]] if raw else []
             for symbol in without_scheduler(symbols):
                 frames += (table.frame((Kind.KERNEL, "", symbol, "", 0)),)
             why = reason(symbols, key.state, key.flags)
@@ -136,7 +161,8 @@ class Names:
 
     def _python(self, place: Place | WaitKey, table: "_Table") -> tuple[int, ...]:
         """Return the Python part of a stack, with the marks that its flags ask for."""
-        frames = [self._code_frame(each) for each in self._stacks.get(place.stack, ())]
+        raw = self._stacks.get(place.stack)
+        frames = [self._code_frame(each) for each in unpack_stack(raw)[1]] if raw else []
         if place.stack and not frames:
             frames = [_mark(UNKNOWN.function)]  # the record of the stack was lost
         if place.flags & (FLAG_TRUNCATED | FLAG_FAULT):

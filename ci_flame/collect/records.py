@@ -60,6 +60,17 @@ class ImageChange:
     image: int
 
 
+def place_elsewhere(phase: int) -> bytes:
+    """Return the bytes of a place of which nothing but the phase is known."""
+    return _PLACE.pack(0, phase, 0, 0, 0, 0)
+
+
+def stack_key(data: bytes) -> int:
+    """Return the hash of a STACK or KERNEL_STACK record."""
+    key: int = _STACK.unpack_from(data)[2]
+    return key
+
+
 def unpack_stack(data: bytes) -> tuple[int, tuple[int, ...]]:
     """Return the stack's hash and the ids of its code objects, outermost first."""
     _, depth, key = _STACK.unpack_from(data)

@@ -31,6 +31,7 @@ from ci_flame.collect.records import (
     STRING,
     WAIT,
     Place,
+    place_elsewhere,
     unpack_image,
 )
 from ci_flame.collect.timers import JITTER, REDRAW_SECONDS, Timers, check_rate, max_sample_rate
@@ -51,6 +52,8 @@ _FIRST_IMAGE: Final = 1
 _PROCESS: Final = struct.Struct("<QII")
 """`struct process` before its Python: image, number here, unused."""
 
+MOST_PLACES: Final = 200_000
+"""Distinct places between two reads; the samples of further ones are `[unknown]`, and counted."""
 _COUNTERS: Final = 9
 _COUNT_TICKS, _COUNT_LOST, _COUNT_UNSENT, _COUNT_FAULTS, _COUNT_UNTRACKED = range(5)
 _COUNT_LOST_WAITS, _COUNT_SHORT_WAITS, _COUNT_MISSED_SWITCHES = 5, 6, 7
@@ -113,6 +116,7 @@ class Sampler:
         self._before = [0] * _COUNTERS
         self._stats_before: dict[str, tuple[int, int]] = {}
         self._cpu_before = 0
+        self._full = self._full_before = 0
         self._window_cpu_ns = 0
         """CPU time of the polls that found a window open."""
         self._polled_cpu = time.process_time_ns()
@@ -248,6 +252,10 @@ class Sampler:
         if self._timers and limit < self._frequency_hz * (1 + JITTER):
             # The kernel lowered it itself (kernel.perf_cpu_time_max_percent).
             metrics["collector.throttled_to_hz"] = float(limit)
+        full = self._full + self._names.refused
+        if full > self._full_before:
+            metrics["collector.stacks_full"] = float(full - self._full_before)
+            self._full_before = full
         if self._unsupported:
             metrics["collector.unsupported_python"] = float(sum(self._unsupported.values()))
         return metrics
@@ -312,7 +320,11 @@ class Sampler:
         if kind == SAMPLE:
             key = data[20:]
             if key not in self._counts:
-                self._first_seen(data)
+                if len(self._counts) >= MOST_PLACES:
+                    self._full += 1
+                    key = place_elsewhere(Place.unpack(key).phase)
+                else:
+                    self._first_seen(data)
             self._counts[key] += 1
         elif kind == STRING:
             self._names.add_string(data)
