@@ -8,12 +8,12 @@ is where the call returns to, which after a call that never returns is the next 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ci_flame.formats.perf_data.header import Event
 from ci_flame.formats.perf_data.recording import PerfData
 from ci_flame.formats.perf_data.records import MODE_KERNEL, MODE_USER, Mapped, Words
 from ci_flame.formats.perf_data.samples import PERIOD, Longs
@@ -26,7 +26,12 @@ _CONTEXT_USER: Final = np.uint64(2**64 - 512)
 _USER_MARK: Final = int(_CONTEXT_USER).to_bytes(8, "little")
 _CLOCKS: Final = frozenset({"cpu-clock", "task-clock"})
 """Events whose period is in nanoseconds."""
-_KERNEL, _USER, _OTHER = 0, 1, 2
+_KERNEL, _OTHER = -1, -2
+_ONE, _TOP, _ALL = np.uint64(1), np.uint64(48), np.uint64(0xFFFF)
+_ADDRESS: Final = np.uint64((1 << 48) - 1)
+_OWNER_AT: Final = np.uint64(49)
+_MANY_OWNERS: Final = 1 << 14
+_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 class Names(Protocol):
@@ -77,20 +82,23 @@ def fold(
     for), `unwind` walks the copied user stacks of `perf record --call-graph dwarf`.
     FormatError where the event has no samples, or is not chosen among several.
     """
-    chosen_event = data.choose(event)
-    same_name = [
-        data.events[index].name == data.events[chosen_event].name
-        for index in range(len(data.events))
-    ]
-    wanted = np.array(same_name)[data.samples.event]
-    if part is None:
-        part = np.zeros(len(data.samples), dtype=np.int64)
-    chosen = np.nonzero(wanted & (part >= 0))[0]
-    placed = place(data)
-    chains = _Chains(data, placed, chosen, unwind)
-    stacks = _name(chains, placed, names, max_stack)
-    wanted_event = data.events[chosen_event]
-    return _gather(_Chosen(data, placed, chosen, part[chosen], wanted_event), chains, stacks)
+    counted = _count(data, names, event, part=part, unwind=unwind, max_stack=max_stack)
+    groups: dict[tuple[int, int, str], dict[Stack, Weight]] = {}
+    columns = (counted.part, counted.pid, counted.name, counted.stack)
+    different, samples, values = _sums(columns, counted.period)
+    if counted.unit is Unit.SAMPLES:
+        values = samples
+    for part_, pid, name, number, many, value in zip(*different, samples, values, strict=True):
+        group = groups.setdefault((part_, pid, counted.names[name]), {})
+        group[counted.stacks.stacks[number]] = Weight(many, value)
+    parts, many_cut = np.unique(counted.part[counted.truncated], return_counts=True)
+    return Folded(
+        groups=dict(sorted(groups.items(), key=itemgetter(0))),
+        unit=counted.unit,
+        truncated=dict(zip(parts.tolist(), many_cut.tolist(), strict=True)),
+        chains=counted.chains,
+        addresses=counted.stacks.addresses,
+    )
 
 
 def profile(
@@ -100,15 +108,97 @@ def profile(
 
     Weights are nanoseconds for cpu-clock and task-clock with periods, else samples.
     """
-    folded = fold(data, names, event, unwind=unwind)
-    stacks: dict[Stack, Weight] = {}
-    for (_, _, name), group in folded.groups.items():
-        root = Frame(f"[{name}]", "", Kind.MARK)
-        for stack, weight in group.items():
-            whole = (root, *stack)
-            have = stacks.get(whole)
-            stacks[whole] = weight if have is None else have + weight
-    return Profile(stacks, folded.unit).check(data.source)
+    counted = _count(data, names, event, unwind=unwind)
+    roots = [(Frame(f"[{name}]", "", Kind.MARK),) for name in counted.names]
+    different, samples, values = _sums((counted.name, counted.stack), counted.period)
+    if counted.unit is Unit.SAMPLES:
+        values = samples
+    stacks = counted.stacks.stacks
+    weights = map(Weight, samples, values)
+    whole = {
+        roots[name] + stacks[number]: weight
+        for name, number, weight in zip(*different, weights, strict=True)
+    }
+    return Profile(whole, counted.unit).check(data.source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """The chosen samples: columns of numbers, and what the numbers stand for."""
+
+    part: Longs
+    pid: Longs
+    name: Longs
+    stack: Longs
+    period: Words
+    truncated: npt.NDArray[np.bool_]
+    names: Sequence[str]
+    stacks: "_Stacks"
+    unit: Unit
+    chains: int
+
+
+def _count(
+    data: PerfData,
+    names: Names,
+    event: str,
+    *,
+    part: Longs | None = None,
+    unwind: Unwind | None = None,
+    max_stack: int = 0,
+) -> _Counted:
+    """Choose the samples, find their different chains and name them."""
+    chosen_event = data.events[data.choose(event)]
+    same_name = np.array([each.name == chosen_event.name for each in data.events])
+    if part is None:
+        part = np.zeros(len(data.samples), dtype=np.int64)
+    chosen = np.nonzero(same_name[data.samples.event] & (part >= 0))[0]
+    placed = place(data)
+    chains = _Chains(data, placed, chosen, unwind)
+    stacks = _name(chains, placed, names, max_stack)
+    timed = chosen_event.name in _CLOCKS
+    period = data.samples.period[chosen]
+    if not chosen_event.sample_type & PERIOD:
+        timed = timed and not chosen_event.is_frequency
+        period = np.full(len(chosen), chosen_event.period, dtype=np.uint64)
+    return _Counted(
+        part=part[chosen],
+        pid=data.samples.pid[chosen],
+        name=placed.name[chosen],
+        stack=stacks.of_chain[chains.of_sample],
+        period=period,
+        truncated=stacks.truncated[chains.of_sample],
+        names=placed.names,
+        stacks=stacks,
+        unit=Unit.NANOSECONDS if timed else Unit.SAMPLES,
+        chains=len(chains.chain),
+    )
+
+
+def _sums(
+    columns: tuple[Longs, ...], period: Words
+) -> tuple[list[list[int]], list[int], list[int]]:
+    """Return the different rows of the columns, sorted, how often each is there, and its periods.
+
+    Sums are exact: halves of 32 bits are added up apart.
+    """
+    key = np.zeros(len(period), dtype=np.int64)
+    kinds: list[Longs] = []
+    for column in columns:
+        different, index = np.unique(column, return_inverse=True)
+        kinds.append(different)
+        key = key * max(len(different), 1) + index
+    rows, of_row = np.unique(key, return_inverse=True)
+    number = len(rows)
+    samples = np.bincount(of_row, minlength=number).tolist()
+    low = np.bincount(of_row, weights=period & _LOW, minlength=number).tolist()
+    high = np.bincount(of_row, weights=period >> _HALF, minlength=number).tolist()
+    different_rows: list[list[int]] = []
+    for different in reversed(kinds):
+        rows, index = np.divmod(rows, max(len(different), 1))
+        different_rows.append(different[index].tolist())
+    values = [(int(h) << 32) + int(w) for h, w in zip(high, low, strict=True)]
+    return different_rows[::-1], samples, values
 
 
 class _Chains:
@@ -129,6 +219,7 @@ class _Chains:
         many = max(len(keys), 1)
         key = (placed.space[chosen] * 8 + mode) * many + chain
         different, self.of_sample = np.unique(key, return_inverse=True)
+        self.keys = len(keys)
         self.chain = different % many
         self.mode = different // many % 8
         self.space = different // many // 8
@@ -206,57 +297,79 @@ class _Stacks:
 
 def _name(chains: _Chains, placed: Placed, names: Names, max_stack: int) -> _Stacks:
     """Name every address once, then put chains with the same names together."""
-    total = int(chains.length.sum())
     border = np.cumsum(chains.length)
     first = border - chains.length
-    owner = np.repeat(np.arange(len(chains.chain)), chains.length)
-    flat = np.arange(total) - np.repeat(first - chains.start, chains.length)
-    words = chains.words[flat]
+    words = chains.words
+    if len(chains.chain) != chains.keys or (chains.chain[1:] < chains.chain[:-1]).any():
+        # Equal chains of several processes are there once for each.
+        total = int(chains.length.sum())
+        words = words[np.arange(total) - np.repeat(first - chains.start, chains.length)]
     mark = words >= _FIRST_CONTEXT
-    # The nearest context mark before each address; before the first one, the chain's start.
-    since = np.where(mark, np.arange(total), -1)
-    starts = first[chains.length > 0]
-    since[starts] = starts
-    since = np.maximum.accumulate(since) if total else since
-    where = _where(words, mark, since, chains.mode[owner])
+    begins = mark.copy()
+    begins[first[chains.length > 0]] = True
+    # Pieces of chains, each in the kernel or in user code: from one context mark to the next.
+    piece = np.nonzero(begins)[0]
+    length = np.diff(np.append(piece, len(words)))
+    chain = np.searchsorted(border, piece, side="right")
+    is_mark = mark[piece]
+    owner = _owner(words[piece], is_mark, chains.mode[chain], chains.space[chain])
     real = ~mark
-    frames, table = _frames(words[real], where[real], chains.space[owner[real]], placed, names)
-    owner = owner[real]
-    length = np.bincount(owner, minlength=len(chains.chain)).astype(np.int64)
-    return _stacks(frames, table, length, chains, max_stack)
+    frames, table = _frames(words[real], np.repeat(owner, length)[real], placed, names)
+    marks = np.bincount(chain[is_mark], minlength=len(chains.length))
+    return _stacks(frames, table, chains.length - marks, chains, max_stack)
 
 
-def _where(words: Words, mark: npt.NDArray[np.bool_], since: Longs, mode: Longs) -> Longs:
-    """Return for each address whether it ran in the kernel, in user code or elsewhere."""
-    if not len(words):
-        return since
-    context = words[since]
-    by_mode = np.select([mode == MODE_KERNEL, mode == MODE_USER], [_KERNEL, _USER], _OTHER)
-    by_mark = np.select(
-        [context == _CONTEXT_KERNEL, context == _CONTEXT_USER], [_KERNEL, _USER], _OTHER
-    )
-    return np.where(mark[since], by_mark, by_mode)
+def _owner(words: Words, is_mark: npt.NDArray[np.bool_], mode: Longs, space: Longs) -> Longs:
+    """Return whose addresses follow: a space's number for user code, else _KERNEL or _OTHER."""
+    user = np.where(is_mark, words == _CONTEXT_USER, mode == MODE_USER)
+    kernel = np.where(is_mark, words == _CONTEXT_KERNEL, mode == MODE_KERNEL)
+    return np.where(user, space, np.where(kernel, _KERNEL, _OTHER))
 
 
 def _frames(
-    addresses: Words, where: Longs, space: Longs, placed: Placed, names: Names
+    addresses: Words, owner: Longs, placed: Placed, names: Names
 ) -> tuple[npt.NDArray[np.int32], list[Frame]]:
     """Return the number of each address's frame, and the frames."""
+    owners, different, back = _different(owner, addresses)
     table: dict[Frame, int] = {}
-    found = np.zeros(len(addresses), dtype=np.int32)
-    # Kernel code is the same for all processes.
-    owner = np.where(where == _USER, space, np.where(where == _KERNEL, -1, -2))
-    for number, chosen in grouped(owner):
-        different, back = np.unique(addresses[chosen], return_inverse=True)
-        if number == -1:
-            named: Sequence[Frame] = names.kernel(different)
-        elif number == -2:  # noqa: PLR2004 - hypervisors and guests: nothing is known of them
-            named = names.user(None, different)
+    numbers = np.zeros(len(different), dtype=np.int32)
+    for number, chosen in grouped(owners):
+        if number == _KERNEL:
+            # Kernel code is the same for all processes.
+            named: Sequence[Frame] = names.kernel(different[chosen])
+        elif number == _OTHER:
+            # Of hypervisors and guests nothing is known.
+            named = names.user(None, different[chosen])
         else:
-            named = _user(placed.spaces[number], different, names)
-        numbers = [table.setdefault(frame, len(table)) for frame in named]
-        found[chosen] = np.array(numbers, dtype=np.int32)[back]
-    return found, list(table)
+            named = _user(placed.spaces[number], different[chosen], names)
+        # Mostly the same objects again and again: their equality need not be looked at.
+        known: dict[int, int] = {}
+        numbers[chosen] = [
+            known[id(frame)]
+            if id(frame) in known
+            else known.setdefault(id(frame), table.setdefault(frame, len(table)))
+            for frame in named
+        ]
+    return numbers[back], list(table)
+
+
+def _different(owner: Longs, addresses: Words) -> tuple[Longs, Words, Longs]:
+    """Return the different pairs, by owner and address, and where each pair's own is."""
+    top = addresses >> _TOP
+    if len(owner) and int(owner.max()) < _MANY_OWNERS and bool(((top == 0) | (top == _ALL)).all()):
+        # Addresses of x86-64 and arm64 fit into one word together with their owner.
+        key = (owner - _OTHER).astype(np.uint64) << _OWNER_AT
+        key |= (addresses & _ADDRESS) | (top & _ONE) << _TOP
+        keys, back = np.unique(key, return_inverse=True)
+        low, high = keys & _ADDRESS, keys >> _TOP & _ONE
+        return (keys >> _OWNER_AT).astype(np.int64) + _OTHER, low | high * (_ALL << _TOP), back
+    order = np.lexsort((addresses, owner))
+    new = np.ones(len(order), dtype=bool)
+    owners, ordered = owner[order], addresses[order]
+    new[1:] = (owners[1:] != owners[:-1]) | (ordered[1:] != ordered[:-1])
+    back = np.empty(len(order), dtype=np.int64)
+    back[order] = np.cumsum(new) - 1
+    return owners[new], ordered[new], back
 
 
 def _user(space: Space, addresses: Words, names: Names) -> list[Frame]:
@@ -307,57 +420,9 @@ def _stacks(
         dtype=np.int64,
         count=len(length),
     )
+    frame = table.__getitem__
     stacks = []
     for cut, key in numbers:
-        stack = tuple(table[number] for number in np.frombuffer(key, dtype=np.int32).tolist())
+        stack = tuple(map(frame, memoryview(key).cast("i")))
         stacks.append((TRUNCATED, *stack) if cut else stack)
     return _Stacks(stacks, of_chain, truncated, len(table))
-
-
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """The samples that are folded."""
-
-    data: PerfData
-    placed: Placed
-    index: Longs
-    part: Longs
-    event: Event
-
-
-def _gather(from_: _Chosen, chains: _Chains, stacks: _Stacks) -> Folded:
-    """Count the samples of each part, process, name and stack."""
-    samples, chosen, part, placed = from_.data.samples, from_.index, from_.part, from_.placed
-    timed = from_.event.name in _CLOCKS
-    period = samples.period[chosen].astype(np.int64)
-    if not from_.event.sample_type & PERIOD:
-        timed = timed and not from_.event.is_frequency
-        period[:] = from_.event.period
-    stack = stacks.of_chain[chains.of_sample]
-    columns = (part, samples.pid[chosen], placed.name[chosen], stack)
-    order = np.lexsort(columns[::-1])
-    ordered = [column[order] for column in columns]
-    new = np.ones(len(order), dtype=bool)
-    if len(order):
-        new[1:] = np.any([column[1:] != column[:-1] for column in ordered], axis=0)
-    start = np.nonzero(new)[0]
-    count = np.diff(np.append(start, len(order)))
-    value = np.add.reduceat(period[order], start) if len(start) else count
-    groups: dict[tuple[int, int, str], dict[Stack, Weight]] = {}
-    for part_, pid, name, number, samples_, value_ in zip(
-        *(column[start].tolist() for column in ordered),
-        count.tolist(),
-        value.tolist() if timed else count.tolist(),
-        strict=True,
-    ):
-        group = groups.setdefault((part_, pid, placed.names[name]), {})
-        group[stacks.stacks[number]] = Weight(samples_, value_)
-    cut = stacks.truncated[chains.of_sample]
-    parts, many = np.unique(part[cut], return_counts=True)
-    return Folded(
-        groups=dict(sorted(groups.items())),
-        unit=Unit.NANOSECONDS if timed else Unit.SAMPLES,
-        truncated=dict(zip(parts.tolist(), many.tolist(), strict=True)),
-        chains=len(chains.chain),
-        addresses=stacks.addresses,
-    )
