@@ -27,11 +27,6 @@ class Decompressor:
         self._pieces: list[bytes] = []
         self._size = 0
 
-    @property
-    def used(self) -> bool:
-        """Say whether the recording has packed pieces."""
-        return self._stream is not None
-
     def add(self, piece: memoryview, offset: int) -> None:
         """Unpack one more piece; FormatError without a library, or where the stream is broken."""
         if self._zstd is None:

@@ -27,6 +27,7 @@ _SECTION: Final = struct.Struct("<QQ")
 _FEATURE_BITS: Final = 256
 _BUILD_IDS, _ARCHITECTURE, _COMMAND, _EVENTS = 2, 6, 11, 12
 _DIRECTORY: Final = 24
+_PACKED: Final = 27
 _ATTR: Final = struct.Struct("<IIQQQQQIIQQQQIiQIH")
 _ATTR_LEAST: Final = 64
 """Bytes of the first version of `struct perf_event_attr`."""
@@ -100,6 +101,8 @@ class Head:
     data_offset: int
     data_size: int
     piped: bool
+    packed: bool = False
+    """True: by `perf record -z`."""
     build_ids: Mapping[str, bytes] = field(default_factory=_no_build_ids)
     """File -> build id, as perf collected them at the end of the recording."""
     command: tuple[str, ...] = ()
@@ -156,6 +159,7 @@ def read_head(data: Buffer, source: str) -> Head:
         data_offset=offset,
         data_size=length,
         piped=False,
+        packed=_PACKED in sections,
         build_ids=read_build_ids(sections[_BUILD_IDS], source) if _BUILD_IDS in sections else {},
         command=read_strings(sections[_COMMAND], source) if _COMMAND in sections else (),
         architecture=_text(sections[_ARCHITECTURE], source) if _ARCHITECTURE in sections else "",

@@ -132,19 +132,14 @@ class Scan:
 def scan(data: Buffer, head: header.Head, source: str) -> Scan:
     """Find all records; those of a piped recording's header are read at once."""
     base, size = head.data_offset, head.data_size
+    walker = _Walker(source, list(head.events), dict(head.build_ids))
+    if head.piped or head.packed:
+        # Packed records are in no order with the others; whoever needs one sorts by time.
+        data = walker.unpipe(data, base, base + size) + walker.decompressor.finish()
+        base, size = 0, len(data)
     if base % 8:
         data, base = bytes(data[base : base + size]), 0
-    walker = _Walker(source, list(head.events), dict(head.build_ids))
     at = walker.walk(data, base, size)
-    if walker.decompressor.used:
-        # Side records outside of the compressed stream are copied before it.
-        plain = b"".join(
-            bytes(data[base + 8 * word : base + 8 * word + _size(data, base + 8 * word)])
-            for word in at
-        )
-        unpacked = walker.decompressor.finish()
-        data, base, size = plain + unpacked, 0, len(plain) + len(unpacked)
-        at = walker.walk(data, base, size)
     words = np.frombuffer(data, dtype="<u8", count=size // 8, offset=base)
     events = tuple(
         header.with_name(event, _name_of(event, walker.names)) for event in walker.events
@@ -181,7 +176,7 @@ class _Walker:
             head = view[at]
             words = head >> 51
             if head & 0xFFFFFFFF >= _OWN:
-                words = self._own(data, base + 8 * at, base + size, head & 0xFFFFFFFF)
+                words = self._own(data, base + 8 * at, base + size, head & 0xFFFFFFFF) // 8
             elif words:
                 keep(at)
             if not words or head >> 48 & 7:
@@ -197,13 +192,44 @@ class _Walker:
             )
         return places
 
+    def unpipe(self, data: Buffer, base: int, end: int) -> bytes:
+        """Return the kernel's records of a piped or packed recording, in a row.
+
+        Between them lie perf's own ones, which are read; their sizes are odd there.
+        """
+        pieces: list[memoryview] = []
+        view = memoryview(data)
+        at = since = base
+        while at < end:
+            if at + 8 > end:
+                raise self._cut_off(at, end)
+            kind, _, size = struct.unpack_from("<IHH", data, at)
+            if size < 8:  # noqa: PLR2004 - a header's bytes
+                raise self._broken(at, size)
+            if kind >= _OWN:
+                pieces.append(view[since:at])
+                at = since = at + self._own(data, at, end, kind)
+            else:
+                at += size
+        if at != end:
+            raise self._cut_off(at, end)
+        pieces.append(view[since:end])
+        return b"".join(pieces)
+
+    def _cut_off(self, offset: int, end: int) -> FormatError:
+        return FormatError(
+            self._source,
+            f"cut off: its last record, before offset {offset}, goes beyond the end at {end}",
+            "copy the file again, or record again and let perf record end by itself",
+        )
+
     def _broken(self, offset: int, size: int) -> FormatError:
         return FormatError(
             self._source, f"a record of {size} bytes at offset {offset}; sizes are multiples of 8"
         )
 
     def _own(self, data: Buffer, offset: int, end: int, kind: int) -> int:
-        """Read one of perf's own records; return how many words to go on by."""
+        """Read one of perf's own records; return how many bytes to go on by."""
         size = _size(data, offset)
         body = memoryview(data)[offset + 8 : min(offset + size, end)]
         if offset + size > end:
@@ -214,7 +240,7 @@ class _Walker:
         # What follows these two is not in their size.
         width = {_TRACING: 4, _AUXTRACE: 8}.get(kind, 0)
         extra = int.from_bytes(body[:width], "little") if len(body) >= width else 0
-        return size // 8 + (extra + 7) // 8
+        return size + (extra + 7) // 8 * 8
 
     def _take(self, kind: int, body: memoryview, offset: int) -> None:
         if kind == _ATTR:
