@@ -2,14 +2,15 @@
 
     python -I -S launcher.py GO TOLD PROGRAM ARGUMENT…
 
-GO is a pipe with `go` and the environment, TOLD one for the error number should PROGRAM not
-run. The command gets the environment and the signals that it would have had without us:
+GO is a pipe with `go` and the environment. TOLD is one for two words: the ns of CPU time that
+this script has used, and the error number should PROGRAM not run. The command gets the environment and the signals that it would have had without us:
 Python adds LC_CTYPE and ignores SIGPIPE.
 """
 
 import os
 import signal
 import sys
+import time
 
 
 def main(go: int, told: int, command: list[str]) -> None:
@@ -25,6 +26,7 @@ def main(go: int, told: int, command: list[str]) -> None:
     environment = dict(word.split(b"=", 1) for word in words if word)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    os.write(told, b"%d " % time.process_time_ns())
     try:
         os.execve(command[0], command[1:], environment)  # noqa: S606 - as it was given
     except OSError as error:

@@ -88,7 +88,7 @@ class Suspended:
 
     def run(self) -> Clocks:
         """Let the command go and wait for its end; CollectError if it fails."""
-        launcher_ns, launcher_delay = _scheduled(self.pid)
+        _, launcher_delay = _scheduled(self.pid)
         given = dict(self._side.environment)
         if self._side.interpreter.python:
             given[layout.PADDING_VARIABLE] = layout.padding()
@@ -105,18 +105,19 @@ class Suspended:
         _, status, usage = os.wait4(self.pid, 0)
         self._child.returncode = os.waitstatus_to_exitcode(status)
         self._reader.join(1.0)
-        self._must_have_succeeded()
+        launcher_ns = self._must_have_succeeded()
         cpu_ns = round((usage.ru_utime + usage.ru_stime) * 1e9) - launcher_ns
         return Clocks(max(cpu_ns, 0), wall_ns, max(delay - launcher_delay, 0), stolen)
 
-    def _must_have_succeeded(self) -> None:
+    def _must_have_succeeded(self) -> int:
+        """Return the CPU time that the launcher used until it became the command."""
         code = self._child.returncode
         word = self._side.command[0]
-        failure = os.read(self._told, 16)
+        launcher_ns, _, failure = os.read(self._told, 64).partition(b" ")
         if failure:
             raise CollectError(f"{word} cannot be run: {os.strerror(int(failure))}")
         if code == 0:
-            return
+            return int(launcher_ns or 0)
         ended = f"exit code {code}" if code > 0 else f"signal {_signal_name(-code)}"
         tail = b"".join(self._tail).decode(errors="replace").rstrip()
         where = f" in {self._side.folder}"
