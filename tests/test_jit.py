@@ -447,6 +447,7 @@ class TestNode:
         (shop / "package.json").write_text('{"scripts": {"bench": "node src/shop.js 80000 4"}}')
         (shop / "src").mkdir()
         (shop / "shop.js").rename(shop / "src" / "shop.js")
+        (shop / "ci-flame.yml").write_text("version: 1\nrecord: {busy: 100%}\n")
         git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
         for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "one"]):
             subprocess.run([*git, *words], check=True, capture_output=True)

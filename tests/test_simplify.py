@@ -216,3 +216,105 @@ def test_no_weight_is_lost_and_nothing_is_changed_in_place(some, data):
     assert all(stack[0] in {root, UNKNOWN} for stack in trimmed.stacks)
     assert strays == sum(w.samples for stack, w in some.stacks.items() if root not in stack)
     assert some == kept
+
+
+# -- compiled functions ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # V8: sort, tier (`*` optimised, `^` `+` half, `~` interpreted), function, file, place
+        ("JS:*leafA /my dir/hot.js:1:15", "/my dir/hot.js:leafA"),
+        ("JS:^leafA /my dir/hot.js:1:15", "/my dir/hot.js:leafA"),
+        ("JS:+leafA /my dir/hot.js:7:1", "/my dir/hot.js:leafA"),
+        ("JS:~leafA /my dir/hot.js", "/my dir/hot.js:leafA"),
+        ("JS:leafA /my dir/hot.js", "/my dir/hot.js:leafA"),
+        ("LazyCompile:*get size /x/y.mjs:3", "/x/y.mjs:get size"),
+        ("Function:tick file:///a/b.mjs:2:3", "/a/b.mjs:tick"),
+        (
+            "JS:~ node:internal/main/run_main_module:1:1",
+            "node:internal/main/run_main_module:(anonymous)",
+        ),
+        ("Eval:~ evalmachine.<anonymous>:1:1", "evalmachine.<anonymous>:(anonymous)"),
+        ("JS:*a;b /x.js:1:1", "/x.js:a,b"),
+        ("JS:*leafA", "leafA"),
+        ("BytecodeHandler:LdaZero.Wide", "BytecodeHandler"),
+        ("RegExp:a;b\nc", "RegExp"),
+        # HotSpot: type, class, method, parameters
+        ("int Hot.leafA(int)", "Hot.leafA"),
+        ("void shop.Cart.<init>(java.lang.String, int[])", "shop.Cart.<init>"),
+        ("java.lang.Object[] shop.Cart.items()", "shop.Cart.items"),
+        ("long Hot$$Lambda$14/0x0000000800c03000.applyAsLong(long)", "Hot$$Lambda.applyAsLong"),
+        ("long Hot$$Lambda$2+0x0000000800c03000.applyAsLong(long)", "Hot$$Lambda.applyAsLong"),
+        (
+            "java.lang.Object java.lang.invoke.LambdaForm$MH/0x0000000800c02800.invoke(int)",
+            "java.lang.invoke.LambdaForm$MH.invoke",
+        ),
+        (
+            "java.lang.Object jdk.internal.reflect.GeneratedMethodAccessor12.invoke(int)",
+            "jdk.internal.reflect.GeneratedMethodAccessor.invoke",
+        ),
+        ("void shop.Ünïcode.größe()", "shop.Ünïcode.größe"),
+        # perf-map-agent
+        ("Lcom/foo/Bar;::baz", "com.foo.Bar.baz"),
+        ("com/foo/Bar::baz", "com.foo.Bar.baz"),
+        # the runtimes' own code
+        ("StubRoutines (2)", "StubRoutines"),
+        ("Interpreter", "Interpreter"),
+        ("vtable stub", "vtable stub"),
+        ("RuntimeStub - _new_array_Java", "RuntimeStub - _new_array_Java"),
+    ],
+)
+def test_names_of_compiled_functions(name, expected):
+    assert simplify.jit_name(name) == expected
+    assert simplify.jit_name(expected) == expected
+
+
+@given(st.text(min_size=1))
+def test_any_name_has_a_clean_one_that_stays(name):
+    clean = simplify.jit_name(name)
+
+    assert clean
+    assert ";" not in clean
+    assert simplify.jit_name(clean) == clean
+
+
+@pytest.mark.parametrize(
+    ("stack", "expected"),
+    [
+        # interpreted Java functions have no names: however many, they are one frame
+        ("[java];jit:Interpreter;jit:Interpreter;jit:a.B.c", "[java];jit:Interpreter;jit:a.B.c"),
+        ("jit:a.B.c;jit:Interpreter;jit:a.B.c", "jit:a.B.c;jit:Interpreter;jit:a.B.c"),
+        ("jit:a.B.c;jit:a.B.c", "jit:a.B.c;jit:a.B.c"),
+        ("jit:JS:*f /x.js:1:1;jit:JS:~f /x.js:1:1", "jit:/x.js:f;jit:/x.js:f"),
+    ],
+)
+def test_stacks_of_compiled_functions(stack, expected):
+    assert simplify.clean_stack(frames(stack)) == frames(expected)
+
+
+COMPILER = "native:libjvm:CompileBroker::compiler_thread_loop"
+
+
+@pytest.mark.parametrize(
+    ("stack", "expected"),
+    [
+        # how V8 runs what is not optimised yet is the function's own
+        ("jit:a.js:f;native:node:Builtins_LdaGlobalHandler", "jit:a.js:f"),
+        (
+            "jit:a.js:f;native:node:Builtins_Call_ReceiverIsAny;jit:a.js:g",
+            "jit:a.js:f;jit:a.js:g",
+        ),
+        # what the code asked for is not, nor is the way into JavaScript
+        (
+            "jit:a.js:f;native:node:Builtins_ArrayPrototypeSort",
+            "jit:a.js:f;native:node:Builtins_ArrayPrototypeSort",
+        ),
+        ("native:node:Builtins_JSEntry;jit:a.js:f", "native:node:Builtins_JSEntry;jit:a.js:f"),
+        # compiling is one function
+        (f"[java];{COMPILER};native:libjvm:PhaseCFG::do_global_code_motion", f"[java];{COMPILER}"),
+    ],
+)
+def test_what_rules_see_of_jit_runtimes(stack, expected):
+    assert simplify.judged(frames(stack)) == frames(expected)
