@@ -3,8 +3,9 @@
     python -I -S launcher.py GO TOLD PROGRAM ARGUMENT…
 
 GO is a pipe with `go` and the environment. TOLD is one for two words: the ns of CPU time that
-this script has used, and the error number should PROGRAM not run. The command gets the environment and the signals that it would have had without us:
-Python adds LC_CTYPE and ignores SIGPIPE.
+this script has used, and the error number should PROGRAM not run. The command gets the
+environment and the signals that it would have had without us: Python adds LC_CTYPE and ignores
+SIGPIPE.
 """
 
 import os
