@@ -358,7 +358,7 @@ class Measurement:
 BIASES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "py-spy": "py-spy samples by the wall clock while a thread is runnable, reads stacks in"
-        " motion (about one in thirty is torn and left out), and sees Python functions only"
+        " motion (about 1 in 25 is torn and left out), and sees Python functions only"
     }
 )
 """Collector -> what its profiles are known to get wrong, in one line; reports say it."""

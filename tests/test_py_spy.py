@@ -188,6 +188,20 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
+TWO_PARTS = textwrap.dedent("""
+    import select, sys, time
+    def spin():
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            sum(range(500))
+    def second():
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            sum(range(500))
+    spin()
+    second()
+""")
+
+
 @contextlib.contextmanager
 def waiting(*command):
     """A Python that becomes the command when a byte comes."""
@@ -238,6 +252,45 @@ def test_command_is_followed_through_exec_and_to_its_children(tmp_path, how):
     assert set(recording.samples) == {1}
     assert seen["shop_1:work"] > 200
     assert recording.period_ns == round(1e9 / 499)
+
+
+def test_windows_of_another_process_have_their_own_samples(tmp_path):
+    """As `record --pid` asks for them: slice after slice, read once."""
+    program = tmp_path / "shop.py"
+    program.write_text(TWO_PARTS)
+    child = subprocess.Popen([sys.executable, program], stdin=subprocess.PIPE)
+    try:
+        time.sleep(0.5)
+        target = Target(child.pid, python=True, frequency_hz=499, roots=(str(tmp_path),))
+        with session_of(target) as session:
+            session.set_phase(1)
+            time.sleep(0.7)
+            session.set_phase(0)
+            child.stdin.write(b"x")
+            child.stdin.flush()
+            time.sleep(0.3)
+            for phase in (2, 3):
+                session.set_phase(phase)
+                time.sleep(0.7)
+                session.set_phase(0)
+            recording = session.read()
+            session.set_phase(4)
+            time.sleep(0.5)
+            session.set_phase(0)
+            again = session.read()
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+    seen = {phase: functions(recording, phase) for phase in recording.samples}
+
+    assert set(seen) == {1, 2, 3}
+    assert seen[1]["shop:spin"] > 50
+    assert seen[1]["shop:second"] == 0
+    assert seen[2]["shop:second"] > 50
+    assert seen[2]["shop:spin"] == 0
+    assert seen[3]["shop:second"] > 50
+    assert set(again.samples) == {4}
 
 
 def test_process_that_is_gone_is_refused():

@@ -79,12 +79,16 @@ class PySpy:
 
     def __init__(self, program: str, pid: int, frequency_hz: int, place: Path) -> None:
         self.pid = pid
+        self.phase = 0
+        """Of the window that its samples belong to, where all of them belong to one."""
+        own = pid == os.getpid()
         self._program = program
         self._output = place.with_suffix(".raw")
         self._words = place.with_suffix(".words")
         self.cpu_ns = 0
         with self._words.open("wb") as words:
-            let_read_us(-1)  # its number is not known before it runs
+            if own:
+                let_read_us(-1)  # its number is not known before it runs
             try:
                 self._process = subprocess.Popen(
                     [
@@ -101,11 +105,13 @@ class PySpy:
                 )
             except OSError as error:
                 raise CollectError(f"{program} cannot be run: {error.strerror}", INSTALL) from None
-            let_read_us(self._process.pid)
+            if own:
+                let_read_us(self._process.pid)
 
     @property
     def ended(self) -> bool:
         """Tell whether the process has ended."""
+        self._note_cpu()
         return self._process.poll() is not None
 
     @property
@@ -132,12 +138,13 @@ class PySpy:
 
     def interrupt(self) -> None:
         """Ask it to write what it has; does not wait."""
+        self._note_cpu()
         with suppress(OSError):
             self._process.send_signal(signal.SIGINT)
 
     def wait(self, deadline: float) -> None:
         """Wait for its end; CollectError where it does not come."""
-        before = _children_cpu_ns()
+        self._note_cpu()
         try:
             self._process.wait(max(deadline - time.monotonic(), 0.001))
         except subprocess.TimeoutExpired:
@@ -145,7 +152,14 @@ class PySpy:
             raise CollectError(
                 f"py-spy did not end within {STOP_SECONDS:.0f} s: {self.reason()}"
             ) from None
-        self.cpu_ns = _children_cpu_ns() - before
+
+    def _note_cpu(self) -> None:
+        """Remember the CPU time that it has used, while it can still be asked."""
+        with suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8")
+            ticks = sum(map(int, fields.rpartition(")")[2].split()[11:13]))
+            if self._process.returncode is None:
+                self.cpu_ns = round(ticks * 1e9 / os.sysconf("SC_CLK_TCK"))
 
     def kill(self) -> None:
         """End it; never raises."""
@@ -227,11 +241,6 @@ def is_below(pid: int, roots: Iterable[int]) -> bool:
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C.UTF-8", "RUST_BACKTRACE": "0", "RUST_LIB_BACKTRACE": "0"}
-
-
-def _children_cpu_ns() -> int:
-    times = os.times()
-    return round((times.children_user + times.children_system) * 1e9)
 
 
 def _reason(said: str) -> str:
