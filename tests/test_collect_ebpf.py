@@ -946,3 +946,34 @@ def test_the_collector_tells_what_it_cost():
     assert metrics["collector.rss_bytes"] > 5 << 20
     assert idle.metrics["collector.window_cpu_ns"] == 0
     assert idle.metrics["collector.bpf.on_sample.runs"] < metrics["collector.bpf.on_sample.runs"]
+
+
+def test_eight_busy_threads_at_4999_hz_lose_nothing(tmp_path):
+    body = """
+    import hashlib, threading
+    data = b"x" * 100_000
+    def churn(end):
+        while time.perf_counter() < end:
+            hashlib.sha256(data).digest()  # without the GIL
+            sum(range(500))
+    def work():
+        end = time.perf_counter() + 5
+        threads = [threading.Thread(target=churn, args=(end,)) for _ in range(8)]
+        for each in threads: each.start()
+        for each in threads: each.join()
+    """
+    with (
+        script(tmp_path, body) as process,
+        sampling(process.pid, frequency_hz=4999, roots=(str(tmp_path),)) as session,
+    ):
+        session.set_phase(1)
+        tell(process)
+        assert process.stdout.readline() == "done\n"
+        session.set_phase(0)
+        recording = session.read()
+
+    kept = sum(recording.samples[1].values())
+    assert kept > 5000
+    assert (recording.lost, recording.metrics["collector.unsent"]) == (0, 0)
+    assert kept == recording.metrics["collector.ticks"]
+    assert share(recording, "threading:Thread._bootstrap", "target:churn") > 0.95
