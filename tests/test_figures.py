@@ -48,6 +48,15 @@ def test_one_part_of_the_cost_is_told_alone():
     assert of({"collector.bpf_ns": 8.0 * MS})["collector.percent"] == pytest.approx(4.0)
 
 
+def test_sums_are_told_by_iteration_too():
+    rounds = (Round(3, MS, MS), Round(5, MS, MS))
+    made = of({"block_io.write_bytes": 4096.0, "block_io.requests": 2.0}, rounds=rounds)
+
+    assert made["block_io.write_bytes_per_iteration"] == 512.0
+    assert made["block_io.requests_per_iteration"] == 0.25
+    assert "block_io.read_bytes_per_iteration" not in made
+
+
 def test_no_collector_no_cost():
     assert not any(name.startswith("collector.") for name in of())
 

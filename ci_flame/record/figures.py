@@ -13,6 +13,7 @@ from ci_flame.profile import Histogram, Round
 
 RUN_QUEUE: Final = "run_queue"
 BLOCK_IO: Final = "block_io"
+SUMS: Final = ("block_io.read_bytes", "block_io.write_bytes", "block_io.requests")
 BPF_NS: Final = "collector.bpf_ns"
 PROCESS_NS: Final = "collector.window_cpu_ns"
 START_NS: Final = 100_000_000
@@ -38,6 +39,13 @@ def of_process(
             "steal.percent": 100 * sum(each.steal_ns for each in rounds) / (wall_ns * cores),
         }
         made |= _own_cost(collected, wall_ns)
+    # Rounds fill seconds: sums say how long was recorded, unless they are told by iteration.
+    iterations = sum(each.iterations for each in rounds)
+    made |= {
+        f"{name}_per_iteration": collected[name] / iterations
+        for name in SUMS
+        if name in collected and iterations
+    }
     return {**made, **collected}
 
 
