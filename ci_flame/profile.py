@@ -362,6 +362,8 @@ BIASES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Collector -> what its profiles are known to get wrong, in one line; reports say it."""
+_CLOCKS: Final = frozenset({"cpu-clock", "task-clock"})
+"""Events of perf that count time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,7 +386,21 @@ class Environment:
     @property
     def bias(self) -> str:
         """What profiles of this collector are known to get wrong; empty: nothing to speak of."""
-        return BIASES.get(self.collector, "")
+        if self.collector != "perf":
+            return BIASES.get(self.collector, "")
+        event = self.event.partition("/")[0]
+        name = event.removesuffix(":u")
+        told = []
+        if event != name:
+            told.append(
+                f"perf sampled user code only ({event}): time in the kernel is in no sample, and is"
+                " shared out among the functions that are"
+            )
+        if name not in _CLOCKS:
+            told.append(
+                f"samples count {name}: what is shown as time is the CPU time, shared out by them"
+            )
+        return "; ".join(told)
 
     @property
     def python_minor(self) -> str:

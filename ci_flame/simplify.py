@@ -20,8 +20,10 @@ _C_LIBRARY: Final = re.compile(
 _CLONE: Final = re.compile(
     r"(?: \[clone [^\]]*\]"
     r"|\.(?:cold|part|constprop|isra|lto_priv|llvm|ipa_ra|localalias)(?:\.\d+)?"
-    r"|::h[0-9a-f]{16})+$"
+    r"|::h[0-9a-f]{16}"
+    r"|@@?[A-Z]\w*[.\d]*)+$"
 )
+"""What compilers and linkers put behind a name; last a version, `@@GLIBC_2.34`."""
 _V8: Final = re.compile(
     r"(?:JS|Eval|Script|Function|LazyCompile):[*~^+]?"
     r"(?P<function>.*?)(?: ?(?P<file>(?:/|file://|node:|[A-Za-z]:[\\/]|evalmachine\.).*?))?"

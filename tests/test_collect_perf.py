@@ -610,6 +610,79 @@ def test_user_without_privileges_gets_a_profile_of_user_code(tree, tmp_path):
         assert not any("kernel:" in stack for stack in samples)
 
 
+@pytest.mark.root
+@needs_perf
+def test_user_without_privileges_records_a_command_and_is_told_the_bias(tree, tmp_path):
+    program, environment = unprivileged_python()
+    for folder in (tree.parent, tree.parent.parent, tree.parent.parent.parent, tmp_path):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    place = tmp_path / "theirs"
+    place.mkdir()
+    os.chown(place, NOBODY, NOBODY)
+    done = subprocess.run(
+        [
+            *(*AS_NOBODY, program, "-m", "ci_flame", "record", "-o", "run", "--repeat", "2"),
+            *("--name", "tree", "--", str(tree), "100000000"),
+        ],
+        env={**environment, "HOME": str(place)},
+        capture_output=True,
+        text=True,
+        cwd=place,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((place / "run" / "run.json").read_text())
+
+    assert stored["environment"]["collector"] == "perf"
+    if MACHINE.perf_event_paranoid > 1:
+        assert stored["environment"]["event"] == "cpu-clock:u"
+        assert "perf sampled user code only (cpu-clock:u): time in the kernel" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+SEVERAL = """
+import subprocess, sys
+from ci_flame.collect import COLLECTORS, Target
+children = [subprocess.Popen([*sys.argv[1:]]) for _ in range(3)]
+sessions = [COLLECTORS["perf"].start(Target(child.pid, python=False)) for child in children]
+for session in sessions:
+    session.set_phase(1)
+for child in children:
+    child.wait(60)
+for session in sessions:
+    session.set_phase(0)
+    print(sum(session.read().samples.get(1, {}).values()))
+    session.close()
+"""
+
+
+@pytest.mark.root
+@needs_perf
+def test_several_recordings_at_once_share_what_memory_may_be_locked(tree):
+    """One takes all that this user may lock; the others are content with smaller buffers."""
+    program, environment = unprivileged_python()
+    for folder in (tree.parent, tree.parent.parent, tree.parent.parent.parent):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    done = subprocess.run(
+        [
+            *("prlimit", "--memlock=65536:65536", *AS_NOBODY, program, "-c", SEVERAL),
+            *(str(tree), "300000000"),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    counts = [int(word) for word in done.stdout.split()]
+
+    assert len(counts) == 3
+    assert min(counts) > 50
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 
@@ -670,6 +743,25 @@ def test_python_target_is_refused_with_the_cure():
     with pytest.raises(CollectError, match="perf sees no Python frames") as error:
         COLLECTORS["perf"].start(Target(1, python=True))
     assert "ebpf" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ("cpu-clock", ""),
+        ("task-clock/dwarf", ""),
+        ("cpu-clock:u/dwarf", "perf sampled user code only (cpu-clock:u): time in the kernel"),
+        ("page-faults", "samples count page-faults: what is shown as time is the CPU time"),
+        ("cycles:u", "user code only (cycles:u)"),
+        ("cycles:u", "samples count cycles:"),
+    ],
+)
+def test_bias_is_told(event, told):
+    bias = machine.environment(COLLECTORS["perf"], "", 1999)
+    found = replace(bias, event=event).bias
+
+    assert told in found
+    assert bool(found) == bool(told)
 
 
 def test_waiting_is_refused():

@@ -9,6 +9,7 @@ times faster, and names nothing by a file that is not the one that was recorded.
 
 import mmap
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from ci_flame.collect.perf_session import Windows
 from ci_flame.formats import perf_data, perf_script
 from ci_flame.formats.perf_data import Named, PerfData
 from ci_flame.profile import TRUNCATED, Stack
+from ci_flame.symbols.kernel import KernelNames
 from ci_flame.symbols.resolve import Resolver
 from ci_flame.symbols.unwind import SampleUnwinder
 
@@ -117,4 +119,10 @@ def read(data: mmap.mmap, source: str) -> PerfData:
 
 def resolver(data: PerfData, maps: Path) -> Resolver:
     """Return what names the addresses of a recording made just now on this machine."""
-    return Resolver(data, maps=maps)
+    return Resolver(data, maps=maps, kernel=_kernel())
+
+
+@cache
+def _kernel() -> KernelNames:
+    """Return this kernel's symbols, which take longer to read than most recordings."""
+    return KernelNames.of_this_machine()

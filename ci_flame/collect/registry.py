@@ -47,7 +47,10 @@ def choose(
 
     `waits`: an off-CPU profile is wanted. `event` and `call_graph` other than these are perf's.
     """
-    names = _AUTOMATIC if wanted == "auto" else (wanted,)
+    asked = (event, call_graph) != ("cpu-clock", "fp")
+    names: tuple[str, ...] = (wanted,)
+    if wanted == "auto":
+        names = ("perf",) if asked else _AUTOMATIC
     if wanted != "auto" and wanted not in COLLECTORS:
         known = ", ".join(("auto", *COLLECTORS))
         raise UsageError(f"no collector is called {wanted!r}", f"known are: {known}")
@@ -56,13 +59,12 @@ def choose(
         if name not in COLLECTORS:
             continue
         collector = COLLECTORS[name]
-        asked = (event, call_graph) != ("cpu-clock", "fp")
         if asked and isinstance(collector, PerfCollector):
             collector = PerfCollector(event, call_graph)
         obstacle = collector.obstacle(machine, python=python)
         if asked and not isinstance(collector, PerfCollector):
             reason = f"it samples the CPU clock, not {event} with call graph {call_graph}"
-            obstacle = Obstacle(reason, "record without --event, --call-graph")
+            obstacle = Obstacle(reason, "leave --event and --call-graph to --collector perf")
         if waits and name not in WAITING:
             able = " or ".join(sorted(WAITING - {"replay"}))
             obstacle = Obstacle("does not see waiting (off-cpu)", f"use collector {able}")
