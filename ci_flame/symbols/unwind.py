@@ -174,7 +174,7 @@ class SampleUnwinder:
     ) -> tuple[Sequence[int], bool]:
         """Return addresses, leaf first, and whether the outermost frame is among them.
 
-        `registers` are by perf's numbers. Callers' addresses are those that they return to.
+        `registers` are by perf's numbers.
         """
         try:
             words = [registers[number] for number in PERF_REGISTERS]
@@ -183,8 +183,7 @@ class SampleUnwinder:
             leaf = registers.get(PERF_REGISTERS[RETURN_ADDRESS])
             return ([] if leaf is None else [leaf]), False
         chain = self._unwinder.walk(words, stack, space.find)
-        callers = [address + 1 for address in chain.addresses[1:]]
-        return [chain.addresses[0], *callers], chain.end is End.WHOLE
+        return chain.addresses, chain.end is End.WHOLE
 
 
 def _by_rules(row: Row, words: Sequence[int], stack: Copied) -> tuple[list[int] | None, End]:
