@@ -184,7 +184,7 @@ def test_windows_are_cut_by_time_and_read_in_pieces():
                     time.sleep(seconds)
                     used[phase] = on_cpu_ns(child.pid) - before
                 recording = session.read()
-                assert set(recording.samples) == {1, 2}
+                assert set(recording.samples) == {1, 2}, (used, recording)
                 assert recording.metrics["collector.window_cpu_ns"] > 0
                 for phase, stacks in recording.samples.items():
                     shares.append(sum(stacks.values()) * recording.period_ns / used[phase])
