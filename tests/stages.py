@@ -210,6 +210,30 @@ def number():
     return os.getpid()
 
 
+def subinterpreters():
+    """Work in another interpreter of this process, on this thread."""
+    try:
+        import _interpreters as interpreters  # 3.13 and newer
+    except ImportError:
+        import _xxsubinterpreters as interpreters
+    other = interpreters.create()
+    source = f"""
+import time
+def inside():
+    end = time.process_time() + {SECONDS}
+    while time.process_time() < end:
+        sum(range(1000))
+inside()
+"""
+    interpreters.run_string(other, source)
+    interpreters.destroy(other)
+
+
+def runtime_address():
+    """Tell where the runtime begins, whose first words say what the interpreter is."""
+    return ctypes.addressof(ctypes.c_char.in_dll(ctypes.pythonapi, "_PyRuntime"))
+
+
 def nothing():
     return ""
 
@@ -217,6 +241,7 @@ def nothing():
 STAGES = {
     each.__name__: each
     for each in (
+        *(subinterpreters, runtime_address),
         *(
             plain,
             generators,

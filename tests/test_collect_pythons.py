@@ -1,11 +1,13 @@
 """Every CPython that is supported, sampled for real: what a stack holds is the same in all."""
 
+import re
 import subprocess
 
 import pytest
-from interpreters import every_interpreter, pythons_tool, stages
+from interpreters import ROOT, every_interpreter, pythons_tool, stages
 from recorded_stages import record
 
+from ci_flame.baseline import folder
 from ci_flame.collect import COLLECTORS, Target
 from ci_flame.collect.machine import probe
 from ci_flame.errors import CollectError
@@ -155,3 +157,79 @@ def test_a_target_that_ends_at_once_neither_hangs_nor_invents(python):
             session.close()
             assert sum(recording.samples.get(1, {}).values()) < 500
         assert process.wait() == 0
+
+
+@pytest.mark.parametrize("python", every_interpreter())
+def test_work_in_a_subinterpreter_is_charged_to_the_call_that_entered_it(python):
+    """Two interpreters have a thread state of one thread: the first one's frames are seen."""
+    with stages(python) as target:
+        recorded = record(target, "subinterpreters")
+
+    wanted = ("stages:<module>", "stages:main", "stages:subinterpreters")
+    assert recorded.share("subinterpreters", *wanted) >= 0.97
+
+
+NEW = [each for each in every_interpreter() if each.id in ("3.13", "3.14", "3.15")]
+
+
+@pytest.mark.parametrize("python", NEW)
+@pytest.mark.parametrize(
+    ("offset", "word", "message", "cure"),
+    [
+        (8, 0x031000F0, "CPython 3.16.0 is not supported; 3.11 to 3.15 are", "py-spy"),
+        (8, 0x030E00B2, "CPython 3.14.0b2 is not supported; 3.11 to 3.15 are", "py-spy"),
+        (16, 1, "is a free-threaded build, which cannot be walked", "perf record -g"),
+    ],
+)
+def test_what_cannot_be_walked_is_refused_by_name(python, offset, word, message, cure):
+    """A real process whose runtime tells another version, or that it has no GIL."""
+    with stages(python) as target:
+        address = int(target.run("runtime_address"))
+        with open(f"/proc/{target.pid}/mem", "r+b", buffering=0) as memory:  # noqa: PTH123 - no file
+            memory.seek(address + offset)
+            memory.write(word.to_bytes(8, "little"))
+        with pytest.raises(CollectError, match=re.escape(message)) as error:
+            COLLECTORS["ebpf"].start(Target(target.pid, python=True))
+        assert cure in error.value.hint
+        # What is not asked for as Python is sampled as any program.
+        session = COLLECTORS["ebpf"].start(Target(target.pid, python=False))
+        session.set_phase(1)
+        target.run("packing")
+        session.set_phase(0)
+        recording = session.read()
+        session.close()
+
+    kinds = {frame.kind for stack in recording.samples[1] for frame in stack}
+    assert kinds <= {Kind.NATIVE, Kind.KERNEL}
+
+
+SUITE = """
+def sorted_words(number):
+    return sorted(range(number), key=lambda value: -value)
+
+def test_sort(flame):
+    flame(sorted_words, 300)
+"""
+
+
+def test_the_plugin_records_under_a_newer_python(tmp_path):
+    python = ROOT / "build" / "pythons" / "environment-3.14" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("no environment of CPython 3.14: run tools/pythons.py --environment 3.14")
+    (tmp_path / "test_words.py").write_text(SUITE)
+    done = subprocess.run(
+        [python, "-m", "pytest", "-q", "-W", "error", "--flame", "--flame-quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+    )
+
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "1 passed" in done.stdout
+    run = folder.load(tmp_path / ".ci-flame" / "run")
+    assert (run.environment.collector, run.environment.python[:5]) == ("ebpf", "3.14.")
+    (measurement,) = run.measurements
+    names = {str(frame) for stack in measurement.profile().stacks for frame in stack}
+    assert "test_words:sorted_words" in names

@@ -3,6 +3,7 @@
 
     tools/pythons.py [--into FOLDER] [VERSION…]    3.13 3.14 3.15 where nothing else is asked for
     tools/pythons.py --list                        what is here: version, tab, path; fetches nothing
+    tools/pythons.py --environment 3.14            a virtual environment with this project in it
 
 Debian 12 has CPython 3.11 alone. Newer ones come from later suites of the same archive: their
 packages are unpacked into a folder of ours, libc and loader included, and the interpreter is told
@@ -16,6 +17,7 @@ missing still, 2 that the command line is wrong.
 
 import argparse
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -34,7 +36,8 @@ from typing import Final
 WANTED: Final = ("3.13", "3.14", "3.15")
 SUITES: Final = ("trixie", "forky", "sid")
 """In the order of age: the first that has a version is asked for it."""
-FOLDER: Final = Path(__file__).resolve().parent.parent / "build" / "pythons"
+ROOT: Final = Path(__file__).resolve().parent.parent
+FOLDER: Final = ROOT / "build" / "pythons"
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 FORMAT: Final = 1
 """Of what lies in the folder; another one is fetched anew."""
@@ -49,6 +52,10 @@ _ASK: Final = (
     "import sys, ssl, sqlite3, zlib, lzma, ctypes, hashlib, _ctypes, sysconfig;"
     " print(sys.implementation.name, sys.version.split()[0],"
     " sysconfig.get_config_var('Py_GIL_DISABLED') or 0)"
+)
+_ASK_WHEELS: Final = (
+    "import ensurepip, pathlib;"
+    " print(*pathlib.Path(ensurepip.__file__).parent.glob('_bundled/pip-*.whl'), sep='\\n')"
 )
 _DROPPED: Final = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info")
 
@@ -103,14 +110,19 @@ def installed(version: str) -> Iterator[Path]:
 def fetched(version: str, folder: Path = FOLDER) -> Path | None:
     """Return the interpreter that was fetched for this minor version, if it is whole."""
     home = folder / version
-    try:
-        stamp = json.loads((home / "stamp.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
     # The loader and the libraries are named by absolute path: a moved checkout fetches again.
-    if stamp != {"format": FORMAT, "home": str(home)}:
+    if _stamp(home) != {"format": FORMAT, "home": str(home)}:
         return None
     return home / "usr" / "bin" / f"python{version}"
+
+
+def _stamp(home: Path) -> object:
+    """Return what the last, finished step left in a folder; None where there was none."""
+    try:
+        found: object = json.loads((home / "stamp.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def find(version: str, folder: Path = FOLDER) -> tuple[str, Path] | None:
@@ -208,6 +220,7 @@ class Apt:
             "APT::Sandbox::User": "root",
             "APT::Get::List-Cleanup": "false",
             "Acquire::Languages": "none",
+            "APT::Update::Error-Mode": "any",  # an index that cannot be read is no mere warning
             "Acquire::Retries": "2",
             "Acquire::http::Timeout": "30",
             "Acquire::https::Timeout": "30",
@@ -326,15 +339,46 @@ def provide(version: str, folder: Path) -> tuple[str, Path]:
     return answer(python), python
 
 
+def environment(version: str, folder: Path) -> Path:
+    """Return the interpreter of a virtual environment with this project and what it needs.
+
+    Debian's interpreters bring pip as a wheel beside them, others inside `ensurepip`.
+    """
+    _, base = provide(version, folder)
+    home = folder / f"environment-{version}"
+    python = home / "bin" / "python"
+    needs = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    stamp = {"format": FORMAT, "home": str(home), "base": str(base), "needs": needs}
+    with alone(folder):
+        if _stamp(home) == stamp:
+            return python
+        print(f"Making an environment of CPython {version} in {home}", flush=True)
+        shutil.rmtree(home, ignore_errors=True)
+        _run([base, "-m", "venv", "--without-pip", home], _UNPACK_SECONDS, f"making {home}")
+        told = _run([base, "-I", "-c", _ASK_WHEELS], _ANSWER_SECONDS, "looking for pip")
+        wheels = [*(base.parent.parent / "share/python-wheels").glob("pip-*.whl")]
+        wheels += [Path(line) for line in told.splitlines()]
+        if not wheels:
+            raise FetchError(
+                f"CPython {version} brings no pip", f"sudo apt-get install python{version}-venv"
+            )
+        pip: list[str | Path] = [python, wheels[0] / "pip"]
+        pip += ["--disable-pip-version-check", "--quiet"]
+        _run([*pip, "install", "-e", ROOT], _DOWNLOAD_SECONDS, f"installing into {home}")
+        (home / "stamp.json").write_text(json.dumps(stamp), encoding="utf-8")
+    return python
+
+
 def main(arguments: list[str]) -> int:
     """Do what the command line asks; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--into", type=Path, default=FOLDER, help="where fetched ones lie")
     parser.add_argument("--list", action="store_true", help="say what is here; fetch nothing")
+    parser.add_argument("--environment", metavar="VERSION", help="make one with this project in it")
     parser.add_argument("versions", nargs="*", metavar="VERSION", help="such as 3.14")
     options = parser.parse_args(arguments)
     folder = options.into.absolute()
-    for version in options.versions:
+    for version in (*options.versions, *([options.environment] if options.environment else [])):
         if not re.fullmatch(r"3\.\d{1,2}", version):
             parser.error(f"{version!r} is not a version such as 3.14")
     if options.list:
@@ -343,6 +387,13 @@ def main(arguments: list[str]) -> int:
                 print(*found, sep="\t")
         return 0
     missing = 0
+    if options.environment:
+        try:
+            environment(options.environment, folder)
+        except FetchError as error:
+            print(f"ci_flame: {error}\n  hint: {error.hint}", file=sys.stderr)
+            return 1
+        return 0
     get: Callable[[str], tuple[str, Path]] = partial(provide, folder=folder)
     for version in options.versions or WANTED:
         try:

@@ -17,6 +17,7 @@ from ci_flame.symbols.native import Mapping, NativeNames, read_maps
 
 NO_FIELD: Final = 0xFFFFFFFF
 _SUPPORTED: Final = "3.11 to 3.15"
+_CURE: Final = f"use CPython {_SUPPORTED}, or `--collector py-spy`, which may know this one"
 _COOKIE: Final = b"xdebugpy"
 _DEBUG_BYTES: Final = 2048
 _RELEASE_CANDIDATE: Final = 0xC
@@ -224,13 +225,12 @@ def parse_debug_offsets(raw: bytes, runtime: int) -> Layout:
     minor = version >> 16 & 0xFF
     name = version_name(version)
     if version >> 24 != 3 or minor not in _GROUPS or version >> 4 & 0xF < _RELEASE_CANDIDATE:  # noqa: PLR2004 - CPython 3
-        raise UnsupportedPythonError(
-            f"CPython {name} is not supported; {_SUPPORTED} are", "use a supported CPython"
-        )
+        raise UnsupportedPythonError(f"CPython {name} is not supported; {_SUPPORTED} are", _CURE)
     if free_threaded:
         raise UnsupportedPythonError(
             f"CPython {name} is a free-threaded build, which cannot be walked",
-            f"use the ordinary build of CPython 3.{minor}",
+            f"use the ordinary build of CPython 3.{minor}; its native frames alone:"
+            " `perf record -g`, then `ci-flame import`",
         )
     field: dict[tuple[str, str], int] = {}
     position = 24
@@ -283,7 +283,7 @@ def _layout(memory: int, elf: Elf, bias: int, runtime: int) -> Layout:
     if at is None:
         raise UnsupportedPythonError(
             f"this CPython is older than 3.11; {_SUPPORTED} are supported",
-            "use a supported CPython",
+            _CURE,
         )
     (version,) = struct.unpack("<Q", os.pread(memory, 8, at + bias))
     minor = version >> 16 & 0xFF
@@ -292,7 +292,7 @@ def _layout(memory: int, elf: Elf, bias: int, runtime: int) -> Layout:
     if minor not in _TABLES:
         raise UnsupportedPythonError(
             f"CPython {version_name(version)} is not supported; {_SUPPORTED} are",
-            "use a supported CPython",
+            _CURE,
         )
     table = dict(_TABLES[minor])
     table["interpreters"] += runtime
