@@ -246,7 +246,7 @@ def folded(reply):
     ],
 )
 def test_stacks_are_built_outermost_first(names, sample, stack):
-    reply = names.reply({sample: 3}, {1: Image})
+    reply = names.reply({sample: 3}, {}, {1: Image})
 
     assert folded(reply) == {(1, stack): 3}
 
@@ -258,7 +258,7 @@ def test_shortcomings_are_counted_by_phase(names):
         place(phase=2): 3,
         place(phase=3, flags=0): 4,  # not a Python process
     }
-    reply = names.reply(counts, {1: Image})
+    reply = names.reply(counts, {}, {1: Image})
 
     assert reply["truncated"] == {2: 2}
     assert reply["no_python"] == {2: 3}
@@ -273,7 +273,7 @@ def test_records_of_any_content_make_frames_and_no_error(blobs):
         tables.add_code(blob)
         tables.add_string(blob)
     counts = {place(stack=int.from_bytes(blob[8:16], "little")): 1 for blob in blobs}
-    reply = tables.reply(counts, {})
+    reply = tables.reply(counts, {}, {})
 
     assert sum(count for *_, count in reply["samples"]) == len(counts)
     assert SAMPLE == 1
