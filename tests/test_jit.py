@@ -168,6 +168,13 @@ class TestNodeFlags:
         assert runtimes.command([NODE, "shop.js"]) == (NODE, "--no-opt", "shop.js")
         assert runtimes.command(["/usr/bin/make", "x"]) == ("/usr/bin/make", "x")
 
+    def test_what_the_user_set_wrongly_is_named(self):
+        given = environment(NODE_OPTIONS="--no-such-flag")
+
+        with pytest.raises(CollectError, match=r"--no-such-flag is not allowed in") as raised:
+            prepare(Jit.NODE, ["node"], given)
+        assert raised.value.hint == "mend NODE_OPTIONS, which holds: --no-such-flag"
+
     def test_a_flag_that_node_does_not_know_is_refused(self):
         with pytest.raises(CollectError, match=r"does not run with --no-such-flag: .*bad option"):
             prepare(Jit.NODE, ["node"], environment(), node_flags=("--no-such-flag",))
@@ -263,10 +270,10 @@ def test_what_is_said_of_a_recording(stacks, expected):
     assert len(told) == 1 + len(expected)
 
 
-def test_a_collector_without_callers_is_named():
-    told = jit_report.notes(Jit.NODE, "ebpf", [process({"[node];jit:a.js:f": 1})])
+def test_a_collector_without_names_is_named():
+    (told,) = jit_report.notes(Jit.NODE, "ebpf", [process({"[node];native:[unknown]:f": 1})])
 
-    assert told[0].startswith("ebpf sees no callers of compiled Java and JavaScript functions")
+    assert told.startswith("ebpf sees neither names nor callers of compiled Java")
     assert jit_report.notes(Jit.NONE, "ebpf", []) == ()
 
 

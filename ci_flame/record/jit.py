@@ -158,7 +158,9 @@ def _shim(
     if refused:
         raise CollectError(
             f"{program} does not run with {' '.join(flags)}: {refused}",
-            "record with Node 12.5 or newer, or without --jit",
+            f"mend {NODE_VARIABLE}, which holds: {given}"
+            if (given := environment.get(NODE_VARIABLE))
+            else "record with Node 12.5 or newer, or without --jit",
         )
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ci-flame-node-")))
     folder.chmod(0o755)

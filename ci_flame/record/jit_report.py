@@ -23,12 +23,12 @@ def notes(wanted: Jit, collector: str, processes: Sequence[Process]) -> tuple[st
     """Return what a recording says of compiled code: how much has names, and what to mend."""
     if wanted is Jit.NONE:
         return ()
-    told = []
     if collector != "perf":
-        told.append(
-            f"{collector} sees no callers of compiled Java and JavaScript functions;"
-            " --collector perf does"
+        return (
+            f"{collector} sees neither names nor callers of compiled Java and JavaScript"
+            " functions; --collector perf does",
         )
+    told = []
     total = _samples(processes, lambda _stack: True)
     named = _samples(processes, _has_compiled) / max(total, 1)
     program = _samples(processes, _in_program) / max(total, 1)
