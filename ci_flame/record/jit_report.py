@@ -24,23 +24,23 @@ def notes(wanted: Jit, collector: str, processes: Sequence[Process]) -> tuple[st
     if wanted is Jit.NONE:
         return ()
     if collector != "perf":
-        return (
-            f"{collector} sees neither names nor callers of compiled Java and JavaScript"
-            " functions; --collector perf does",
+        told = (
+            f"{collector} sees neither names nor callers of compiled Java and JavaScript functions"
         )
-    told = []
+        return (f"{told}; --collector perf does",)
+    lines = []
     total = _samples(processes, lambda _stack: True)
     named = _samples(processes, _has_compiled) / max(total, 1)
     program = _samples(processes, _in_program) / max(total, 1)
-    told.append(f"{named:.1%} of {total} samples carry Java or JavaScript functions")
+    lines.append(f"{named:.1%} of {total} samples carry Java or JavaScript functions")
     if named < SEEN:
-        told.append(f"too few to compare by function: {_CURES[wanted]}")
+        lines.append(f"too few to compare by function: {_CURES[wanted]}")
     elif program < WARM:
-        told.append(
+        lines.append(
             f"{1 - program:.0%} of the samples are the runtime's start, its interpreter or its"
             f" compilers (limit {1 - WARM:.0%}): let the command run longer, or repeat its work"
         )
-    return tuple(told)
+    return tuple(lines)
 
 
 def advice(mentioned: Sequence[Jit]) -> tuple[str, ...]:
