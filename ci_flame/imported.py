@@ -250,6 +250,22 @@ def _bpftrace(data: bytes, source: str, wanted: Wanted) -> Reading:
     return Reading(profile, "samples", lost=output.lost, metrics=metrics, notes=notes)
 
 
+def _perf_data(data: bytes, source: str, wanted: Wanted) -> Reading:
+    # numpy and the readers of symbols are not loaded for other formats.
+    from ci_flame.formats import perf_data  # noqa: PLC0415
+    from ci_flame.symbols.resolve import Resolver, unwinding  # noqa: PLC0415
+    from ci_flame.symbols.unwind import Unwinder  # noqa: PLC0415
+
+    recorded = perf_data.read(data, source)
+    # Copies of the runtimes' maps are looked for beside the file.
+    maps = None if source == "standard input" else Path(source).parent
+    profile = perf_data.profile(
+        recorded, Resolver(recorded, maps=maps), wanted.event, unwind=unwinding(Unwinder())
+    )
+    event = recorded.events[recorded.choose(wanted.event)].name
+    return Reading(profile, event, lost=recorded.lost)
+
+
 def _perf_script(data: bytes, source: str, wanted: Wanted) -> Reading:
     lines = _text(data).split("\n")
     first = next((r for r in perf_script.records(lines, source) if _is_sample(r)), None)
@@ -275,6 +291,7 @@ def _pprof(data: bytes, source: str, _wanted: Wanted) -> Reading:
 
 READERS: Final[Mapping[str, Callable[[bytes, str, Wanted], Reading]]] = MappingProxyType(
     {
+        "perf-data": _perf_data,
         "perf-script": _perf_script,
         "bpftrace": _bpftrace,
         "bcc": _bcc,

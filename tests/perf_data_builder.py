@@ -41,7 +41,7 @@ def text(name):
 
 
 def trailer(pid=7, time=0):
-    return struct.pack("<IIQ", pid, pid, time)
+    return struct.pack("<iiQ", pid, pid, time)
 
 
 def mmap(pid, start, size, path, *, time=0, offset=0, misc=USER):

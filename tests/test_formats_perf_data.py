@@ -592,3 +592,18 @@ def test_reading_needs_no_perf(cpp):
     )
 
     assert int(done.stdout) == ours(cpp).samples
+
+
+def test_import_makes_a_run_of_it(cpp, tmp_path):
+    command = [sys.executable, "-m", "ci_flame", "import", str(cpp), "-o", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert f"1 file of perf-data, {ours(cpp).samples} samples" in done.stderr + done.stdout
+    cut = tmp_path / "cut.data"
+    cut.write_bytes(cpp.read_bytes()[:3000])
+    command[4] = str(cut)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cut off: records at offset" in done.stderr
+    assert "Traceback" not in done.stderr

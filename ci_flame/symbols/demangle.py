@@ -33,7 +33,7 @@ _RUST_LETTERS: Final = {
 _OPERATOR: Final = re.compile(
     r"\boperator(?:\(\)|\[\]|<=>|<<=|>>=|->\*|<<|>>|<=|>=|->|<|>|(?=\s))\s?"
 )
-_OPERATOR_TEMPLATE: Final = re.compile(r"(\boperator(?:<<|<))<(?=[^=<])")
+_OPERATOR_TEMPLATE: Final = re.compile(r"(\boperator(?:<<|<))<(?=[^=<(])")
 _WHOLE: Final = re.compile(
     r"^(?:non-virtual thunk to |virtual thunk to |covariant return thunk to |guard variable for )|"
     r"\boperator\s?(?:\(\)|\[\]|<=>|<<=|>>=|->\*|<<|>>|<=|>=|->|<|>|new\[\]|delete\[\]|\"\" )"
