@@ -245,7 +245,8 @@ def _bpftrace(data: bytes, source: str, wanted: Wanted) -> Reading:
     profile = bpftrace.profile(output, source, wanted.map_name)
     stacks = bpftrace.stack_maps(output)
     others = replace(output, maps=tuple(m for m in output.maps if m.name not in stacks))
-    metrics, told = bpftrace.metrics(others, "bpftrace.import", MAX_METRICS)
+    metrics, left_out = bpftrace.metrics(others, "bpftrace.import", MAX_METRICS)
+    told = [*output.notes, *([f"{left_out} values of maps were not kept"] if left_out else [])]
     notes = tuple(f"{source}: {each}" for each in told)
     return Reading(profile, "samples", lost=output.lost, metrics=metrics, notes=notes)
 

@@ -250,8 +250,8 @@ def test_bpftrace_does_not_outlive_a_killed_owner(tmp_path):
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (signal.SIGKILL, r"bpftrace was killed; its maps are lost"),
-        (signal.SIGSTOP, r"bpftrace was killed; its maps are lost"),
+        (signal.SIGKILL, r"bpftrace was killed \(or hung\); its maps are lost"),
+        (signal.SIGSTOP, r"bpftrace was killed \(or hung\); its maps are lost"),
     ],
 )
 def test_a_bpftrace_that_is_killed_or_hangs_is_named(program, monkeypatch, number, message):

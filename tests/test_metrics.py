@@ -186,6 +186,28 @@ def test_a_metric_that_the_baseline_lacks_cannot_have_grown():
     assert "the baseline did not record it" in texts(got, "metric-missing")[0]
 
 
+@pytest.mark.parametrize(
+    ("given", "left_out", "outcome"),
+    [
+        ({"maximum": 5.0}, None, Outcome.PASS),
+        # It may be one of the keys that were not kept.
+        ({"maximum": 5.0}, 3.0, Outcome.INCONCLUSIVE),
+        ({"max_growth": Limit(share=0.5)}, None, Outcome.INCONCLUSIVE),
+        ({"maximum": 5.0, "metric": "bpftrace.other.@[sh]"}, None, Outcome.INCONCLUSIVE),
+    ],
+)
+def test_a_key_that_did_not_occur_is_0_where_its_script_ran(given, left_out, outcome):
+    more = {} if left_out is None else {"bpftrace__switches__keys_left_out": left_out}
+    sides = [
+        measured([None] * 5, seed=seed, bpftrace__switches__seconds=2.0, **more) for seed in (1, 2)
+    ]
+    rule = {"metric": "bpftrace.switches.@[sh]", **given}
+    got = judge_benchmark(diff_benchmark(*sides, Mode.ON_CPU), policy(**rule), family=1)
+
+    assert got.outcome is outcome
+    assert bool(texts(got, "metric-zero")) == (outcome is Outcome.PASS)
+
+
 # -- the collector's own cost -----------------------------------------------------------
 
 

@@ -3,8 +3,9 @@
     python -I bpftrace_guard.py SECONDS COMMAND…      (as root, or by sudo)
 
 It runs until its standard input ends, because the owner closed it or died, also by `kill -9`.
-Then the program is asked to print its maps (SIGINT) and, SECONDS later, killed. Nothing is
-imported from ci_flame: this file may run as root.
+Then the program is asked to print its maps (SIGINT) and, SECONDS later, killed; at once, if
+anything was written to it, as nobody wants the maps. Nothing is imported from ci_flame: this
+file may run as root.
 """
 
 import os
@@ -44,8 +45,8 @@ def main(words: list[str]) -> int:
     )
     while child.poll() is None:
         ready, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
-        if ready and not os.read(sys.stdin.fileno(), 64):
-            return _end(child, seconds)
+        if ready:
+            return _end(child, 0.0 if os.read(sys.stdin.fileno(), 64) else seconds)
     return _code(child.returncode)
 
 

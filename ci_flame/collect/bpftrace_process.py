@@ -23,13 +23,15 @@ from ci_flame.formats import bpftrace
 from ci_flame.formats.bpftrace import Output
 
 START_SECONDS: Final = 20.0
-STOP_SECONDS: Final = 8.0
+STOP_SECONDS: Final = 30.0
+"""The kernel takes a good part of a second for every ten tracepoints that are let go."""
+KILL_SECONDS: Final = 9.0
 MAX_OUTPUT: Final = 256 << 20
 MAX_KEYS: Final = 65_536
 """Keys of one map; bpftrace's own default of 4,096 is soon full of stacks."""
 MAX_WORDS: Final = 1 << 20
-_POLL_SECONDS: Final = 0.02
-_SETTLE_SECONDS: Final = 0.05
+POLL_SECONDS: Final = 0.02
+SETTLE_SECONDS: Final = 0.05
 """The last probe is named just before it is attached."""
 _FOLDERS: Final = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/snap/bin")
 _GUARD: Final = Path(__file__).with_name("bpftrace_guard.py")
@@ -81,6 +83,8 @@ class Program:
         self.name = name
         self.shown = str(script)
         """What a message calls the file; its own name unless the caller knows a better place."""
+        self.attached = 0.0
+        """Monotonic clock when all probes were first seen attached."""
         self._script = script
         # bpftrace counts these with the others, and attaches them when all is over.
         self._last_probes = len(_LAST.findall(script.read_text("utf-8", "replace")))
@@ -124,18 +128,25 @@ class Program:
 
     def wait_until_attached(self, deadline: float) -> None:
         """Return when all probes are attached; CollectError if bpftrace ends or takes too long."""
-        guard = self._running()
-        while not self._is_attached():
-            if guard.poll() is not None:
-                if guard.returncode == 0 and _COUNT.search(self._said(self._printed)):
-                    return  # the program has an exit() and is done already
-                raise self._failure(f"ended with exit code {guard.returncode}")
-            if time.monotonic() > deadline:
-                raise self._failure(f"was not ready within {START_SECONDS:.0f} s")
-            time.sleep(_POLL_SECONDS)
-        time.sleep(_SETTLE_SECONDS)
+        while not self.is_attached(deadline):
+            time.sleep(POLL_SECONDS)
+        time.sleep(SETTLE_SECONDS)
 
-    def _is_attached(self) -> bool:
+    def is_attached(self, deadline: float) -> bool:
+        """Tell whether all probes are attached; CollectError if that can no longer be."""
+        guard = self._running()
+        if self._says_so():
+            self.attached = self.attached or time.monotonic()
+            return True
+        if guard.poll() is not None:
+            if guard.returncode == 0 and _COUNT.search(self._said(self._printed)):
+                return True  # the program has an exit() and is done already
+            raise self._failure(f"ended with exit code {guard.returncode}")
+        if time.monotonic() > deadline:
+            raise self._failure(f"was not ready within {START_SECONDS:.0f} s")
+        return False
+
+    def _says_so(self) -> bool:
         printed, words = self._said(self._printed), self._said(self._words)
         count = _COUNT.search(printed) or _COUNT.search(words)
         if count is None:
@@ -148,7 +159,7 @@ class Program:
         """End the program and return what it printed; CollectError where that is lost."""
         code = self._stop()
         if code != 0:
-            why = "was killed" if code >= 128 else f"ended with exit code {code}"  # noqa: PLR2004 - of a signal
+            why = "was killed (or hung)" if code >= 128 else f"ended with exit code {code}"  # noqa: PLR2004 - of a signal
             raise self._failure(f"{why}; its maps are lost")
         try:
             if self._printed.stat().st_size > MAX_OUTPUT:
@@ -166,21 +177,30 @@ class Program:
         except FormatError as error:
             raise CollectError(f"{self.name}: bpftrace's output: {error.message}") from error
 
+    def ask(self) -> None:
+        """Ask the program to end and do not wait: several can end at the same time."""
+        if self._guard is not None:
+            _close(self._guard.stdin)
+
     def _stop(self) -> int:
         guard = self._running()
         _close(guard.stdin)
         try:
-            return guard.wait(STOP_SECONDS + 4.0)
+            return guard.wait(STOP_SECONDS + KILL_SECONDS)
         except subprocess.TimeoutExpired:
-            raise self._failure(f"did not end within {STOP_SECONDS + 4.0:.0f} s") from None
+            seconds = STOP_SECONDS + KILL_SECONDS
+            raise self._failure(f"did not end within {seconds:.0f} s") from None
 
     def close(self) -> None:
         """End the program, whatever it does, and remove its files; never raises."""
         guard = self._guard
         if guard is not None:
+            if guard.stdin is not None and not guard.stdin.closed:
+                with suppress(OSError):
+                    os.write(guard.stdin.fileno(), b"k")
             _close(guard.stdin)
             with suppress(subprocess.TimeoutExpired):
-                guard.wait(STOP_SECONDS + 1.0)
+                guard.wait(KILL_SECONDS)
             if guard.poll() is None:
                 with suppress(OSError):
                     guard.kill()

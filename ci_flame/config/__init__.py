@@ -9,11 +9,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from ci_flame.config import sampling
+from ci_flame.config.baselines import BaselineKind as BaselineKind
+from ci_flame.config.baselines import BaselineSpec as BaselineSpec
+from ci_flame.config.baselines import parse_baseline as parse_baseline
 from ci_flame.config.policy_file import (
     MARKER_RULE_FIELDS,
     flag_of,
@@ -26,6 +28,7 @@ from ci_flame.config.policy_file import (
     text_of,
     words_of,
 )
+from ci_flame.config.scripts import Script, loaded, read_scripts
 from ci_flame.config.yaml_tree import MAX_BYTES, Node, Scalar, Section, nearest, parse, quote
 from ci_flame.errors import PolicyError, UsageError
 from ci_flame.policy import Policy
@@ -39,6 +42,7 @@ COLLECTOR_NAMES: Final = ("auto", "ebpf", "bcc", "perf", "py-spy", "bpftrace", "
 POLICY_KEYS: Final = (
     "version",
     "record",
+    "bpftrace",
     "baseline",
     "rules",
     "waivers",
@@ -52,33 +56,6 @@ MARKER_RECORD_FIELDS: Final = ("processes", "seconds", "gc")
 
 BUSY: Final = 0.20
 BUSY_COMMAND: Final = 0.50
-
-
-class BaselineKind(StrEnum):
-    """Where the before side comes from."""
-
-    AUTO = "auto"
-    """The stored folder if there is one, else none."""
-    FOLDER = "folder"
-    GIT = "git"
-    """A run folder committed in a git revision (`git:REV[:PATH]`)."""
-    RERUN = "rerun"
-    """The base commit, checked out in a worktree and recorded in this job (`rerun:REV`)."""
-    TREE = "tree"
-    """A folder with the base commit checked out; what `rerun:REV` becomes for pytest."""
-    NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class BaselineSpec:
-    """`folder:DIR`, `git:REV[:PATH]`, `rerun:REV`, `tree:DIR`, `none` or `auto`, parsed."""
-
-    kind: BaselineKind = BaselineKind.AUTO
-    value: str = ""
-
-    def __str__(self) -> str:
-        """Return the words that `parse_baseline` reads back."""
-        return f"{self.kind.value}:{self.value}" if self.value else self.kind.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +82,8 @@ class RecordConfig:
     """What perf samples by: `cycles`, `page-faults:u`; the other collectors know the default."""
     call_graph: str = "fp"
     """How perf finds callers: `fp` (frame pointers), `dwarf` or `dwarf,BYTES` of each stack."""
+    scripts: tuple[Script, ...] = ()
+    """Programs of bpftrace that run beside each benchmark (`bpftrace: scripts:`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +118,7 @@ _RANGES: Final[Mapping[str, _Range]] = {
     "round_ms": _Range(0.5, 10_000, whole=False, unit="ms"),
 }
 _NUMBER: Final = re.compile(r"\d{1,12}(?:\.\d{1,9})?", re.ASCII)
-RECORD_KEYS: Final = tuple(each.name for each in fields(RecordConfig))
+RECORD_KEYS: Final = tuple(each.name for each in fields(RecordConfig) if each.name != "scripts")
 
 
 # -- the policy file ------------------------------------------------------------------
@@ -183,6 +162,7 @@ def load(policy_file: Path | None, *, start: Path, today: date | None = None) ->
         baseline = replace(baseline, value=str(base / baseline.value))
     if record.replay is not None:
         record = replace(record, replay=base / record.replay)
+    record = replace(record, scripts=loaded(record.scripts, base))
     return replace(config, baseline=baseline, record=record, policy_file=path)
 
 
@@ -233,8 +213,8 @@ def from_tree(root: Node, *, today: date | None = None) -> Config:
 def _with_key(config: Config, key: str, node: Node) -> Config:
     policy = config.policy
     match key:
-        case "record":
-            return replace(config, record=_record(section_of(node, key, RECORD_KEYS)))
+        case "record" | "bpftrace":
+            return replace(config, record=_recorded(config.record, key, node))
         case "baseline":
             section = section_of(node, key, BASELINE_KEYS)
             required = section.entries.get("required")
@@ -249,6 +229,12 @@ def _with_key(config: Config, key: str, node: Node) -> Config:
             return replace(config, policy=_trusted(policy, key, node))
         case _:
             return config
+
+
+def _recorded(record: RecordConfig, key: str, node: Node) -> RecordConfig:
+    if key == "bpftrace":
+        return replace(record, scripts=read_scripts(node))
+    return replace(_record(section_of(node, key, RECORD_KEYS)), scripts=record.scripts)
 
 
 def _trusted(policy: Policy, key: str, node: Node) -> Policy:
@@ -350,49 +336,6 @@ def _path(word: str, shown: str) -> Path:
     if not word.strip() or "\0" in word or "\n" in word:
         raise UsageError(f"{shown} needs a path, not {quote(word)}")
     return Path(word).expanduser() if word.startswith("~/") else Path(word)
-
-
-# -- baseline -------------------------------------------------------------------------
-
-
-def parse_baseline(text: str) -> BaselineSpec:
-    """Return the spec of `folder:DIR`, a bare DIR, `git:REV[:PATH]`, `rerun:REV`, `none`, `auto`.
-
-    A word without a colon is a folder; so is one whose part before the colon holds a `/`.
-    Raises UsageError that names the nearest kind.
-    """
-    word = text.strip()
-    kinds = [kind.value for kind in BaselineKind]
-    prefix, colon, value = word.partition(":")
-    if not word or "\0" in word or "\n" in word:
-        raise UsageError("an empty baseline", f"one of: {_BASELINE_FORMS}")
-    if not colon or "/" in prefix or prefix.startswith("."):
-        if word in (BaselineKind.AUTO, BaselineKind.NONE):
-            return BaselineSpec(BaselineKind(word))
-        if word in kinds:
-            raise UsageError(f"baseline {word} names nothing", f"write {_FORMS[word]}")
-        return BaselineSpec(BaselineKind.FOLDER, word)
-    if prefix not in kinds:
-        raise UsageError(
-            f"unknown baseline {quote(word)}{nearest(prefix, kinds)}", f"one of: {_BASELINE_FORMS}"
-        )
-    kind = BaselineKind(prefix)
-    if kind in (BaselineKind.AUTO, BaselineKind.NONE):
-        raise UsageError(f"baseline {quote(word)}: {prefix} takes nothing after it")
-    if not value:
-        raise UsageError(f"baseline {word} names nothing", f"write {_FORMS[prefix]}")
-    if kind in (BaselineKind.GIT, BaselineKind.RERUN) and value.startswith("-"):
-        raise UsageError(f"baseline {quote(word)}: {quote(value)} is not a revision")
-    return BaselineSpec(kind, value)
-
-
-_FORMS: Final = {
-    "folder": "folder:DIR",
-    "git": "git:REV, for example git:origin/main",
-    "rerun": "rerun:REV, for example rerun:origin/main",
-    "tree": "tree:DIR",
-}
-_BASELINE_FORMS: Final = "auto, folder:DIR, git:REV[:PATH], rerun:REV, tree:DIR, none"
 
 
 # -- flags ----------------------------------------------------------------------------

@@ -204,41 +204,38 @@ _USER_ROOTS: Final = frozenset(
 # -- metrics --------------------------------------------------------------------------
 
 
-def metrics(output: Output, prefix: str, limit: int) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Return `PREFIX.@MAP[key]` -> number for every map, and what was left out, in words.
+def metrics(output: Output, prefix: str, limit: int) -> tuple[dict[str, float], int]:
+    """Return `PREFIX.@MAP[key]` -> number for every map, and how many keys were left out.
 
     Histograms give `.p50`, `.p99` and `.count`, statistics `.avg`, `.total` and `.count`. Of a
-    map with more than `limit` keys the largest are kept. Stacks in keys are folded, texts that
-    are values are left out.
+    map with more than `limit` keys the largest are kept; values that are text are left out too.
+    Stacks in keys are folded.
     """
     found: dict[str, float] = {}
-    told: list[str] = list(output.notes)
+    left_out = 0
     for each in output.maps:
         figures: dict[str, dict[str, float]] = {}
-        left_out = 0
         for entry in each.entries:
             values = _figures(entry)
-            if not values:
-                left_out += 1
-                continue
-            key = _key(entry)
-            have = figures.setdefault(f"{prefix}.{each.name}{key}", {})
-            for suffix, value in values.items():
-                # Only counts of equal keys add up; of the others the larger one is told.
-                same = have.get(suffix)
-                adds = suffix in {"", ".count", ".total"} and same is not None
-                have[suffix] = value if same is None else same + value if adds else max(same, value)
+            left_out += not values
+            if values:
+                _join(figures.setdefault(f"{prefix}.{each.name}{_key(entry)}", {}), values)
         ranked = sorted(figures, key=lambda name: (-_size(figures[name]), name))
+        left_out += max(len(ranked) - limit, 0)
         for name in ranked[:limit]:
             found |= {name + suffix: value for suffix, value in figures[name].items()}
-        if len(ranked) > limit:
-            told.append(
-                f"{each.name} has {len(ranked)} keys: the {limit} largest are kept,"
-                f" {len(ranked) - limit} are not"
-            )
-        if left_out:
-            told.append(f"{each.name}: {left_out} values that are no numbers are not kept")
-    return found, tuple(told)
+    return found, left_out
+
+
+def _join(have: dict[str, float], values: Mapping[str, float]) -> None:
+    """Add the figures of an equal key: counts add up; of the others the larger one is told."""
+    for suffix, value in values.items():
+        if suffix not in have:
+            have[suffix] = value
+        elif suffix in {"", ".count", ".total"}:
+            have[suffix] += value
+        else:
+            have[suffix] = max(have[suffix], value)
 
 
 def _figures(entry: Entry) -> dict[str, float]:

@@ -66,7 +66,10 @@ def judge(
     tests = sum(len(some) for rule, some in asked if rule.max_growth is not None)
     told: set[str] = set()
     for rule, metrics in asked:
-        if not metrics:
+        if not metrics and _did_not_occur(figures, rule):
+            words = f"{rule.metric} did not occur: its script ran and has no such key, so it is 0"
+            notes.append(Note("metric-zero", words, benchmark))
+        elif not metrics:
             doubtful.append(rule.severity)
             notes.append(
                 Note(
@@ -92,6 +95,19 @@ def judge(
     if doubtful:
         outcome = Outcome.INCONCLUSIVE if Severity.FAIL in doubtful else Outcome.WARN
     return Judged(tuple(findings), tuple(notes), outcome)
+
+
+def _did_not_occur(figures: Figures | None, rule: Rule) -> bool:
+    """Tell whether a map of bpftrace has no such key because nothing like it happened.
+
+    Such a key is not printed with 0. Where keys were left out it may be one of them.
+    """
+    family, _, rest = rule.metric.partition(".")
+    script = f"{family}.{rest.partition('.')[0]}"
+    if family != "bpftrace" or figures is None or rule.max_growth is not None:
+        return False
+    ran, less = (figures.metrics.get(f"{script}.{name}") for name in ("seconds", "keys_left_out"))
+    return ran is not None and bool(ran.after) and (less is None or not less.after)
 
 
 def _matching(figures: Figures | None, rule: Rule) -> list[Metric]:

@@ -21,6 +21,7 @@ import pytest
 
 from ci_flame import pipeline
 from ci_flame.baseline import folder, git, rerun
+from ci_flame.collect import bpftrace_scripts
 from ci_flame.config import BaselineKind, BaselineSpec, Config, build
 from ci_flame.errors import BaselineError, CiFlameError
 from ci_flame.profile import BIASES
@@ -110,6 +111,7 @@ class Session:
             if not given and child is None:
                 # Said now, not at the first benchmark or after the last.
                 _ = recorder.collector
+                bpftrace_scripts.check(settings.record.scripts, os.getpid())
                 folder.check_writable(settings.out)
         invocation = Invocation(**given["invocation"]) if given else _invocation(config)
         parts = Path(given["parts"]) if given else None

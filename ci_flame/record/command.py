@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from ci_flame.baseline import git, rerun
-from ci_flame.collect import Collector, Recording, Target, choose, machine
+from ci_flame.collect import (
+    Collector,
+    Recording,
+    Target,
+    bpftrace_scripts,
+    choose,
+    machine,
+)
 from ci_flame.config import BUSY_COMMAND, RecordConfig
 from ci_flame.errors import BaselineError, CollectError, InterruptedRunError, UsageError
 from ci_flame.profile import (
@@ -155,6 +162,7 @@ def record(
     if plan.collector == "replay":
         return _replay(plan, name, sides)
     collector = _choose(plan, sides)  # before anything runs, as it may not be possible
+    bpftrace_scripts.check(plan.scripts, os.getpid())
     with ExitStack() as stack:
         reference.prepare()
         processes: list[list[Process]] = [[] for _ in sides]
@@ -289,6 +297,9 @@ def _run(
         # Entered first, left last: the maps must be there until the recording has been read.
         watch = stack.enter_context(_watch(side))
         child = stack.enter_context(Suspended(side))
+        beside = bpftrace_scripts.begin(plan.scripts, child.pid)
+        if beside is not None:
+            stack.callback(beside.close)
         session = collector.start(_target(side, child.pid, plan))
         stack.callback(session.close)
         session.set_phase(PHASE)
@@ -297,6 +308,8 @@ def _run(
         if watch is not None:
             watch.settle(child.pid)
         recording = session.read()
+        if beside is not None:
+            recording = replace(recording, metrics={**recording.metrics, **beside.read()})
     references = {kind: before[kind] + after for kind, after in _references().items()}
     return _process(clocks, references, recording, plan, side), dict(recording.places)
 

@@ -18,12 +18,13 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from ci_flame.baseline import folder
 from ci_flame.config import RecordConfig
+from ci_flame.config.scripts import Script
 from ci_flame.errors import ChildError, CiFlameError
 from ci_flame.profile import Mode, Run
 from ci_flame.record import layout
@@ -354,6 +355,7 @@ def write_plan(exchange: Path, plan: RecordConfig, tree: Tree | None, *, gc_on: 
         "modes": [mode.value for mode in plan.modes],
         "busy": plan.busy,
         "machine": plan.machine,
+        "scripts": [asdict(script) for script in plan.scripts],
         "gc_on": gc_on,
         "project": str(tree.project) if tree else "",
         "tree": str(tree.folder) if tree else "",
@@ -377,6 +379,9 @@ def read_plan(given: Mapping[str, str]) -> ChildPlan | None:
         modes=tuple(map(Mode, told["modes"])),
         busy=told["busy"],
         machine=told["machine"],
+        scripts=tuple(
+            Script(**{**each, "arguments": tuple(each["arguments"])}) for each in told["scripts"]
+        ),
     )
     tree = Tree(Path(told["project"]), Path(told["tree"])) if told["tree"] else None
     return ChildPlan(exchange, record, told["gc_on"], tree)

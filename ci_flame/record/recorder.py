@@ -17,7 +17,7 @@ from types import CodeType
 from typing import Final
 
 from ci_flame import collect, simplify
-from ci_flame.collect import machine
+from ci_flame.collect import bpftrace_scripts, machine
 from ci_flame.config import RecordConfig
 from ci_flame.errors import CollectError
 from ci_flame.profile import (
@@ -75,6 +75,7 @@ class Recorder:
         self._prepare = prepare
         self._collector: collect.Collector | None = None
         self._session: collect.Session | None = None
+        self._beside: bpftrace_scripts.Beside | None = None
 
     @property
     def collector(self) -> collect.Collector:
@@ -101,6 +102,9 @@ class Recorder:
 
     def begin(self) -> Window:
         """Start the collector if it does not run yet; return the benchmark's window."""
+        if self._beside is None:
+            # Before the collector, which would take them for children of the benchmark.
+            self._beside = bpftrace_scripts.begin(self.plan.scripts, os.getpid())
         if self._session is None:
             self._prepare()
             roots = dict.fromkeys([str(self._project), *filter(None, sys.path)])
@@ -127,10 +131,21 @@ class Recorder:
         root = Frame(code.co_qualname, files.get(code.co_filename, module))
         recording = self._session.read(files)
         self.next_phase = driven.next_phase
-        return join(driven, recording, root, self.plan)
+        recorded = join(driven, recording, root, self.plan)
+        if self._beside is None:
+            return recorded
+        metrics = {**recorded.process.metrics, **self._beside.read()}
+        self._end_scripts()
+        return replace(recorded, process=replace(recorded.process, metrics=metrics))
+
+    def _end_scripts(self) -> None:
+        if self._beside is not None:
+            self._beside.close()
+            self._beside = None
 
     def close(self) -> None:
         """End the collector; without one, do nothing."""
+        self._end_scripts()
         if self._session is not None:
             self._session.close()
             self._session = None
