@@ -51,13 +51,17 @@ def test_root_sees_every_collector_tried():
     assert set(rows) == set(COLLECTORS)
     assert [name for name in rows if name in doctor.ORDER] == [n for n in doctor.ORDER if n in rows]
     assert {"Python", "native leaf", "kernel"} <= set(rows["ebpf"]["sees"])
-    assert {"native", "kernel"} <= set(rows["perf"]["sees"])
+    for name in ("perf", "bpftrace"):
+        assert {"native", "kernel"} <= set(rows[name]["sees"])
+    assert "off-CPU" in rows["ebpf"]["sees"]
     assert rows["py-spy"]["sees"] == ["Python"]
-    for name in ("ebpf", "perf", "py-spy"):
+    assert {"Python", "native leaf", "kernel"} <= set(rows["bcc"]["sees"])
+    for name in ("ebpf", "bcc", "bpftrace", "perf", "py-spy"):
         assert rows[name]["works"]
         assert rows[name]["samples"] > 100
         assert (rows[name]["python"], rows[name]["commands"]) == {
-            "ebpf": (True, True), "perf": (False, True), "py-spy": (True, False)
+            "ebpf": (True, True), "bcc": (True, True), "perf": (False, True),
+            "bpftrace": (False, True), "py-spy": (True, False)
         }[name]  # fmt: skip
     assert rows["replay"]["works"]
     assert {"system", "libbpf", "memory layout"} <= {row["what"] for row in document["rows"]}
@@ -155,8 +159,6 @@ def test_what_is_missing_is_named(name, files, reason, cure):
 @pytest.mark.root
 @as_root
 def test_missing_bcc_and_headers_are_named():
-    if "bcc" not in COLLECTORS:
-        pytest.skip("there is no collector bcc")
     library = next(iter(Path("/usr/lib").glob("*/libbcc.so.0")), None)
     assert library is not None, "libbpfcc is not installed"
     _, without_library, code = told("--collector", "bcc", before=hidden(library))

@@ -16,6 +16,7 @@ import sys
 import time
 
 POLL_SECONDS = 0.05
+LISTEN_SECONDS = 3.0
 KILLED = 137
 TRACEFS = "/sys/kernel/tracing"
 """Where the kernel describes its tracepoints; containers and small systems do not mount it."""
@@ -57,6 +58,10 @@ def _as_usual() -> None:
 
 def _end(child: "subprocess.Popen[bytes]", seconds: float) -> int:
     deadline = time.monotonic() + seconds
+    # bpftrace says that it is attached before it listens: until then SIGINT would kill it.
+    listening = time.monotonic() + min(LISTEN_SECONDS, seconds / 2)
+    while child.poll() is None and not _listens(child.pid) and time.monotonic() < listening:
+        time.sleep(POLL_SECONDS)
     while child.poll() is None and time.monotonic() < deadline:
         # Again and again: while bpftrace starts it does not listen yet.
         _signal(child.pid, signal.SIGINT)
@@ -69,6 +74,16 @@ def _end(child: "subprocess.Popen[bytes]", seconds: float) -> int:
         child.wait()
         return KILLED
     return _code(child.returncode)
+
+
+def _listens(pid: int) -> bool:
+    """Tell whether a process catches SIGINT."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:  # noqa: PTH123 - stdlib only, as light as may be
+            caught = next(line for line in status if line.startswith("SigCgt:"))
+    except (OSError, StopIteration):
+        return True
+    return bool(int(caught.split()[1], 16) >> (signal.SIGINT - 1) & 1)
 
 
 def _signal(pid: int, number: int) -> None:
