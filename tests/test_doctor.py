@@ -58,7 +58,7 @@ def test_root_sees_every_collector_tried():
     assert {"Python", "native leaf", "kernel"} <= set(rows["bcc"]["sees"])
     for name in ("ebpf", "bcc", "bpftrace", "perf", "py-spy"):
         assert rows[name]["works"]
-        assert rows[name]["samples"] > 100
+        assert rows[name]["samples"] > 10
         assert (rows[name]["python"], rows[name]["commands"]) == {
             "ebpf": (True, True), "bcc": (True, True), "perf": (False, True),
             "bpftrace": (False, True), "py-spy": (True, False)

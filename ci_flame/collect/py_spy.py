@@ -88,7 +88,8 @@ class PySpyCollector:
         if target.frequency_hz not in FREQUENCY_HZ:
             raise CollectError(
                 f"{target.frequency_hz} Hz; py-spy samples at {FREQUENCY_HZ[0]} to"
-                f" {FREQUENCY_HZ[-1]} Hz here"
+                f" {FREQUENCY_HZ[-1]} Hz here",
+                "use 999 to 1999",
             )
         program = find_program()
         if not program:
