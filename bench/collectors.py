@@ -32,7 +32,7 @@ from typing import Protocol
 
 from ci_flame.collect import COLLECTORS, Collector, Recording, Session, Target
 from ci_flame.collect.machine import perf_attributes, perf_event_open, probe
-from ci_flame.collect.perf import PerfCollector
+from ci_flame.collect.perf.collector import PerfCollector
 from ci_flame.errors import CiFlameError
 
 ENABLE = 0x2400

@@ -22,8 +22,9 @@ from unprivileged import CONTAINER, NOBODY, hidden
 import ci_flame.judge
 import ci_flame.report
 from ci_flame.baseline import folder
-from ci_flame.collect import COLLECTORS, machine, py_spy_process
-from ci_flame.collect.py_spy_process import find_program
+from ci_flame.collect import COLLECTORS, machine
+from ci_flame.collect.py_spy import process as py_spy_process
+from ci_flame.collect.py_spy.process import find_program
 
 assert ci_flame.judge  # scipy must be loaded outside of pytester's snapshots of sys.modules
 assert ci_flame.report

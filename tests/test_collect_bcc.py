@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from interpreters import STAGES, stages
 from scipy.stats import chi2_contingency
 
-from ci_flame.collect import COLLECTORS, Target, bcc_source, choose, kernel_types
+from ci_flame.collect import COLLECTORS, Target, choose
+from ci_flame.collect.ebpf import bcc_source, kernel_types
 from ci_flame.collect.machine import probe
 from ci_flame.errors import CollectError
 from ci_flame.profile import Kind, Mode
@@ -267,7 +268,8 @@ def test_headers_that_vanish_before_the_start_are_an_error_and_no_traceback():
 @pytest.mark.root
 def test_a_source_that_does_not_compile_is_told_in_clang_s_words():
     code = """
-from ci_flame.collect import bcc_object, bcc_source
+from ci_flame.collect.ebpf import bcc_object
+from ci_flame.collect.ebpf import bcc_source
 from ci_flame.errors import CollectError
 bcc_source.source = lambda: "int on_sample( { return 0; }"
 try:

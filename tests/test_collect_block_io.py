@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tracing import needs_bpf, sampling
 
-from ci_flame.collect.latency import BUCKETS, Latency
+from ci_flame.collect.ebpf.latency import BUCKETS, Latency
 from ci_flame.profile import Histogram
 
 SECTOR = 512

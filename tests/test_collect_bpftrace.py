@@ -14,9 +14,11 @@ from test_cli import call
 from test_collect_perf import go, tree, waiting
 
 from ci_flame.baseline import folder
-from ci_flame.collect import COLLECTORS, Target, bpftrace, bpftrace_process, choose, machine
-from ci_flame.collect.bpftrace import Seen, gather
-from ci_flame.collect.bpftrace_process import Program
+from ci_flame.collect import COLLECTORS, Target, choose, machine
+from ci_flame.collect.bpftrace import collector as bpftrace
+from ci_flame.collect.bpftrace import process as bpftrace_process
+from ci_flame.collect.bpftrace.collector import Seen, gather
+from ci_flame.collect.bpftrace.process import Program
 from ci_flame.errors import CollectError
 from ci_flame.formats.bpftrace import Entry, Map, Output, Trace
 from ci_flame.profile import Mode, fold
@@ -206,7 +208,7 @@ def test_tracepoints_are_found_where_nobody_mounted_them(tmp_path):
     before = Path("/proc/mounts").read_text()
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from ci_flame.collect.bpftrace_process import Program\n"
+        "from ci_flame.collect.bpftrace.process import Program\n"
         "assert not Path('/sys/kernel/tracing/events').exists()\n"
         f"p = Program('switches', Path({str(file)!r})); p.start(); time.sleep(0.3)\n"
         "o = p.finish(); p.close(); print(len(o.maps[0].entries))\n"
@@ -234,7 +236,7 @@ def test_bpftrace_does_not_outlive_a_killed_owner(tmp_path):
     file.write_text(TICKS)
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from ci_flame.collect.bpftrace_process import Program\n"
+        "from ci_flame.collect.bpftrace.process import Program\n"
         f"p = Program('orphan', Path({str(file)!r})); p.start(); print('ready', flush=True)\n"
         "time.sleep(60)\n"
     )

@@ -10,7 +10,7 @@ from test_cli import call
 from test_collect_bpftrace import for_real, gone, marked
 
 from ci_flame.baseline import folder
-from ci_flame.collect import bpftrace_scripts
+from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
 from ci_flame.config.scripts import Script
 from ci_flame.errors import CollectError
 

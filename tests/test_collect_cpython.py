@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci_flame.collect import cpython
-from ci_flame.collect.names import Names
-from ci_flame.collect.records import (
+from ci_flame.collect.ebpf import cpython
+from ci_flame.collect.ebpf.names import Names
+from ci_flame.collect.ebpf.records import (
     CODE,
     FLAG_GC,
     FLAG_PYTHON,

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from ci_flame.collect import COLLECTORS, Target, choose, cpython, ebpf, libbpf, sampler, timers
+from ci_flame.collect import COLLECTORS, Target, choose
+from ci_flame.collect.ebpf import collector as ebpf
+from ci_flame.collect.ebpf import cpython, libbpf, sampler, timers
 from ci_flame.collect.machine import probe
 from ci_flame.errors import CollectError
 from ci_flame.profile import GC, TRUNCATED, Frame, Kind
@@ -702,7 +704,8 @@ def run_dropped(tmp_path, code):
     file.write_text(
         textwrap.dedent("""
         import os, sys
-        from ci_flame.collect import COLLECTORS, Target, choose, ebpf, machine
+        from ci_flame.collect import COLLECTORS, Target, choose, machine
+        from ci_flame.collect.ebpf import collector as ebpf
         from ci_flame.errors import CollectError
         def drop():
             os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from tracing import BOTH, OFF_CPU, needs_bpf, off_cpu_ns, sampling, script, tell
 
-from ci_flame.collect import ebpf, names, off_cpu, sampler
-from ci_flame.collect.libbpf import BpfObject
+from ci_flame.collect.ebpf import collector as ebpf
+from ci_flame.collect.ebpf import names, off_cpu, sampler
+from ci_flame.collect.ebpf.libbpf import BpfObject
 from ci_flame.errors import CollectError
 from ci_flame.profile import Mode
 

@@ -17,10 +17,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ci_flame.collect import COLLECTORS, Target, choose, machine, perf, perf_read, perf_session
-from ci_flame.collect.perf import PerfCollector
-from ci_flame.collect.perf_events import Event
-from ci_flame.collect.perf_session import PerfProcess, Settings, Windows
+from ci_flame.collect import COLLECTORS, Target, choose, machine
+from ci_flame.collect.perf import collector as perf
+from ci_flame.collect.perf import read as perf_read
+from ci_flame.collect.perf import session as perf_session
+from ci_flame.collect.perf.collector import PerfCollector
+from ci_flame.collect.perf.events import Event
+from ci_flame.collect.perf.session import PerfProcess, Settings, Windows
 from ci_flame.errors import CollectError
 from ci_flame.formats import perf_data
 from ci_flame.profile import Mode, fold

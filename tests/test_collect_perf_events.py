@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ci_flame import config
-from ci_flame.collect import perf_events
-from ci_flame.collect.perf_events import EVENTS, Event, allowed, parse, trouble
+from ci_flame.collect.perf import events as perf_events
+from ci_flame.collect.perf.events import EVENTS, Event, allowed, parse, trouble
 from ci_flame.config import sampling
 from ci_flame.errors import PolicyError, UsageError
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from ci_flame.collect import perf_maps
-from ci_flame.collect.perf_maps import MapKeeper, tree
+from ci_flame.collect.perf import maps as perf_maps
+from ci_flame.collect.perf.maps import MapKeeper, tree
 
 NOBODY = 65534
 NAMES = "1000 20 LazyCompile:*add /app/x.js:1\n"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tracing import needs_bpf, record, sampling
 
-from ci_flame.collect.latency import BUCKETS, Counted, percentiles
+from ci_flame.collect.ebpf.latency import BUCKETS, Counted, percentiles
 from ci_flame.profile import Histogram
 
 BPF = Path(__file__).parent.parent / "ci_flame" / "collect" / "bpf"

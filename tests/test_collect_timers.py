@@ -2,7 +2,7 @@
 
 import struct
 
-from ci_flame.collect import timers
+from ci_flame.collect.ebpf import timers
 
 TURN_S = 0.04
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci_flame.collect.waits import (
+from ci_flame.collect.ebpf.waits import (
     FLAG_TIMED_OUT,
     KEY,
     OpenWait,

@@ -15,7 +15,7 @@ from unprivileged import CONTAINER, NOBODY, as_root, environment, hidden, interp
 
 from ci_flame import cli
 from ci_flame.collect import COLLECTORS, Obstacle, Recording, cures, doctor, machine
-from ci_flame.collect.py_spy_process import find_program
+from ci_flame.collect.py_spy.process import find_program
 from ci_flame.errors import CollectError
 from ci_flame.profile import BIASES, Frame, Kind
 

@@ -13,7 +13,7 @@ import pytest
 from unprivileged import CONTAINER, hidden
 
 from ci_flame import config
-from ci_flame.collect.py_spy_process import find_program
+from ci_flame.collect.py_spy.process import find_program
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "examples" / "library"

@@ -18,8 +18,11 @@ import pytest
 from unprivileged import NOBODY, as_root, environment, interpreter
 
 from ci_flame.baseline import folder
-from ci_flame.collect import COLLECTORS, Target, choose, machine, py_spy, py_spy_process, py_spy_raw
-from ci_flame.collect.py_spy_raw import STEP, Code, Counted
+from ci_flame.collect import COLLECTORS, Target, choose, machine
+from ci_flame.collect.py_spy import collector as py_spy
+from ci_flame.collect.py_spy import process as py_spy_process
+from ci_flame.collect.py_spy import raw as py_spy_raw
+from ci_flame.collect.py_spy.raw import STEP, Code, Counted
 from ci_flame.diff import diff
 from ci_flame.errors import CollectError
 from ci_flame.judge import judge

@@ -82,7 +82,7 @@ class Machine:
 
 def probe() -> Machine:
     """Try everything once, within seconds; works (and refuses nothing) on any system."""
-    from ci_flame.collect import py_spy_process  # noqa: PLC0415 - the registry imports this module
+    from ci_flame.collect.py_spy import process as py_spy_process  # noqa: PLC0415 - the registry imports this module
 
     linux = platform.system() == "Linux"
     bpf_error = _try_bpf() if linux else "no BPF outside Linux"

@@ -5,11 +5,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from ci_flame.collect import Collector, Obstacle
-from ci_flame.collect.bcc import BccCollector
-from ci_flame.collect.bpftrace import BpftraceCollector
-from ci_flame.collect.ebpf import EbpfCollector
-from ci_flame.collect.perf import PerfCollector
-from ci_flame.collect.py_spy import PySpyCollector
+from ci_flame.collect.bpftrace.collector import BpftraceCollector
+from ci_flame.collect.ebpf.bcc import BccCollector
+from ci_flame.collect.ebpf.collector import EbpfCollector
+from ci_flame.collect.perf.collector import PerfCollector
+from ci_flame.collect.py_spy.collector import PySpyCollector
 from ci_flame.collect.replay import ReplayCollector
 from ci_flame.errors import CollectError, UsageError
 

@@ -21,7 +21,7 @@ import pytest
 
 from ci_flame import pipeline
 from ci_flame.baseline import folder, git, rerun
-from ci_flame.collect import bpftrace_scripts
+from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
 from ci_flame.config import BaselineKind, BaselineSpec, Config, build
 from ci_flame.errors import BaselineError, CiFlameError
 from ci_flame.profile import BIASES

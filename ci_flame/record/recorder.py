@@ -17,7 +17,8 @@ from types import CodeType
 from typing import Final
 
 from ci_flame import collect, simplify
-from ci_flame.collect import bpftrace_scripts, machine
+from ci_flame.collect import machine
+from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
 from ci_flame.config import RecordConfig
 from ci_flame.errors import CollectError
 from ci_flame.profile import (
@@ -42,8 +43,8 @@ MACHINERY: Final = frozenset(
         "ci_flame.pytest_plugin.item",
         "ci_flame.record.rounds",
         "ci_flame.record.reference",
-        "ci_flame.collect.ebpf",
-        "ci_flame.collect.py_spy",
+        "ci_flame.collect.ebpf.collector",
+        "ci_flame.collect.py_spy.collector",
     }
 )
 """Modules whose frames stand between the test function and what it measures."""

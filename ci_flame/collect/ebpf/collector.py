@@ -1,7 +1,7 @@
 """Stage 1, edge: the eBPF collector, seen from the process that measures.
 
 The work needs privileges and must not disturb the target, so it lives in a process of its own
-(`ebpf_process.py`), started as root, with capabilities, or through `sudo -n`. The two talk in
+(`process.py`), started as root, with capabilities, or through `sudo -n`. The two talk in
 JSON lines over a socket that is the collector process's standard input.
 
 Why the phase is a BPF array map that the target maps into its memory, and not a private word
@@ -322,7 +322,7 @@ def _spawn(theirs: socket.socket, stderr: "IO[bytes]") -> "subprocess.Popen[byte
     """
     code = (
         f"import sys; sys.path += {_folders()!r};"
-        " from ci_flame.collect.ebpf_process import main; sys.exit(main())"
+        " from ci_flame.collect.ebpf.process import main; sys.exit(main())"
     )
     command = [sys.executable, "-I", "-S", "-c", code]
     if os.geteuid() != 0 and not machine_can_bpf():

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from ci_flame.collect import bpftrace_process
-from ci_flame.collect.bpftrace_process import Program
+from ci_flame.collect.bpftrace import process as bpftrace_process
+from ci_flame.collect.bpftrace.process import Program
 from ci_flame.config.scripts import PID, Script
 from ci_flame.errors import CollectError
 from ci_flame.formats import bpftrace

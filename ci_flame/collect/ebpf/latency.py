@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ci_flame.collect.libbpf import BpfObject
+from ci_flame.collect.ebpf.libbpf import BpfObject
 from ci_flame.profile import Histogram
 
 BUCKETS: Final = 256

@@ -1,8 +1,8 @@
 """Stage 1, edge: the perf collector, for commands that are not Python.
 
     perf record -p PID -e cpu-clock -g      attached before the command's first instruction
-    perf_session                            switched by its control FIFO, windows cut by time
-    perf_read                               perf.data -> samples by phase, named
+    session                                 switched by its control FIFO, windows cut by time
+    read                                    perf.data -> samples by phase, named
 
 It needs no BPF and, for user code alone, no privileges. It sees whole native stacks (by
 frame pointers, or by call frame information) but no Python frames, so that a Python target
@@ -17,16 +17,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from ci_flame.collect import Obstacle, Recording, Session, Target
-from ci_flame.collect import perf_events as events
-from ci_flame.collect.perf_maps import MapKeeper
-from ci_flame.collect.perf_session import PerfProcess, Settings, Windows
+from ci_flame.collect.perf import events
+from ci_flame.collect.perf.maps import MapKeeper
+from ci_flame.collect.perf.session import PerfProcess, Settings, Windows
 from ci_flame.config.sampling import DEFAULT_EVENT, stack_bytes
 from ci_flame.errors import CollectError, FormatError, UnrecognisedError
 from ci_flame.profile import Mode
 
 if TYPE_CHECKING:
     from ci_flame.collect.machine import Machine
-    from ci_flame.collect.perf_read import Gathered
+    from ci_flame.collect.perf.read import Gathered
 
 FREQUENCY_HZ: Final = range(1, 20_001)
 _PAGES: Final = (0, 32, 4)
@@ -197,7 +197,7 @@ class PerfSession:
 
     def _gather(self, windows: Windows) -> "Gathered":
         # Heavy, and measured processes import this package.
-        from ci_flame.collect import perf_read  # noqa: PLC0415
+        from ci_flame.collect.perf import read as perf_read  # noqa: PLC0415
 
         try:
             data = perf_read.read(self._process.open_data(), "perf.data")

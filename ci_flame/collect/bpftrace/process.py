@@ -34,7 +34,7 @@ POLL_SECONDS: Final = 0.02
 SETTLE_SECONDS: Final = 0.05
 """The last probe is named just before it is attached."""
 _FOLDERS: Final = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/snap/bin")
-_GUARD: Final = Path(__file__).with_name("bpftrace_guard.py")
+_GUARD: Final = Path(__file__).with_name("guard.py")
 _COUNT: Final = re.compile(
     r'(?:"attached_probes", *(?:"data": *\{"probes"|"count"): *|Attaching )(?P<number>\d+)'
 )

@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from ci_flame.collect import Obstacle, Recording, Session, Target
-from ci_flame.collect import bpftrace_process as process
+from ci_flame.collect.bpftrace import process
 from ci_flame.errors import CollectError
 from ci_flame.formats import bpftrace
 from ci_flame.formats.bpftrace import Entry, Output, Trace
@@ -42,7 +42,7 @@ MAX_PROCESSES: Final = 4_096
 _EAGER_SECONDS: Final = 1.0
 _PERIODS: Final = (0.005, 0.05)
 """Between two looks at the mappings, in the first second and later."""
-_SCRIPT: Final = Path(__file__).with_name("bt") / "on_cpu.bt"
+_SCRIPT: Final = Path(__file__).with_name("on_cpu.bt")
 _ROOT: Final = "@roots[$1] = 1;"
 _FIRST_NAMESPACE: Final = 0xEFFFFFFC
 """Inode of the PID namespace that the machine was booted with (include/linux/proc_ns.h)."""

@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Final
 
 from ci_flame.collect import Obstacle, Session, Target
-from ci_flame.collect.bcc_object import INSTALL_BCC, INSTALL_HEADERS, package
-from ci_flame.collect.bcc_source import header_trees, this_release
-from ci_flame.collect.ebpf import EbpfCollector, EbpfSession
+from ci_flame.collect.ebpf.bcc_object import INSTALL_BCC, INSTALL_HEADERS, package
+from ci_flame.collect.ebpf.bcc_source import header_trees, this_release
+from ci_flame.collect.ebpf.collector import EbpfCollector, EbpfSession
 from ci_flame.collect.machine import Machine
 from ci_flame.errors import CollectError
 from ci_flame.profile import Mode

@@ -1,6 +1,6 @@
 """Stage 1, edge: a program of bpftrace that cannot outlive whoever wanted it.
 
-    python -I bpftrace_guard.py SECONDS COMMAND…      (as root, or by sudo)
+    python -I guard.py SECONDS COMMAND…      (as root, or by sudo)
 
 It runs until its standard input ends, because the owner closed it or died, also by `kill -9`.
 Then the program is asked to print its maps (SIGINT) and, SECONDS later, killed; at once, if

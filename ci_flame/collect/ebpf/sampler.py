@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ci_flame.collect import cpython
-from ci_flame.collect.latency import Latency
-from ci_flame.collect.libbpf import BpfObject
-from ci_flame.collect.names import Names
-from ci_flame.collect.off_cpu import OffCpu
-from ci_flame.collect.records import (
+from ci_flame.collect.ebpf import cpython
+from ci_flame.collect.ebpf.latency import Latency
+from ci_flame.collect.ebpf.libbpf import BpfObject
+from ci_flame.collect.ebpf.names import Names
+from ci_flame.collect.ebpf.off_cpu import OffCpu
+from ci_flame.collect.ebpf.records import (
     EXEC,
     EXIT,
     FORK,
@@ -34,13 +34,13 @@ from ci_flame.collect.records import (
     place_elsewhere,
     unpack_image,
 )
-from ci_flame.collect.timers import JITTER, REDRAW_SECONDS, Timers, check_rate, max_sample_rate
-from ci_flame.collect.waits import WaitKey, WaitSum
+from ci_flame.collect.ebpf.timers import JITTER, REDRAW_SECONDS, Timers, check_rate, max_sample_rate
+from ci_flame.collect.ebpf.waits import WaitKey, WaitSum
 from ci_flame.errors import CollectError
 from ci_flame.profile import Mode
 from ci_flame.symbols.native import AddressSpace, NativeNames, read_maps
 
-OBJECT: Final = Path(__file__).parent / "bpf" / "collector.bpf.o"
+OBJECT: Final = Path(__file__).parent.parent / "bpf" / "collector.bpf.o"
 TREE_PROGRAMS: Final = ("on_fork", "on_exec", "on_exit")
 SAMPLE_PROGRAM: Final = "on_sample"
 SAMPLE_MAP: Final = "samples"

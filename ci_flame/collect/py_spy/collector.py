@@ -28,8 +28,8 @@ from types import CodeType
 from typing import TYPE_CHECKING, Final
 
 from ci_flame.collect import Obstacle, Recording, Session, Target
-from ci_flame.collect.ebpf import is_package
-from ci_flame.collect.py_spy_process import (
+from ci_flame.collect.ebpf.collector import is_package
+from ci_flame.collect.py_spy.process import (
     CLOSE_SECONDS,
     INSTALL,
     POLL_SECONDS,
@@ -41,7 +41,7 @@ from ci_flame.collect.py_spy_process import (
     is_below,
     ptrace_cure,
 )
-from ci_flame.collect.py_spy_raw import STEP, Gathered
+from ci_flame.collect.py_spy.raw import STEP, Gathered
 from ci_flame.errors import CollectError
 from ci_flame.profile import Mode
 from ci_flame.symbols.modules import Layout

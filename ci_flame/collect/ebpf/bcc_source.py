@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-SOURCES: Final = Path(__file__).parent / "bpf"
+SOURCES: Final = Path(__file__).parent.parent / "bpf"
 ROOTS: Final = ("tree.h", "learn.h", "on_cpu.h")
 
 _INCLUDE: Final = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)

@@ -7,8 +7,8 @@ one, or are still open, and only their part inside the window is kept.
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from ci_flame.collect.libbpf import BpfObject
-from ci_flame.collect.waits import (
+from ci_flame.collect.ebpf.libbpf import BpfObject
+from ci_flame.collect.ebpf.waits import (
     KEY,
     OPEN_BYTES,
     SUM,

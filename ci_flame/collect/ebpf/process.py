@@ -24,8 +24,8 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final
 
-from ci_flame.collect.libbpf import BpfObject
-from ci_flame.collect.sampler import Load, Sampler, load_object
+from ci_flame.collect.ebpf.libbpf import BpfObject
+from ci_flame.collect.ebpf.sampler import Load, Sampler, load_object
 from ci_flame.errors import CiFlameError, CollectError
 
 _POLL_SECONDS: Final = 0.04
@@ -49,7 +49,7 @@ def main() -> int:
 
 def _compile(programs: Collection[str], without: Collection[str]) -> BpfObject:
     """Load by bcc, which is slow to import and not installed everywhere."""
-    from ci_flame.collect.bcc_object import BccObject  # noqa: PLC0415 - as told
+    from ci_flame.collect.ebpf.bcc_object import BccObject  # noqa: PLC0415 - as told
 
     return BccObject(programs, without)
 

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from ci_flame.collect.records import (
+from ci_flame.collect.ebpf.records import (
     FLAG_FAULT,
     FLAG_GC,
     FLAG_PYTHON,
@@ -17,7 +17,7 @@ from ci_flame.collect.records import (
     unpack_stack,
     unpack_string,
 )
-from ci_flame.collect.waits import WaitKey, WaitSum, by_reason, reason, without_scheduler
+from ci_flame.collect.ebpf.waits import WaitKey, WaitSum, by_reason, reason, without_scheduler
 from ci_flame.profile import GC, TRUNCATED, UNKNOWN, Kind
 from ci_flame.symbols.kernel import KernelNames
 from ci_flame.symbols.native import AddressSpace, NativeNames

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ci_flame.collect import bcc_source
-from ci_flame.collect.kernel_types import kernel_macros
-from ci_flame.collect.libbpf import BpfObject
+from ci_flame.collect.ebpf import bcc_source
+from ci_flame.collect.ebpf.kernel_types import kernel_macros
+from ci_flame.collect.ebpf.libbpf import BpfObject
 from ci_flame.errors import CollectError
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ci_flame.collect.perf_events import Event
+from ci_flame.collect.perf.events import Event
 from ci_flame.errors import CollectError
 
 START_SECONDS: Final = 20.0

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ci_flame.collect.perf_session import Windows
+from ci_flame.collect.perf.session import Windows
 from ci_flame.formats import perf_data, perf_script
 from ci_flame.formats.perf_data import Named, PerfData
 from ci_flame.profile import TRUNCATED, Stack

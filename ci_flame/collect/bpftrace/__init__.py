@@ -1,0 +1,1 @@
+"""Stage 1, edge: a collector and metrics by bpftrace."""

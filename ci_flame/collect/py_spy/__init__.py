@@ -1,0 +1,1 @@
+"""Stage 1, edge: Python stacks by py-spy, which needs no privileges."""
