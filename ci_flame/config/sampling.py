@@ -14,7 +14,7 @@ EVENT_NAMES: Final = (
     *("L1-icache-load-misses", "LLC-loads", "LLC-load-misses", "dTLB-load-misses"),
     *("iTLB-load-misses", "branch-load-misses"),
 )
-"""Names as perf has them; the keys of the table in `collect.perf_events`."""
+"""Names as perf has them; the keys of the table in `collect.perf.events`."""
 CALL_GRAPHS: Final = ("fp", "dwarf", "dwarf,BYTES")
 STACK_BYTES: Final = range(1024, 65_529)
 """Of one copy of a stack; the kernel's limit is that of one record, 64 KiB."""

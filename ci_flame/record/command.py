@@ -23,10 +23,10 @@ from ci_flame.collect import (
     Collector,
     Recording,
     Target,
-    bpftrace_scripts,
     choose,
     machine,
 )
+from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
 from ci_flame.config import BUSY_COMMAND, RecordConfig
 from ci_flame.errors import BaselineError, CollectError, InterruptedRunError, UsageError
 from ci_flame.profile import (
