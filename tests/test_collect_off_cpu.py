@@ -320,6 +320,20 @@ def test_only_what_begins_in_a_window_counts_and_only_as_long_as_it_is_open():
     assert (first.lost, second.lost) == (0, 0)
 
 
+def test_a_window_that_opens_for_each_of_many_set_ups():
+    """A benchmark with set-ups opens its window once per iteration."""
+    with sampling() as session:
+        for _ in range(200_000):
+            session.set_phase(3)
+            session.set_phase(0)
+        session.set_phase(3)
+        time.sleep(0.1)
+        session.set_phase(0)
+        recording = session.read()
+
+    assert off_cpu_ns(recording, reasons=["[sleep]"], phase=3) >= 100e6
+
+
 def test_without_the_mode_nothing_of_it_is_loaded():
     from ci_flame.profile import Mode
 

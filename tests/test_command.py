@@ -15,7 +15,7 @@ from ci_flame.collect import COLLECTORS, machine
 from ci_flame.config import RecordConfig
 from ci_flame.errors import CollectError, UsageError
 from ci_flame.profile import Frame, Kind, Place
-from ci_flame.record import command, interpreter, layout
+from ci_flame.record import command, interpreter, layout, suspended
 from ci_flame.record.jit import Jit
 
 PLAN = RecordConfig(frequency_hz=1999, busy=1.0)  # however busy the tests' machine is
@@ -128,6 +128,15 @@ def test_its_last_words_are_told():
 
     assert "line 49" in raised.value.hint
     assert "line 41" not in raised.value.hint
+
+
+def test_last_words_without_an_end_are_cut():
+    words = "head -c 1000000 /dev/zero | tr '\\0' x >&2; echo the end >&2; exit 1"
+    with pytest.raises(CollectError) as raised:
+        run_once("/bin/sh", "-c", words)
+
+    assert raised.value.hint.endswith("xxxthe end")
+    assert len(raised.value.hint) < suspended.TAIL_BYTES + 100
 
 
 def test_the_launcher_is_left_out_of_the_clocks():

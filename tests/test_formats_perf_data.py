@@ -121,7 +121,8 @@ def test_java_has_the_stacks_of_perf_script(programs, tmp_path):
 
 
 @pytest.mark.node
-def test_node_has_the_stacks_of_perf_script(tmp_path):
+def test_node_has_the_stacks_of_perf_script(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # V8 logs to its working folder
     command = ["node", "--perf-basic-prof", "--interpreted-frames-native-stack"]
     file = record(tmp_path / "perf.data", *command, str(DATA / "jit" / "shop.js"), "60000", "4")
     share, different = agreement(file)

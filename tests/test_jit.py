@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -495,3 +496,37 @@ def test_pytest_has_no_jit(tmp_path, monkeypatch):
 
     assert "--jit node: pytest's benchmarks run Python" in ended.stderr
     assert ended.returncode == 2
+
+
+# -- whose jcmd it is -----------------------------------------------------------------
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as others")
+@pytest.mark.parametrize("mode", [0o755, 0o711])
+def test_root_asks_another_users_jvm_as_that_user(mode, monkeypatch):
+    """What lies beside a program called java may be anything; 711 hides whose process it is."""
+    nobody = 65534
+    monkeypatch.setenv("CI_FLAME_SECRET", "of root")
+    folder = Path(tempfile.mkdtemp(prefix="ci-flame-test-"))
+    try:
+        folder.chmod(0o755)
+        shutil.copy(shutil.which("sleep"), folder / "java")
+        (folder / "java").chmod(mode)
+        (folder / "jcmd").write_text("#!/bin/sh\nid -u; id -G; pwd; env\n")
+        (folder / "jcmd").chmod(0o755)
+        process = subprocess.Popen(
+            [folder / "java", "60"], user=nobody, group=nobody, extra_groups=()
+        )
+        try:
+            while Path(f"/proc/{process.pid}/exe").readlink().name != "java":
+                time.sleep(0.01)
+            user, groups, place, *rest = jit_maps.ask(process.pid, "VM.flags").splitlines()
+        finally:
+            process.kill()
+            process.wait()
+    finally:
+        shutil.rmtree(folder)
+
+    assert (user, groups, place) == (str(nobody), str(nobody), "/")
+    assert not any("SECRET" in line for line in rest)

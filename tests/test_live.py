@@ -7,18 +7,21 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from ci_flame import pipeline
 from ci_flame.baseline import folder
+from ci_flame.cli import cli
 from ci_flame.cli.pieces import duration_s
 from ci_flame.collect import COLLECTORS, Target, machine
 from ci_flame.config import RecordConfig
 from ci_flame.errors import CollectError, UsageError
 from ci_flame.policy import Policy
-from ci_flame.profile import Frame, Kind
+from ci_flame.profile import Frame, Kind, Mode
 from ci_flame.record import jit_maps, live, live_target
 from ci_flame.record.jit import Jit
 from ci_flame.verdict import Outcome
@@ -139,6 +142,16 @@ def test_a_process_that_is_refused(pid, message):
         pytest.skip("no kernel threads in this PID namespace")
     with pytest.raises((UsageError, CollectError), match=message):
         live_target.by_pid(pid)
+
+
+@pytest.mark.parametrize(
+    "word", ["0", "", "-1", "12x", "4194305", "1" * 5000, "0" * 10 + "9" * 5000]
+)
+def test_what_is_no_number_of_a_process(word):
+    shown = CliRunner().invoke(cli, ["record", "--pid", word])
+
+    assert isinstance(shown.exception, UsageError)
+    assert "is not the number of a process" in shown.exception.message
 
 
 def test_a_thread_is_refused_with_its_process(start):
@@ -445,6 +458,16 @@ def cgroup(pid):
     pytest.skip("no cgroup can be made here")
 
 
+@contextmanager
+def spinning_shell(program="while :; do :; done"):
+    process = subprocess.Popen(["sh", "-c", program], process_group=0)
+    try:
+        yield live_target.by_pid(process.pid)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 class TestPerf:
     pytestmark = needs_perf
 
@@ -465,6 +488,25 @@ class TestPerf:
         only = run.measurements[0].processes[0]
         assert only.kept > 0.8 * only.expected
         assert all(each.profiles for each in only.rounds)
+
+    def test_it_counts_the_event_that_is_asked_for(self):
+        with spinning_shell() as target:
+            run = live.record(replace(PLAN, event="task-clock"), target, target.name, 3)
+
+        assert (run.environment.collector, run.environment.event) == ("perf", "task-clock")
+
+    def test_bpftrace_knows_no_slices_and_is_refused(self):
+        with spinning_shell() as target, pytest.raises(UsageError, match="knows one window"):
+            live.record(replace(PLAN, collector="bpftrace"), target, target.name, 3)
+
+    @pytest.mark.skipif(not usable("ebpf", python=False), reason="no eBPF here")
+    def test_waiting_is_recorded_by_ebpf(self):
+        with spinning_shell("while :; do sleep 0.05; done") as target:
+            plan = replace(PLAN, modes=(Mode.OFF_CPU,))
+            run = live.record(plan, target, target.name, 3)
+
+        assert run.environment.collector == "ebpf"
+        assert run.measurements[0].profile(Mode.OFF_CPU).value > 0
 
     @pytest.mark.java
     @pytest.mark.skipif(not shutil.which("javac"), reason="no JDK here")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -654,3 +655,24 @@ def test_another_collectors_run_is_never_compared_with_it(shop, baseline):
     assert verdict.outcome == "inconclusive"
     (why,) = (note for note in verdict.notes if note.slug == "other-machine")
     assert "collector: ebpf, py-spy" in why.text
+
+
+def test_nobody_may_read_us_where_py_spy_does_not_start(tmp_path, monkeypatch):
+    allowed = []
+    monkeypatch.setattr(py_spy_process, "let_read_us", allowed.append)
+
+    with pytest.raises(CollectError, match="cannot be run"):
+        py_spy_process.PySpy(str(tmp_path / "none"), os.getpid(), 99, tmp_path / "x")
+    assert allowed == [-1, 0]
+
+
+def test_a_session_that_cannot_be_leaves_no_folder(tmp_path, monkeypatch):
+    def refused():
+        raise CollectError("no first line")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(py_spy, "_PhaseWords", refused)
+
+    with pytest.raises(CollectError, match="no first line"):
+        py_spy.PySpySession("py-spy", Target(os.getpid(), python=True))
+    assert list(tmp_path.iterdir()) == []

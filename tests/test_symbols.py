@@ -166,6 +166,38 @@ def library(tmp_path_factory):
     return target
 
 
+READERS = """
+import sys
+from pathlib import Path
+from ci_flame.symbols.code_file import read_code_file
+from ci_flame.symbols.elf import read_elf
+from ci_flame.symbols.frames import open_image
+place = sys.argv[1]
+print(read_elf(Path(place)), read_code_file(Path(place)), open_image(place))
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "nothing"])
+def test_what_is_no_plain_file_holds_no_reader_up(kind, tmp_path):
+    """A library may be exchanged for a pipe after it was mapped; the readers may be root."""
+    place = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "device":
+        place = Path("/dev/zero")
+    elif kind == "folder":
+        place.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", READERS, str(place)],
+        capture_output=True,
+        timeout=60,
+        text=True,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("None None None\n", "")
+
+
 def test_elf_knows_static_functions_and_their_ends(library):
     elf = read_elf(library)
     names = {elf.function(offset) for offset in range(0x1000, 0x1200)}

@@ -139,9 +139,10 @@ def _live_words(
     seconds = duration_s(duration or "30s")
     if pid is None:
         return live_target.by_cgroup(cgroup or ""), seconds
-    if not pid.isascii() or not pid.isdecimal() or not 0 < int(pid[:10]) <= _LAST_PID:
+    digits = pid.lstrip("0") if pid.isascii() and pid.isdecimal() else ""
+    if not 0 < len(digits) <= len(str(_LAST_PID)) or int(digits) > _LAST_PID:
         raise UsageError(f"--pid {pid[:20]!r} is not the number of a process", "pgrep -a NAME")
-    return live_target.by_pid(int(pid)), seconds
+    return live_target.by_pid(int(digits)), seconds
 
 
 @click.command(context_settings=_COMMAND_SETTINGS)

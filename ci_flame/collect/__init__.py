@@ -14,7 +14,7 @@ from ci_flame.profile import Frame, Histogram, Mode, Place, Stack, Weight
 
 if TYPE_CHECKING:
     from ci_flame.collect.machine import Machine
-    from ci_flame.collect.registry import COLLECTORS, WAITING, choose
+    from ci_flame.collect.registry import COLLECTORS, WAITING, choose, choose_whole_stacks
 
 __all__ = [
     "COLLECTORS",
@@ -26,6 +26,7 @@ __all__ = [
     "Session",
     "Target",
     "choose",
+    "choose_whole_stacks",
 ]
 
 PHASE_NONE: Final = 0
@@ -119,7 +120,7 @@ class Collector(Protocol):
         """Attach to a running process; raises CollectError within 20 s if it cannot."""
 
 
-_REGISTRY: Final = ("COLLECTORS", "WAITING", "choose")
+_REGISTRY: Final = ("COLLECTORS", "WAITING", "choose", "choose_whole_stacks")
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - as typed above

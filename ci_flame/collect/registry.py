@@ -1,6 +1,7 @@
 """Stage 1, edge: the collectors by name, and which of them to take here."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -77,3 +78,16 @@ def choose(
     cures = "; or ".join(dict.fromkeys(obstacle.cure for _, obstacle in obstacles))
     what = "a Python benchmark" if python else "a command"
     raise CollectError(f"no collector can record {what} here: {reasons}", cures)
+
+
+def choose_whole_stacks(
+    machine: "Machine", *, python: bool, wanted: str = "auto", waits: bool = False, **asked: str
+) -> Collector:
+    """Choose as `choose` does, but of `auto` take perf first for what is not Python.
+
+    For commands and for what runs already: perf sees whole native stacks, the others their leaf.
+    """
+    if wanted == "auto" and not python:
+        with suppress(CollectError, UsageError):
+            return choose(machine, python=False, wanted="perf", waits=waits, **asked)
+    return choose(machine, python=python, wanted=wanted, waits=waits, **asked)

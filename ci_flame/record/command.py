@@ -12,7 +12,7 @@ import random
 import secrets
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from ci_flame.collect import (
     Collector,
     Recording,
     Target,
-    choose,
+    choose_whole_stacks,
     machine,
 )
 from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
@@ -242,12 +242,14 @@ def _choose(plan: RecordConfig, sides: Sequence[Side]) -> Collector:
     """Return the collector; perf first for what is not Python, as it sees whole native stacks."""
     found = machine.probe()
     python = any(side.interpreter.python and side.jit is Jit.NONE for side in sides)
-    asked = {"event": plan.event, "call_graph": plan.call_graph}
-    waits = Mode.OFF_CPU in plan.modes
-    if plan.collector == "auto" and not python:
-        with suppress(CollectError, UsageError):
-            return choose(found, python=False, wanted="perf", waits=waits, **asked)
-    return choose(found, python=python, wanted=plan.collector, waits=waits, **asked)
+    return choose_whole_stacks(
+        found,
+        python=python,
+        wanted=plan.collector,
+        waits=Mode.OFF_CPU in plan.modes,
+        event=plan.event,
+        call_graph=plan.call_graph,
+    )
 
 
 def _environment(collector: Collector, side: Side, plan: RecordConfig) -> Environment:

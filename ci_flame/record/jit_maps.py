@@ -14,11 +14,11 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from ci_flame.record.jit import (
     JAVA_VARIABLE,
@@ -179,16 +179,50 @@ def ask_java(pids: Iterable[int]) -> tuple[int, ...]:
 
 
 def ask(pid: int, question: str) -> str:
-    """Return what a JVM answers to one diagnostic command; empty where it does not."""
-    with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(
-            [_jcmd(pid), str(pid), question],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_JCMD_S,
-            check=True,
-        ).stdout.decode(errors="replace")
+    """Return what a JVM answers to one diagnostic command; empty where it does not.
+
+    The jcmd lies beside the process's program, which its owner may have put there. Root runs it
+    as that owner, with nothing of its own environment.
+    """
+    with suppress(OSError, subprocess.SubprocessError, LookupError, ValueError):
+        user, group = _real_owner(pid)
+        words = [_jcmd(pid), str(pid), question]
+        if user != os.geteuid():
+            if os.geteuid() != 0:
+                return ""
+            return _answer(
+                words,
+                user=user,
+                group=group,
+                extra_groups=(),
+                # Nothing of root's for a program that another user has chosen.
+                env={"PATH": os.defpath, "LC_ALL": "C"},
+                cwd="/",
+            )
+        return _answer(words)
     return ""
+
+
+def _answer(words: Sequence[str], **how: Any) -> str:  # noqa: ANN401 - of subprocess.run
+    done: subprocess.CompletedProcess[bytes] = subprocess.run(
+        words,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_JCMD_S,
+        check=True,
+        **how,
+    )
+    return done.stdout.decode(errors="replace")
+
+
+def _real_owner(pid: int) -> tuple[int, int]:
+    """Return the user and group that started a process.
+
+    The owner of /proc/PID does not tell: that is root for a process that may not be dumped.
+    """
+    text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return int(fields["Uid"].split()[0]), int(fields["Gid"].split()[0])
 
 
 def advice(pids: Iterable[int], wanted: Jit) -> tuple[str, ...]:
@@ -214,8 +248,10 @@ def advice(pids: Iterable[int], wanted: Jit) -> tuple[str, ...]:
 def _jcmd(pid: int) -> str:
     """Return the jcmd of the JDK that a process runs, or the one on PATH."""
     with suppress(OSError):
-        beside = Path(f"/proc/{pid}/exe").readlink().parent / "jcmd"
-        if beside.is_file():
+        program = Path(f"/proc/{pid}/exe")
+        beside = program.readlink().parent / "jcmd"
+        # In a container the same path is another file.
+        if program.samefile(program.readlink()) and beside.is_file():
             return str(beside)
     return "jcmd"
 

@@ -11,13 +11,12 @@ import select
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ci_flame.collect import Collector, Recording, Session, Target, choose, machine
+from ci_flame.collect import Collector, Recording, Session, Target, choose_whole_stacks, machine
 from ci_flame.config import BUSY_COMMAND, RecordConfig
 from ci_flame.errors import CollectError, InterruptedRunError, UsageError
 from ci_flame.profile import (
@@ -122,14 +121,23 @@ def record(
 
 
 def _choose(plan: RecordConfig, *, python: bool) -> Collector:
-    """Return the collector; perf first for what is not Python, as it sees whole native stacks."""
+    """Return the collector; UsageError for those that cannot tell slices apart."""
     found = machine.probe()
     if plan.collector == "replay":
         raise UsageError("collector replay runs nothing that could be live")
-    if plan.collector == "auto" and not python:
-        with suppress(CollectError, UsageError):
-            return choose(found, python=False, wanted="perf")
-    return choose(found, python=python, wanted=plan.collector)
+    if plan.collector == "bpftrace":
+        raise UsageError(
+            "collector bpftrace knows one window, which slices of a second are not",
+            "record processes that run already with --collector perf or ebpf",
+        )
+    return choose_whole_stacks(
+        found,
+        python=python,
+        wanted=plan.collector,
+        waits=Mode.OFF_CPU in plan.modes,
+        event=plan.event,
+        call_graph=plan.call_graph,
+    )
 
 
 def _sample(slices: "_Slices", target: LiveTarget, duration_s: int) -> bool:

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from ci_flame.record.command import Side
 
 TAIL_LINES: Final = 8
+TAIL_BYTES: Final = 4096
 GRACE_S: Final = 5.0
+_LONGEST_LINE: Final = 65_536
+"""What comes without a line's end is handed on in pieces."""
 _LAUNCHER: Final = Path(__file__).with_name("launcher.py")
 
 
@@ -119,7 +122,7 @@ class Suspended:
         if code == 0:
             return int(launcher_ns or 0)
         ended = f"exit code {code}" if code > 0 else f"signal {_signal_name(-code)}"
-        tail = b"".join(self._tail).decode(errors="replace").rstrip()
+        tail = b"".join(self._tail)[-TAIL_BYTES:].decode(errors="replace").rstrip()
         where = f" in {self._side.folder}"
         raise CollectError(
             f"the command ended with {ended}{where}: {' '.join(self._side.command)}",
@@ -131,7 +134,7 @@ class Suspended:
         stream: IO[bytes] | None = self._child.stderr
         if stream is None:
             return
-        for line in iter(stream.readline, b""):
+        for line in iter(lambda: stream.readline(_LONGEST_LINE), b""):
             self._tail.append(line)
             with suppress(OSError, ValueError):
                 sys.stderr.buffer.write(line)

@@ -7,6 +7,7 @@ Reference: https://github.com/torvalds/linux/blob/v6.1/tools/perf/util/symbol-el
 symbols count), symbol.c (`choose_best_symbol`, `symbols__fixup_end`).
 """
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ci_flame.symbols.demangle import demangle
-from ci_flame.symbols.elf import SYMBOL, Segment
+from ci_flame.symbols.elf import SYMBOL, Segment, open_regular
 from ci_flame.symbols.sections import BrokenElfError, Sections
 
 Words = npt.NDArray[np.uint64]
@@ -152,9 +153,9 @@ def read_code_file(
     A separate debug file is taken by build id from `debug_folder`, then by .gnu_debuglink.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return None
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                return None
             return parse_code_file(file, path, build_id, debug_folder=debug_folder)
     except OSError:
         return None
@@ -207,7 +208,7 @@ def _debug_files(elf: Sections, path: Path, own_id: bytes, folder: Path) -> Iter
 
 def _crc(path: Path) -> int:
     value = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while piece := file.read(1 << 20):
             value = zlib.crc32(piece, value)
     return value
@@ -216,9 +217,9 @@ def _crc(path: Path) -> int:
 def _debug_tables(path: Path, segments: Sequence[Segment], own_id: bytes) -> list[_Symbols]:
     """Return the symbols of a debug file; its own offsets mean nothing, the program's do."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return []
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                return []
             elf = Sections(file)
             if own_id and elf.build_id() != own_id:
                 return []

@@ -4,10 +4,13 @@ pyelftools reads the structure; the symbol tables, with up to 100,000 entries, a
 numpy, and a name is only decoded when it is asked for.
 """
 
+import errno
+import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -105,12 +108,25 @@ class Elf:
         return None
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a plain file; OSError for a pipe or a device, which must not hold a reader up.
+
+    Paths come from other people's processes and recordings, and what was mapped from there may
+    have been exchanged since.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a plain file")
+    return file
+
+
 def read_elf(path: Path) -> Elf | None:
     """Return a file's symbols; None if it is gone, not 64-bit little-endian ELF, or broken."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            return None
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > _MAX_BYTES:
+                return None
             return _parse(ELFFile(file))
     except (OSError, ELFError, ValueError, KeyError, AttributeError, OverflowError, MemoryError):
         return None

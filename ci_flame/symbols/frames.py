@@ -5,7 +5,6 @@ have too; by section headers where there is no table, and for `.debug_frame`.
 """
 
 import os
-import stat
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +15,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section
 
 from ci_flame.symbols.cfi import CallFrames, Entries, Row, SearchTable
+from ci_flame.symbols.elf import open_regular
 
 MAX_TABLE: Final = 64 << 20
 """Bytes of an image's search table, or of its frame section where there is no table."""
@@ -75,13 +75,13 @@ def open_image(path: str) -> Image | None:
 
     def pieces(offset: int, size: int) -> bytes:
         try:
-            with _regular(path) as file:
+            with open_regular(Path(path)) as file:
                 return os.pread(file.fileno(), size, offset)
         except (OSError, ValueError, OverflowError):
             return b""
 
     try:
-        with _regular(path) as file:
+        with open_regular(Path(path)) as file:
             return _image(file, pieces)
     except _BROKEN:
         return None
@@ -93,15 +93,6 @@ def image_of(data: bytes) -> Image | None:
         return _image(BytesIO(data), lambda offset, size: data[offset : offset + size])
     except _BROKEN:
         return None
-
-
-def _regular(path: str) -> IO[bytes]:
-    """Open a regular file; a pipe or a device must not hold us up."""
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError("not a file")
-    return file
 
 
 def _own_vdso() -> bytes:

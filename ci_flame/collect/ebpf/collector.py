@@ -123,8 +123,9 @@ class EbpfSession:
         self._owner = os.getpid()
         self._clipped = Mode.OFF_CPU in target.modes
         self._open = 0
-        self._windows: list[tuple[int, int]] = []
-        """Phases that have ended since the last read, and when."""
+        self._windows: dict[int, int] = {}
+        """Phases that have ended since the last read, and when they did the last time: a phase
+        opens once per iteration where there are set-ups, and that may be a million times."""
         try:
             self._process = _spawn(theirs, self._stderr)
         except OSError as error:
@@ -177,7 +178,7 @@ class EbpfSession:
             ended, self._open = self._open, phase
             self._phase[0] = phase
             if ended:
-                self._windows.append((ended, time.monotonic_ns()))
+                self._windows[ended] = time.monotonic_ns()
             return
         self._phase[0] = phase
 
@@ -186,8 +187,8 @@ class EbpfSession:
         if self._closed:
             raise CollectError("the collector is closed")
         deadline = time.monotonic() + READ_SECONDS
-        windows, self._windows = self._windows, []
-        self._send({"do": "read", "windows": windows}, deadline)
+        windows, self._windows = self._windows, {}
+        self._send({"do": "read", "windows": list(windows.items())}, deadline)
         reply, _ = self._receive(deadline)
         return self._recording(reply, module_files or {})
 

@@ -104,8 +104,8 @@ class PySpySession:
         self._program = program
         self._target = target
         self._owner = os.getpid()
-        self._folder = Path(tempfile.mkdtemp(prefix="ci-flame-py-spy-"))
         self._words = _PhaseWords() if target.pid == self._owner else None
+        self._folder = Path(tempfile.mkdtemp(prefix="ci-flame-py-spy-"))
         self._base = 0
         self._stored = 0
         self._phase = 0

@@ -104,6 +104,8 @@ class PySpy:
                     start_new_session=True,  # Ctrl-C is the benchmark's
                 )
             except OSError as error:
+                if own:
+                    let_read_us(0)
                 raise CollectError(f"{program} cannot be run: {error.strerror}", INSTALL) from None
             if own:
                 let_read_us(self._process.pid)
