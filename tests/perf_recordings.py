@@ -62,12 +62,26 @@ def counted(profile: Profile) -> Counter[Stack]:
     return stacks
 
 
-def agreement(file: Path, **options) -> tuple[float, str]:
-    """Share of samples with the same stack by both, and the stacks that differ."""
+def without_blanks(stacks: Counter) -> Counter:
+    """Return the same samples under names without blanks."""
+    merged = Counter()
+    for stack, count in stacks.items():
+        merged[";".join(map(str, stack)).replace(" ", "")] += count
+    return merged
+
+
+def agreement(file: Path, *, blanks: bool = True, **options) -> tuple[float, str]:
+    """Share of samples with the same stack by both, and the stacks that differ.
+
+    Without `blanks`, C++ names that differ only in them are the same name: LLVM's demangler and
+    GNU's put them elsewhere in templates within templates.
+    """
     mine, theirs = counted(ours(file, **options)), counted(perfs(file))
+    if not blanks:
+        mine, theirs = without_blanks(mine), without_blanks(theirs)
     assert mine.total() == theirs.total()
     told = [
-        f"{who} {count}: {';'.join(map(str, stack))}"
+        f"{who} {count}: {stack if isinstance(stack, str) else ';'.join(map(str, stack))}"
         for who, rest in (("ours", mine - theirs), ("perf", theirs - mine))
         for stack, count in rest.most_common(5)
     ]

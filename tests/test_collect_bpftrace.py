@@ -81,7 +81,7 @@ def gone(part, seconds=15.0):
 
 @marked
 def test_functions_of_a_program_and_its_child_have_their_shares(tree):
-    with waiting(tree, 100_000_000) as child:
+    with waiting(tree, 300_000_000) as child:
         session = choose(MACHINE, python=False, wanted="bpftrace").start(
             Target(child.pid, python=False, frequency_hz=1999)
         )
@@ -107,8 +107,12 @@ def test_functions_of_a_program_and_its_child_have_their_shares(tree):
     # The launcher's start is in the CPU time and not in the samples.
     assert 0.80 <= total / expected <= 1.05
     assert costs["native:tree:spin"] / total == pytest.approx(1.0, abs=0.06)
-    for function, share in (("heavy", 0.5), ("light", 0.25), ("child", 0.25)):
-        assert costs[f"native:tree:{function}"] / total == pytest.approx(share, abs=0.08)
+    # One process after the other: heavy, then light. The child runs beside them, at the speed of
+    # another CPU, which a busy virtual machine may be slowed down on.
+    heavy, light, child_s = (costs[f"native:tree:{name}"] for name in ("heavy", "light", "child"))
+    assert heavy / light == pytest.approx(2.0, rel=0.3)
+    assert child_s / total == pytest.approx(0.25, abs=0.12)
+    assert heavy + light + child_s == pytest.approx(total, rel=0.06)
     assert recording.metrics["collector.unnamed_processes"] == 0
 
 

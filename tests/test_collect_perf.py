@@ -655,10 +655,14 @@ def test_user_without_privileges_records_a_command_and_is_told_the_bias(tree, tm
 SEVERAL = """
 import subprocess, sys
 from ci_flame.collect import COLLECTORS, Target
-children = [subprocess.Popen([*sys.argv[1:]]) for _ in range(3)]
+shell = ["sh", "-c", 'read go; exec "$@"', "sh"]  # begins when all three are recorded
+children = [subprocess.Popen([*shell, *sys.argv[1:]], stdin=subprocess.PIPE) for _ in range(3)]
 sessions = [COLLECTORS["perf"].start(Target(child.pid, python=False)) for child in children]
 for session in sessions:
     session.set_phase(1)
+for child in children:
+    child.stdin.write(b"go\\n")
+    child.stdin.close()
 for child in children:
     child.wait(60)
 for session in sessions:

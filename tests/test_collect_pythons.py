@@ -27,7 +27,7 @@ ORDINARY = {
     "packing": ("stages:packing", "stages:packing.<locals>.<lambda>"),
     "foreign_names": ("stages:foreign_names",),
     "deep": ("stages:deep", "stages:descend"),
-    "forked": ("stages:forked", "stages:in_child"),
+    "forked": ("stages:forked",),
 }
 """Stage -> frames that a full stack has after `<module>` and `main`, in this order."""
 OTHERS = ("reading", "threads", "too_deep", "started")
@@ -135,6 +135,11 @@ def test_threads_begin_at_their_own_root(recorded):
 
     assert recorded.share("threads", *wanted) >= 0.98
     assert recorded.share("threads", "stages:main", "stages:in_thread") == 0
+
+
+def test_forked_children_are_walked_from_their_first_sample(recorded):
+    # The rest is the parent's, above all the kernel's copying of its pages.
+    assert recorded.share("forked", "stages:main", "stages:forked", "stages:in_child") >= 0.9
 
 
 def test_programs_that_are_started_are_found_again(recorded):
