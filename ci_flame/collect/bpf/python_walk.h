@@ -78,6 +78,7 @@ struct py_stack {
 	__u64 interpreter;
 	__u64 thread;
 	__u64 native_id;
+	__u64 found;
 };
 
 /* What stays the same. */
@@ -151,12 +152,14 @@ PY_STEP long py_search_step(__u32 index, struct py_walk *walk)
 		return 0;
 	}
 	if (py_read(stack->thread + layout->thread_native_id) == stack->native_id)
-		return 1;
+		stack->found = stack->thread;
 	stack->thread = py_read(stack->thread + layout->thread_next);
 	return 0;
 }
 
-/* Return the thread state of the thread with this native id, or 0. */
+/* Return the thread state of the thread with this native id, or 0. A thread has one in each
+ * interpreter that it has entered; the list begins with the newest interpreter, so that the last
+ * found is of the one that the thread came from. */
 static __always_inline __u64 py_find_thread(struct py_walk *walk, __u64 native_id)
 {
 	const struct py_layout *layout = walk->layout;
@@ -167,10 +170,9 @@ static __always_inline __u64 py_find_thread(struct py_walk *walk, __u64 native_i
 	if (!stack->interpreter)
 		return 0;
 	stack->thread = py_read(stack->interpreter + layout->interpreter_threads);
+	stack->found = 0;
 	PY_LOOP(PY_MAX_THREADS, PY_MAX_THREADS, py_search_step, walk);
-	if (!stack->thread || py_read(stack->thread + layout->thread_native_id) != native_id)
-		return 0;
-	return stack->thread;
+	return stack->found;
 }
 
 /*
