@@ -254,14 +254,14 @@ def _bpftrace(data: bytes, source: str, wanted: Wanted) -> Reading:
 def _perf_data(data: bytes, source: str, wanted: Wanted) -> Reading:
     # numpy and the readers of symbols are not loaded for other formats.
     from ci_flame.formats import perf_data  # noqa: PLC0415
-    from ci_flame.symbols.resolve import Resolver, unwinding  # noqa: PLC0415
-    from ci_flame.symbols.unwind import Unwinder  # noqa: PLC0415
+    from ci_flame.symbols.resolve import Resolver  # noqa: PLC0415
+    from ci_flame.symbols.unwind import SampleUnwinder  # noqa: PLC0415
 
     recorded = perf_data.read(data, source)
     # Copies of the runtimes' maps are looked for beside the file.
     maps = None if source == "standard input" else Path(source).parent
     profile = perf_data.profile(
-        recorded, Resolver(recorded, maps=maps), wanted.event, unwind=unwinding(Unwinder())
+        recorded, Resolver(recorded, maps=maps), wanted.event, unwind=SampleUnwinder()
     )
     event = recorded.events[recorded.choose(wanted.event)].name
     return Reading(profile, event, lost=recorded.lost)

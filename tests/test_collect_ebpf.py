@@ -1,12 +1,15 @@
 """The eBPF collector on real processes, as root."""
 
+import collections
 import contextlib
+import ctypes
 import gc
 import hashlib
 import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -153,6 +156,31 @@ def test_the_c_leaf_is_named():
     (top, count), *_ = sorted(leaves.items(), key=lambda pair: -pair[1])
     assert top.module in ("libcrypto", "_hashlib", "_sha256", "_sha2")
     assert count > 0.8 * sum(leaves.values())
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_a_leaf_of_a_c_plus_plus_library_has_its_sources_name(tmp_path):
+    source = tmp_path / "shop.cpp"
+    source.write_text(
+        "namespace shop { template <typename T> struct Cart {\n"
+        "  __attribute__((noinline)) static T total(T rows) {\n"
+        "    volatile T sum = 0; while (rows) sum = sum + rows--; return sum; }\n"
+        "}; template struct Cart<long>; }\n"
+        'extern "C" long checkout(long rows) { return shop::Cart<long>::total(rows); }\n'
+    )
+    library = tmp_path / "libshop.so"
+    subprocess.run(["c++", "-O1", "-shared", "-fPIC", source, "-o", library], check=True)
+    checkout = ctypes.CDLL(str(library)).checkout
+    with sampling() as session:
+        recording, _ = window(
+            session, for_cpu_seconds(0.5, lambda: checkout(ctypes.c_long(100_000)))
+        )
+
+    leaves = collections.Counter()
+    for stack, count in recording.samples[1].items():
+        leaves[str(stack[-1])] += count
+    assert leaves["native:libshop:shop::Cart<long>::total"] > 0.8 * leaves.total()
+    assert not [name for name in leaves if ":_Z" in name]
 
 
 def test_the_kernel_stack_is_below_the_call_that_entered_it():

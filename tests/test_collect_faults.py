@@ -342,6 +342,46 @@ def test_a_collector_that_hangs_for_a_while_is_waited_for():
     assert recording.lost == 0
 
 
+HANG_SECONDS = 30
+
+
+def test_a_collector_that_hangs_for_30_s_loses_nothing_uncounted():
+    """The benchmark goes on at its pace; what the full ring had no room for is counted."""
+    with sampling(modes=BOTH, hz=4999) as session:
+        pid = session._process.pid
+        session.set_phase(1)
+        busy(0.2)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            end = time.monotonic() + HANG_SECONDS
+            while time.monotonic() < end:
+                busy(0.5)
+                time.sleep(0.01)
+            session.set_phase(0)
+            timer = threading.Timer(0.5, os.kill, (pid, signal.SIGCONT))
+            timer.start()
+            hung = session.read()  # asked while it still hangs
+            timer.join()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        session.set_phase(2)
+        busy(0.5)
+        time.sleep(0.01)
+        session.set_phase(0)
+        after = session.read()
+
+    kept = sum(hung.samples[1].values())
+    assert kept > 1000
+    assert hung.lost > 0
+    assert (
+        kept + hung.lost - hung.metrics["collector.lost_waits"] == hung.metrics["collector.ticks"]
+    )
+    assert off_cpu_ns(hung) > 0
+    assert sum(after.samples[2].values()) == after.metrics["collector.ticks"]
+    assert set(after.samples) == {2}
+    assert after.lost == 0
+
+
 def test_a_collector_that_hangs_for_good_is_named_and_ended(monkeypatch):
     monkeypatch.setattr(ebpf, "READ_SECONDS", 0.5)
     monkeypatch.setattr(ebpf, "CLOSE_SECONDS", 2.5)

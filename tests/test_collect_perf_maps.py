@@ -1,12 +1,16 @@
 """Maps of JIT compilers: kept past their end, and never somebody else's file."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from test_cli import call
 
 from ci_flame.collect.perf import maps as perf_maps
 from ci_flame.collect.perf.maps import MapKeeper, tree
@@ -232,3 +236,42 @@ def test_tree_is_bounded(monkeypatch):
     monkeypatch.setattr(perf_maps, "MAX_PROCESSES", 1)
 
     assert tree([os.getpid(), os.getppid()]) == (os.getpid(),)
+
+
+needs_perf = pytest.mark.skipif(shutil.which("perf") is None, reason="perf is not installed")
+SPIN = "i=0; while [ $i -lt 1500000 ]; do i=$((i+1)); done"
+
+
+@pytest.mark.root
+@needs_perf
+def test_what_was_not_read_is_told(tmp_path):
+    """A link in the place of the map: the recording goes on, and the user reads why."""
+    script = f"ln -s /dev/null /tmp/perf-$$.map; {SPIN}; rm /tmp/perf-$$.map"
+    told = call(
+        "record", "--collector", "perf", "--repeat", "1", "-o", tmp_path / "run",
+        "--name", "link", "--", "sh", "-c", script, check=0,
+    ).stderr  # fmt: skip
+
+    (line,) = (line for line in told.splitlines() if ".map" in line)
+    assert re.fullmatch(r"ci-flame: /tmp/perf-\d+\.map is not a plain file: not read", line)
+
+
+@pytest.mark.root
+@needs_perf
+def test_what_was_not_read_of_a_live_process_is_told_once(tmp_path):
+    script = f"ln -s /dev/null /tmp/perf-$$.map; echo done; while :; do {SPIN}; done"
+    child = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE)
+    link = Path(perf_maps.TMP) / f"perf-{child.pid}.map"
+    try:
+        assert child.stdout.readline() == b"done\n"
+        told = call(
+            "record", "--collector", "perf", "--pid", child.pid, "--duration", "3s",
+            "-o", tmp_path / "run", "--name", "link", check=0,
+        ).stderr  # fmt: skip
+    finally:
+        child.kill()
+        child.wait(20)
+        child.stdout.close()
+        link.unlink()
+
+    assert told.splitlines().count(f"ci-flame: {link} is not a plain file: not read") == 1

@@ -5,10 +5,13 @@ import io
 import json
 import random
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from perf_recordings import record
 from synthetic import SHOP, synthetic_measurement
 from test_cli import call
 
@@ -127,6 +130,40 @@ def test_off_cpu_times_are_judged_as_waiting(here):
     assert (profile.unit, profile.value) == (Unit.NANOSECONDS, 200_312_000)
     assert run.environment.event == "off-cpu"
     assert (here / "a" / "run.json").exists()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(shutil.which("perf") is None, reason="perf is not installed")
+def test_a_recording_with_copied_stacks_is_unwound(here):
+    """Without frame pointers the callers are known by call frame information alone."""
+    (here / "shop.c").write_text(
+        "volatile unsigned long sink;\n"
+        "__attribute__((noinline)) void spin(long n) { while (n--) sink += n; }\n"
+        "__attribute__((noinline)) void heavy(long n) { char room[256]; room[n & 7] = 1;\n"
+        "  spin(n); sink += room[0]; }\n"
+        "int main(void) { for (int i = 0; i < 500; i++) heavy(5000000); return 0; }\n"
+    )
+    subprocess.run(["cc", "-O1", "-fomit-frame-pointer", "shop.c", "-o", "shop"], check=True)
+    for kind in ("dwarf,4096", "fp"):
+        record(here / f"{kind}.data", "./shop", options=("--call-graph", kind), hertz=999)
+    (unwound, pointers) = (
+        load(f"{kind}.data").run.measurements[0].processes[0].rounds[0].profiles[Mode.ON_CPU]
+        for kind in ("dwarf,4096", "fp")
+    )
+    whole = sum(
+        weight.samples
+        for stack, weight in unwound.stacks.items()
+        if [str(frame).rpartition(":")[2] for frame in stack][-3:] == ["main", "heavy", "spin"]
+    )
+    seen = sum(
+        weight.samples
+        for stack, weight in pointers.stacks.items()
+        if "native:shop:heavy" in map(str, stack)
+    )
+
+    assert unwound.samples > 200
+    assert whole > 0.9 * unwound.samples
+    assert seen < 0.1 * pointers.samples
 
 
 # -- formats --------------------------------------------------------------------------

@@ -133,11 +133,11 @@ def test_the_plan_reaches_the_other_process(tmp_path):
     assert processes.read_plan({}) is None
 
 
-def _run(tmp_path, body, **options):
+def _run(tmp_path, body, plugins=(), **options):
     file = tmp_path / "test_it.py"
     file.write_text(body)
     invocation = Invocation(
-        ("-p", "no:ci_flame", "-p", "no:randomly"), (), str(tmp_path), str(tmp_path)
+        ("-p", "no:ci_flame", "-p", "no:randomly", *plugins), (), str(tmp_path), str(tmp_path)
     )
     return processes.run(invocation, "test_it.py::test_it", file, RecordConfig(), **options)
 
@@ -185,6 +185,48 @@ def test_what_a_benchmark_leaves_running_is_ended(tmp_path, monkeypatch):
         time.sleep(0.01)
 
     assert not (cmdline.exists() and cmdline.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("plugin", "kept"),
+    [
+        (("-p", "no:cacheprovider"), False),
+        (("-pno:cacheprovider",), False),
+        ((), True),
+    ],
+)
+def test_a_cache_of_its_own_where_pytest_keeps_one(tmp_path, monkeypatch, plugin, kept):
+    """Without the plugin `cache_dir` is an unknown option, an error with `-W error`."""
+    told = tmp_path / "told"
+    monkeypatch.chdir(tmp_path)
+    body = (
+        "import pathlib\n"
+        "def test_it(pytestconfig):\n"
+        "    cache = getattr(pytestconfig, 'cache', None)\n"
+        f"    pathlib.Path({str(told)!r}).write_text(str(cache and cache.makedir('here')))\n"
+    )
+    with pytest.raises(ChildError, match="exit code 0"):  # as nothing was recorded
+        _run_without_flame(
+            tmp_path, body, monkeypatch, plugins=("-p", "no:asyncio", "-W", "error", *plugin)
+        )
+
+    assert ("/ci-flame-" in told.read_text()) == kept
+    assert not (tmp_path / ".pytest_cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "has"),
+    [
+        ("-q", True),
+        ("-p no:randomly -pno:xdist", True),
+        ("-q -p no:cacheprovider -s", False),
+        ("-p no:cacheprovider -pcacheprovider", True),
+        ("-p cacheprovider -p no:cacheprovider", False),
+        ("tests/no:cacheprovider", True),
+    ],
+)
+def test_the_last_word_on_the_cache_counts(words, has):
+    assert processes._has_cache(words.split()) == has
 
 
 def test_a_test_that_is_not_there_is_missing_not_broken(tmp_path, monkeypatch):

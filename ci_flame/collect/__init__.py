@@ -87,6 +87,8 @@ class Recording:
     """Latencies inside the windows, as in `profile.Process.histograms`."""
     metrics: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """The collector's own cost: `collector.bpf_ns`, `collector.cpu_ns`, `collector.events`."""
+    notes: tuple[str, ...] = ()
+    """What the user must know of this recording, one sentence each: names that are missing."""
 
 
 class Session(Protocol):

@@ -167,19 +167,22 @@ def record(
         reference.prepare()
         processes: list[list[Process]] = [[] for _ in sides]
         places: list[dict[Frame, Place]] = [{} for _ in sides]
+        told: dict[str, None] = {}
         complete = True
         try:
             sides = [_rehearsed(side, wanted, stack) for side in sides]
             collector = _choose(plan, sides)
             for _ in range(repeat):
                 for index in random.sample(range(len(sides)), len(sides)):
-                    process, seen = _run(sides[index], collector, plan)
+                    process, seen, notes = _run(sides[index], collector, plan)
+                    told |= dict.fromkeys(notes)
                     processes[index].append(process)
                     places[index] |= seen
         except (KeyboardInterrupt, InterruptedRunError):
             complete = False
     if not all(processes):
         raise InterruptedRunError("interrupted before one repetition had ended; nothing is kept")
+    _tell(told)
     for side, done in zip(sides, processes, strict=True):
         _must_have_samples(name, done, plan)
         _tell(jit_report.notes(side.jit, collector.name, done))
@@ -292,8 +295,8 @@ def _must_have_samples(name: str, processes: Sequence[Process], plan: RecordConf
 
 def _run(
     side: Side, collector: Collector, plan: RecordConfig
-) -> tuple[Process, dict[Frame, Place]]:
-    """Run the command once under the collector."""
+) -> tuple[Process, dict[Frame, Place], tuple[str, ...]]:
+    """Run the command once under the collector; return its notes too."""
     before = _references()
     with ExitStack() as stack:
         # Entered first, left last: the maps must be there until the recording has been read.
@@ -313,7 +316,8 @@ def _run(
         if beside is not None:
             recording = replace(recording, metrics={**recording.metrics, **beside.read()})
     references = {kind: before[kind] + after for kind, after in _references().items()}
-    return _process(clocks, references, recording, plan, side), dict(recording.places)
+    process = _process(clocks, references, recording, plan, side)
+    return process, dict(recording.places), recording.notes
 
 
 def _watch(side: Side) -> AbstractContextManager[jit_maps.Watch | None]:

@@ -110,6 +110,7 @@ def record(
         _tell([f"{target.label} ended after {whole} of {duration_s} s"])
     process = slices.process(plan, Path(live_target.working_folder(root) or "/"))
     _must_have_samples(target, process, plan)
+    _tell(slices.notes())
     _tell(jit_report.notes(wanted, collector.name, [process]))
     version = (versions[root] or "") if python else ""
     return Run(
@@ -210,6 +211,10 @@ class _Slices:
         if self.strangers:
             number = len(self.strangers)
             _tell([f"{number} processes came into {target.label} from elsewhere: left out"])
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what the collector said of what it read, each once."""
+        return tuple(dict.fromkeys(note for each in self.read for note in each.notes))
 
     def process(self, plan: RecordConfig, folder: Path) -> Process:
         """Return the rounds with their profiles; slices that are not whole are left out."""

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -154,6 +155,20 @@ def command(invocation: Invocation, benchmark: str, file: Path, tree: Tree | Non
     return words
 
 
+def _has_cache(words: Sequence[str]) -> bool:
+    """Tell whether pytest keeps a cache: without the plugin the option is unknown to it.
+
+    The last `-p` that names the plugin counts.
+    """
+    named = [
+        value
+        for word, following in pairwise((*words, ""))
+        for value in (following if word == "-p" else word.removeprefix("-p"),)
+        if word.startswith("-p") and value in {"cacheprovider", "no:cacheprovider"}
+    ]
+    return not named or named[-1] == "cacheprovider"
+
+
 def environment(tree: Tree | None, exchange: Path, given: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a further process; `given` is this process's."""
     variables = {
@@ -252,7 +267,8 @@ def run(
         exchange = Path(name)
         write_plan(exchange, plan, tree, gc_on=gc_on)
         words = command(invocation, benchmark, file, tree)
-        words[-1:-1] = ["-o", f"cache_dir={exchange / 'cache'}"]
+        if _has_cache(words):
+            words[-1:-1] = ["-o", f"cache_dir={exchange / 'cache'}"]
         started = tree.map(Path(invocation.folder)) if tree else Path(invocation.folder)
         where = "in the base commit" if tree else "again"
         log = exchange / "output.txt"

@@ -8,7 +8,7 @@ the recorded one names nothing: no name is better than a wrong one.
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ci_flame.errors import CiFlameError
 from ci_flame.formats.foreign import dso_frame
-from ci_flame.formats.perf_data import Mapped, PerfData, Space, Unwind, is_anonymous
+from ci_flame.formats.perf_data import Mapped, PerfData, is_anonymous
 from ci_flame.formats.perf_data.records import KernelCode
 from ci_flame.profile import UNKNOWN, Frame, Kind
 from ci_flame.simplify import clean_frame
@@ -27,7 +27,6 @@ from ci_flame.symbols.jit import JitNames, read_jitdump, read_perf_map
 from ci_flame.symbols.kernel import KernelNames
 from ci_flame.symbols.native import read_maps
 from ci_flame.symbols.sections import build_id_of_notes
-from ci_flame.symbols.unwind import PERF_REGISTERS, End, Unwinder
 
 Words = npt.NDArray[np.uint64]
 
@@ -167,19 +166,6 @@ class Resolver:
             if content is not None:
                 return content
         return None
-
-
-def unwinding(walker: Unwinder) -> Unwind:
-    """Return what `perf_data.fold` takes to walk the copied stacks of x86-64 recordings."""
-
-    def unwind(
-        space: Space, registers: Mapping[int, int], stack: memoryview
-    ) -> tuple[Sequence[int], bool]:
-        words = [registers.get(number, 0) for number in PERF_REGISTERS]
-        chain = walker.walk(words, stack, space.find)
-        return chain.addresses, chain.end not in {End.SHORT, End.DEEP}
-
-    return unwind
 
 
 def _tolerant(read: Callable[[bytes, str], JitNames], content: bytes, name: str) -> JitNames:

@@ -40,6 +40,7 @@ from ci_flame.collect.machine import (
 )
 from ci_flame.errors import CollectError
 from ci_flame.profile import Frame, Histogram, Kind, Mode, Place, Stack, Weight
+from ci_flame.simplify import clean_frame
 from ci_flame.symbols.modules import Layout, name_module
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ class EbpfSession:
         named: dict[str, tuple[str, str]] = {}
         for kind, module, function, file, line in reply["frames"]:
             if kind != Kind.PYTHON:
-                frames.append(Frame(function, module, Kind(kind)))
+                frames.append(_frame(function, module, Kind(kind)))
                 continue
             if file not in named:
                 named[file] = name_module(file, layout)
@@ -299,6 +300,17 @@ class EbpfSession:
             },
             metrics=reply["metrics"],
         )
+
+
+def _frame(function: str, module: str, kind: Kind) -> Frame:
+    """Return a frame that is not Python's, C++ and Rust functions by their source's name."""
+    if kind is Kind.NATIVE and function.startswith(("_Z", "__Z", "_R")):
+        # Here and not in the collector process, which has to stay small; and only where a
+        # program has such names, as the measured process would have to load it.
+        from ci_flame.symbols.demangle import demangle  # noqa: PLC0415
+
+        return clean_frame(Frame(demangle(function), module, kind))
+    return Frame(function, module, kind)
 
 
 @lru_cache(maxsize=4096)

@@ -193,6 +193,7 @@ class PerfSession:
                     "collector.read_s": round(time.process_time() - start, 3),
                 }
             ),
+            notes=self._maps.refused,
         )
 
     def _gather(self, windows: Windows) -> "Gathered":
