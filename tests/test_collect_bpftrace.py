@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from full_disk import little_room
 from test_cli import call
 from test_collect_perf import go, tree, waiting
 
@@ -161,6 +162,22 @@ def test_maps_are_read_at_the_end(program):
 
     assert output.probes == 1
     assert output.maps[0].entries[0].value > 5
+
+
+@marked
+def test_maps_that_the_disk_has_no_room_for_are_an_error(program, tmp_path, monkeypatch):
+    """bpftrace does not look whether it could write."""
+    with little_room(tmp_path / "small", monkeypatch, "12k") as small:
+        ticks = program("interval:ms:1 { @times[nsecs, nsecs, nsecs] = count(); }")
+        ticks.start()
+        time.sleep(1)
+        with pytest.raises(
+            CollectError, match=r"what bpftrace printed is cut off after \d+ "
+        ) as error:
+            ticks.finish()
+        assert error.value.hint == f"is there room in {small}?"
+        ticks.close()
+        assert list(small.iterdir()) == []
 
 
 @marked

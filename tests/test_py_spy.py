@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from full_disk import little_room
 from unprivileged import NOBODY, as_root, environment, interpreter
 
 from ci_flame.baseline import folder
@@ -324,6 +325,28 @@ def test_py_spy_that_is_killed_is_said():
         session.set_phase(0)
         with pytest.raises(CollectError, match="py-spy ended with -9 and wrote nothing"):
             session.read()
+
+
+@as_root
+def test_stacks_that_the_disk_has_no_room_for_are_an_error(tmp_path, monkeypatch):
+    """What fitted before the disk was full would be another profile."""
+    names = [f"a_function_with_a_name_of_some_length_{number}" for number in range(100)]
+    made = {"dear": dear}
+    exec("\n".join(f"def {name}(): dear(0.003)" for name in names), made)  # noqa: S102 - ours
+    with (
+        little_room(tmp_path / "small", monkeypatch, "8k") as small,
+        session_of(own()) as session,
+    ):
+        session.set_phase(1)
+        for name in names:
+            made[name]()
+        session.set_phase(0)
+        with pytest.raises(CollectError, match="No space left on device") as error:
+            session.read()
+        assert error.value.message.startswith("py-spy ended with 1 and wrote ")
+        assert error.value.hint.startswith(f"is there room in {small}/")
+        session.close()
+        assert list(small.iterdir()) == []
 
 
 def test_py_spy_that_does_not_end_is_given_up(monkeypatch):

@@ -175,6 +175,11 @@ class Program:
         except UnrecognisedError:
             return Output(())  # a program without a map prints nothing
         except FormatError as error:
+            if not text.endswith("\n"):  # bpftrace does not look whether it could write
+                raise CollectError(
+                    f"{self.name}: what bpftrace printed is cut off after {len(text)} letters",
+                    f"is there room in {self._folder.parent}?",
+                ) from None
             raise CollectError(f"{self.name}: bpftrace's output: {error.message}") from error
 
     def ask(self) -> None:

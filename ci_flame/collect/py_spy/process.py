@@ -171,13 +171,19 @@ class PySpy:
                 self._process.wait(CLOSE_SECONDS / 4)
 
     def text(self) -> str:
-        """Return what it recorded; CollectError where that is not there or too large."""
+        """Return what it recorded; CollectError where that is not there, cut off or too large."""
         try:
             size = self._output.stat().st_size
             if size > MAX_OUTPUT:
                 raise CollectError(
                     f"py-spy wrote {size >> 20} MB of stacks, {MAX_OUTPUT >> 20} are the most",
                     "record for a shorter time, or at a lower frequency",
+                )
+            if self._process.returncode:
+                raise CollectError(
+                    f"py-spy ended with {self._process.returncode} and wrote"
+                    f" {size} bytes of its stacks: {self.reason()}",
+                    f"is there room in {self._output.parent}?",
                 )
             return self._output.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
