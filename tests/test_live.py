@@ -57,6 +57,15 @@ spin_parent()
 """
 
 
+def samples(recorder):
+    """Tell whether this recorder's collector process has started."""
+    for pid in live_target.by_pid(recorder).members():
+        with suppress(OSError):
+            if b"collect.ebpf" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return True
+    return False
+
+
 def usable(name, *, python):
     return name in COLLECTORS and COLLECTORS[name].obstacle(machine.probe(), python=python) is None
 
@@ -409,6 +418,9 @@ class TestEbpf:
         recorder = subprocess.Popen(
             [*command, "-o", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
         )
+        deadline = time.monotonic() + 60
+        while not samples(recorder.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
         time.sleep(5)
         recorder.send_signal(signal.SIGINT)
         told = recorder.communicate(timeout=60)[1]

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
+from full_disk import little_room
+from unprivileged import as_root
 
 from ci_flame.config import RecordConfig
 from ci_flame.errors import ChildError
@@ -227,6 +229,21 @@ def test_a_cache_of_its_own_where_pytest_keeps_one(tmp_path, monkeypatch, plugin
 )
 def test_the_last_word_on_the_cache_counts(words, has):
     assert processes._has_cache(words.split()) == has
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("size", "what"), [("4k", "no space left on device"), ("16k", "exit code 1")]
+)
+def test_a_full_disk_is_named(tmp_path, monkeypatch, size, what):
+    """Before the other process starts, and when it writes its run."""
+    body = "import os\ndef test_it():\n    raise OSError(28, os.strerror(28))\n"
+    with little_room(tmp_path / "small", monkeypatch, size) as small:
+        if size == "4k":
+            (small / "filler").write_bytes(b"x" * 4096)
+        with pytest.raises(ChildError, match=what) as caught:
+            _run_without_flame(tmp_path, body, monkeypatch)
+        assert caught.value.hint == f"is there room in {small}?"
 
 
 def test_a_test_that_is_not_there_is_missing_not_broken(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ base commit, and the sides alternate in random order, so that a machine that dri
 for both.
 """
 
+import errno
 import json
 import os
 import random
@@ -265,7 +266,14 @@ def run(
     """
     with tempfile.TemporaryDirectory(prefix="ci-flame-") as name:
         exchange = Path(name)
-        write_plan(exchange, plan, tree, gc_on=gc_on)
+        try:
+            write_plan(exchange, plan, tree, gc_on=gc_on)
+        except OSError as error:
+            raise ChildError(
+                f"{benchmark}: what a further process is told could not be written:"
+                f" {(error.strerror or str(error)).lower()}",
+                f"is there room in {exchange.parent}?",
+            ) from None
         words = command(invocation, benchmark, file, tree)
         if _has_cache(words):
             words[-1:-1] = ["-o", f"cache_dir={exchange / 'cache'}"]
@@ -332,10 +340,13 @@ def _read(exchange: Path, benchmark: str, code: int, output: str, where: str) ->
             " `pythonpath` in pytest's configuration",
         )
     if code != 0 or not run_folder.exists():
+        full = os.strerror(errno.ENOSPC).lower() in output.lower()
         ended = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         raise ChildError(
             f"{benchmark}: run {where}, it ended with {ended}\n{_tail(output)}",
-            "a benchmark must pass when it runs alone: pytest " + shlex.quote(benchmark),
+            f"is there room in {exchange.parent}?"
+            if full
+            else "a benchmark must pass when it runs alone: pytest " + shlex.quote(benchmark),
         )
     try:
         return folder.load(run_folder)
