@@ -104,6 +104,17 @@ def test_an_unknown_collector_is_a_usage_error_with_the_known_names():
     assert "ebpf" in error.value.hint
 
 
+def test_the_cure_of_waiting_is_not_the_collector_that_failed():
+    with pytest.raises(CollectError) as failed:
+        choose(USER, python=True, waits=True)
+    with pytest.raises(CollectError) as asked:
+        choose(GOOD, python=True, wanted="perf", waits=True)
+
+    assert "sudo" in failed.value.hint
+    assert "use collector" not in failed.value.hint
+    assert asked.value.hint == "use collector ebpf"
+
+
 def test_probe_tells_this_machine():
     found = machine.probe()
 

@@ -321,6 +321,7 @@ def test_off_cpu_is_weighed_by_time_and_not_corrected():
         ({"frequency_hz": 2998}, ()),  # the same class up to a factor of 1.5
         ({"frequency_hz": 2999}, ("frequency: 1999 Hz, 2999 Hz",)),
         ({"frequency_hz": 999}, ("frequency: 1999 Hz, 999 Hz",)),
+        ({"frequency_hz": 0}, ("frequency: 1999 Hz, not told",)),  # an imported file
         ({"architecture": "aarch64"}, ("architecture: x86_64, aarch64",)),
         ({"cpu_model": "Other"}, ("CPU model: Example CPU 1, Other",)),
         ({"python": ""}, ("Python: 3.11, none",)),

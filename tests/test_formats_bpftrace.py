@@ -278,7 +278,10 @@ def test_percentiles(rows, share, expected):
         ('{"type": "map", "data": {"@": {"a": 1', "x:1: truncated: "),
         ('{"type": "map", "data": {"@": 1}}\n{"type": "map', "x:2: truncated: "),
         ('{"type": "map"}', 'x:1: "map" without a map'),
-        ('{"type": "map", "data": {"@": 1}}\n7', "x:2: not a document of bpftrace"),
+        (
+            '{"type": "map", "data": {"@": 1}}\n7',
+            "x:2: not a document of bpftrace: '7'\n  hint: bpftrace -o FILE",
+        ),
         ('{"type": "map", "data": {"@": 1}}\n{}', 'x:2: a document with no "type"'),
         ('{"type": "hist", "data": {"@": [{"min": 1, "count": -4}]}}', "a bucket of -4 values"),
         ('{"type": "hist", "data": {"@": [{"min": "z", "count": 4}]}}', "'z' is not a whole"),

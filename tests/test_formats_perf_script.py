@@ -272,7 +272,7 @@ def test_several_events_have_to_be_chosen_from():
         perf_script.read(lines, "x", event=event) for event in ("cycles", "instructions")
     )
     assert cycles.samples + instructions.samples == len(samples("\n".join(lines)))
-    with pytest.raises(FormatError, match="no sample of branches"):
+    with pytest.raises(FormatError, match="no sample of branches\n  hint: samples are of: c"):
         perf_script.read(lines, "x", event="branches")
 
 

@@ -255,8 +255,8 @@ COMPILING = "[java];native:libjvm.so:CompileBroker::compiler_thread_loop;native:
     ("stacks", "expected"),
     [
         ({"[java];jit:Interpreter;jit:Shop.run": 85, COMPILING: 15}, []),  # 85 % is enough
-        ({"[java];jit:Interpreter;jit:Shop.run": 84, COMPILING: 16}, ["16% of the samples"]),
-        ({"[java];jit:Shop.run": 50, "[java];[unknown]": 50}, ["50% of the samples"]),
+        ({"[java];jit:Interpreter;jit:Shop.run": 84, COMPILING: 16}, ["16 % of the samples"]),
+        ({"[java];jit:Shop.run": 50, "[java];[unknown]": 50}, ["50 % of the samples"]),
         ({"[java];jit:Shop.run": 49, "[java];[unknown]": 51}, ["too few to compare"]),
         ({"[java];jit:Interpreter": 100}, ["too few to compare"]),
     ],

@@ -471,6 +471,11 @@ def test_benchmarks_that_appear_or_disappear_are_named():
         ("new-benchmark", "b.py::new"),
         ("gone-benchmark", "b.py::gone"),
     ]
+    # They stand at the foot of a report, under no benchmark's heading.
+    assert [note.text for note in got.notes] == [
+        "b.py::new is new: not in the baseline",
+        "b.py::gone is in the baseline and was not recorded now",
+    ]
     assert got.outcome is Outcome.NO_BASELINE
 
 

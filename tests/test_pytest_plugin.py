@@ -148,6 +148,26 @@ def test_explain_says_the_same_from_the_report_alone(shop):
     ]
 
 
+@pytest.mark.parametrize("option", ["baseline", "out", "report"])
+def test_a_folder_elsewhere_that_hides_the_settings_is_refused(shop, option):
+    project = shop.mkdir("project")
+    (project / "pyproject.toml").write_text("[tool.pytest.ini_options]\npythonpath = ['src']\n")
+    shutil.move(shop.path / "test_shop.py", project)
+    shutil.copytree(shop.path / "before", folder := shop.path / "elsewhere" / "before")
+    shop.chdir()
+    os.chdir(project)
+    words = ("--flame-replay=../same", f"--flame-{option}")
+    lost = run(shop, *words, str(folder))
+    found = run(shop, *words[:1], f"{words[1]}={folder if option == 'baseline' else '../new'}")
+
+    assert (lost.ret, found.ret) == (4, 0)
+    lost.stderr.fnmatch_lines(
+        [f"*pytest took {folder} for a folder of tests and did not read {project}/pyproject.toml",
+         f"  hint: --flame-{option}={folder}"]
+    )  # fmt: skip
+    found.assert_outcomes(passed=5)
+
+
 def test_a_first_run_passes_and_says_that_nothing_was_compared(shop):
     made = run(shop, "--flame-replay", "same")
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -153,3 +154,17 @@ def test_a_function_that_calls_itself_is_counted_once_in_the_plain_table():
 
     assert table["total"]["after"] == [40]
     assert table["own"]["after"] == [40]
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [
+        ({}, f"{ENVIRONMENT.cpu_model}, Python 3.11.7, ebpf 1,999 Hz"),
+        ({"python": ""}, f"{ENVIRONMENT.cpu_model}, ebpf 1,999 Hz"),
+        # Imported files do not say where they are from, and few how often they sampled.
+        ({"cpu_model": "", "python": "", "collector": "import:folded", "frequency_hz": 0},
+         "import:folded"),
+    ],
+)  # fmt: skip
+def test_the_line_on_the_machine(machine, expected):
+    assert html.machine(replace(ENVIRONMENT, **machine)) == expected

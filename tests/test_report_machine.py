@@ -95,6 +95,18 @@ def test_the_line_tells_cost_delay_and_disk():
     assert line.endswith("; disk requests 99 % under 14.3 ms")
 
 
+def test_no_latency_is_told_of_no_requests():
+    def told(requests):
+        run = synthetic_run(synthetic_measurement(SHOP))
+        figured = {"block_io.p99_ms": 0.0 if requests == 0 else 0.3, "block_io.requests": requests}
+        (measurement,) = run.measurements
+        processes = tuple(replace(each, metrics=figured) for each in measurement.processes)
+        return machine.line(figures(None, replace(measurement, processes=processes)))
+
+    assert told(0.0) == ""
+    assert told(1.0) == "disk requests 99 % under 0.3 ms"
+
+
 def test_without_figures_nothing_is_said():
     run = synthetic_run(synthetic_measurement(SHOP))
     verdict = judge(diff(run, run), Policy(), after=run)

@@ -18,6 +18,7 @@ from synthetic import (
 )
 
 from ci_flame import noise
+from ci_flame.cli import pieces
 from ci_flame.diff import diff, diff_benchmark
 from ci_flame.judge import judge, judge_benchmark
 from ci_flame.policy import Limit, Policy, Rule
@@ -501,3 +502,12 @@ def test_total_is_named_where_everything_waits_longer():
         TOTAL, *(Frame.parse(n) for n in ("shop.mail:send", "shop.db:query", "shop.log:write"))
     }  # fmt: skip
     assert got.outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize("told", [pieces.account, pieces.live_account])
+def test_the_line_on_a_recording_tells_its_waits(told):
+    waits = synthetic_waits(WAITS, processes=1)
+    number = waits.profile(Mode.OFF_CPU).samples
+
+    assert f" lost, {number} waits of " in told(waits)
+    assert "waits of" not in told(synthetic_measurement(SHOP, processes=1))

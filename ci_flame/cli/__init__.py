@@ -14,7 +14,7 @@ import click
 
 import ci_flame
 from ci_flame.cli import converting, judging, recording, system, top
-from ci_flame.errors import CiFlameError, CollectError, InterruptedRunError
+from ci_flame.errors import CiFlameError, CollectError, InterruptedRunError, UsageError
 
 
 def main() -> NoReturn:
@@ -29,9 +29,11 @@ def main() -> NoReturn:
         code = ended.exit_code
     except KeyboardInterrupt:
         code = _say(InterruptedRunError("interrupted"))
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
+    except click.ClickException as error:
+        code = _say(UsageError(error.format_message(), _help_of(error)))
     except CiFlameError as error:
         code = _say(error)
     except BrokenPipeError:
@@ -46,6 +48,11 @@ def main() -> NoReturn:
 def _terminated(_number: int, _frame: object) -> NoReturn:
     """Unwind as after Ctrl-C: worktrees and collectors are put away on the way."""
     raise InterruptedRunError("terminated")
+
+
+def _help_of(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{context.command_path if context else 'ci-flame'} --help"
 
 
 def _say(error: CiFlameError) -> int:

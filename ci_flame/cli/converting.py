@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ci_flame.cli.pieces import pick_benchmark, write_file
+from ci_flame.cli.pieces import one_of, pick_benchmark, write_file
 from ci_flame.errors import UsageError
 
 if TYPE_CHECKING:
@@ -126,11 +126,11 @@ def import_(
 
     wanted = imported.check_wanted(
         imported.Wanted(
-            form=_one_of("--from", form, KNOWN) or "",
+            form=one_of("--from", form, KNOWN) or "",
             name=imported.NAME if name is None else name,
             each=each,
-            mode=Mode(chosen) if (chosen := _one_of("--mode", mode, tuple(Mode))) else None,
-            unit=_one_of("--unit", unit, tuple(imported.UNITS)) or "",
+            mode=Mode(chosen) if (chosen := one_of("--mode", mode, tuple(Mode))) else None,
+            unit=one_of("--unit", unit, tuple(imported.UNITS)) or "",
             iterations=iterations,
             seconds=seconds,
             frequency_hz=frequency,
@@ -152,14 +152,3 @@ def import_(
         err=True,
     )
     return 0
-
-
-def _one_of(shown: str, word: str | None, known: tuple[str, ...]) -> str | None:
-    from ci_flame.config.yaml_tree import nearest, quote
-
-    if word is None or word in known:
-        return word
-    raise UsageError(
-        f"{shown}: {quote(word)} is not known{nearest(word, known)}",
-        f"one of: {', '.join(known)}",
-    )

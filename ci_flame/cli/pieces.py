@@ -47,21 +47,16 @@ def benchmark_name(name: str | None, command: tuple[str, ...]) -> str:
 def account(measurement: "Measurement") -> str:
     """Return one line on what was recorded, and what the collector cost."""
     from ci_flame.diff.figures import figures
-    from ci_flame.profile import Mode
     from ci_flame.report import machine
 
     processes = measurement.processes
     cpu_s = sum(each.cpu_ns for process in processes for each in process.rounds) / 1e9
     kept = sum(process.kept for process in processes)
     lost = sum(process.lost for process in processes)
-    waits = ""
-    if Mode.OFF_CPU in measurement.modes:
-        waited = measurement.profile(Mode.OFF_CPU)
-        waits = f", {waited.samples} waits of {waited.value / 1e9:.2f} s in all"
     told = machine.line(figures(None, measurement))
     return (
         f"{measurement.benchmark}: {len(processes)} repetition{'s' * (len(processes) != 1)},"
-        f" {cpu_s:.2f} s of CPU time, {kept} samples, {lost} lost{waits}"
+        f" {cpu_s:.2f} s of CPU time, {kept} samples, {lost} lost{_waits(measurement)}"
         + (f"; {told}" if told else "")
     )
 
@@ -72,8 +67,17 @@ def live_account(measurement: "Measurement") -> str:
     cpu_s = sum(each.cpu_ns for each in process.rounds) / 1e9
     return (
         f"{len(process.rounds)} s in slices of 1 s, {cpu_s:.2f} s of CPU time,"
-        f" {process.kept} samples, {process.lost} lost"
+        f" {process.kept} samples, {process.lost} lost{_waits(measurement)}"
     )
+
+
+def _waits(measurement: "Measurement") -> str:
+    from ci_flame.profile import Mode
+
+    if Mode.OFF_CPU not in measurement.modes:
+        return ""
+    waited = measurement.profile(Mode.OFF_CPU)
+    return f", {waited.samples} waits of {waited.value / 1e9:.2f} s in all"
 
 
 def must_have_command(command: object) -> None:
@@ -90,6 +94,18 @@ def duration_s(text: str) -> int:
     if found is None:
         raise UsageError(f"--duration {text[:20]!r} is not a time", "give 30s, 2m or 1h")
     return int(found["number"]) * _SECONDS[found["unit"] or "s"]
+
+
+def one_of(shown: str, word: str | None, known: tuple[str, ...]) -> str | None:
+    """Return the word of option `shown`, or None where it was not given; else UsageError."""
+    from ci_flame.config.yaml_tree import nearest, quote
+
+    if word is None or word in known:
+        return word
+    raise UsageError(
+        f"{shown}: {quote(word)} is not known{nearest(word, known)}",
+        f"one of: {', '.join(known)}",
+    )
 
 
 def pick_benchmark(run: "Run", wanted: str | None) -> "Measurement":

@@ -14,6 +14,7 @@ from ci_flame.cli.pieces import (
     duration_s,
     live_account,
     must_have_command,
+    one_of,
     publish,
     show,
 )
@@ -27,6 +28,8 @@ _COMMAND_SETTINGS: Final = {"allow_interspersed_args": False}
 """Options behind the first word of COMMAND are its own, with or without `--`."""
 _LAST_PID: Final = 1 << 22
 """The kernel's own limit (PID_MAX_LIMIT)."""
+
+_JITS: Final = ("none", "java", "node", "auto")
 
 
 def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +50,7 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--call-graph", metavar="HOW", help="perf: fp (default), dwarf[,BYTES]."),
         click.option(
             "--jit",
-            type=click.Choice(["none", "java", "node", "auto"]),
+            metavar="none|java|node|auto",
             default="none",
             help="Let Java or Node tell the names of compiled functions; default none.",
         ),
@@ -88,7 +91,7 @@ def record(
 
     others = {"COMMAND": command or None, "--repeat": repeat, "--replay": replay}
     live = _live_words(pid, cgroup, duration, others)
-
+    one_of("--jit", jit, _JITS)
     config = configure(
         policy,
         out=out,
@@ -192,6 +195,7 @@ def check(
     from ci_flame import pipeline, pytest_command
 
     must_have_command(command)
+    one_of("--jit", jit, _JITS)
     config = configure(
         policy,
         baseline=baseline,

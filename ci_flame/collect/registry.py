@@ -68,14 +68,16 @@ def choose(
             obstacle = Obstacle(reason, "leave --event and --call-graph to --collector perf")
         if waits and name not in WAITING:
             able = " or ".join(sorted(WAITING - {"replay"}))
-            obstacle = Obstacle("does not see waiting (off-cpu)", f"use collector {able}")
+            # Where the able ones were tried as well, their own cures are told.
+            cure = "" if WAITING.intersection(names) else f"use collector {able}"
+            obstacle = Obstacle("does not see waiting (off-cpu)", cure)
         if obstacle is None:
             return collector
         obstacles.append((name, obstacle))
     # bcc cannot load either what the kernel refuses to ebpf: that is said once.
     first = {obstacle.reason: name for name, obstacle in reversed(obstacles)}
     reasons = "; ".join(f"{name}: {reason}" for reason, name in reversed(first.items()))
-    cures = "; or ".join(dict.fromkeys(obstacle.cure for _, obstacle in obstacles))
+    cures = "; or ".join(dict.fromkeys(each.cure for _, each in obstacles if each.cure))
     what = "a Python benchmark" if python else "a command"
     raise CollectError(f"no collector can record {what} here: {reasons}", cures)
 

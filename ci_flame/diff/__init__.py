@@ -302,7 +302,9 @@ def differences(before: Environment, after: Environment) -> tuple[str, ...]:
     ]
     slow, fast = sorted((before.frequency_hz, after.frequency_hz))
     if fast > max(slow, 0) * 1.5:
-        found.append(f"frequency: {before.frequency_hz} Hz, {after.frequency_hz} Hz")
+        told = (each.frequency_hz for each in (before, after))
+        sides = (f"{hz} Hz" if hz else "not told" for hz in told)
+        found.append(f"frequency: {', '.join(sides)}")
     found += [
         f"{name}: {one or 'none'}, {other or 'none'}"
         for name, one, other in (

@@ -148,7 +148,10 @@ def _document(text: str, position: int, source: str, *, first: bool) -> tuple[_O
     if not isinstance(document, _Object):
         place = f"{source}:{_line(text, position)}"
         message = f"not a document of bpftrace: {text[position : position + _SHOWN]!r}"
-        raise UnrecognisedError(f"{place}: {message}") if first else FormatError(place, message)
+        if first:
+            raise UnrecognisedError(f"{place}: {message}")
+        # What the program of `bpftrace -c` printed lies between the documents.
+        raise FormatError(place, message, "bpftrace -o FILE keeps other programs' output apart")
     return document, end
 
 

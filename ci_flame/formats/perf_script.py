@@ -82,11 +82,15 @@ def read(lines: Iterable[str], source: str, event: str = "") -> Profile:
     """
     stacks: dict[Stack, Weight] = {}
     events: set[str] = set()
+    others: set[str] = set()
     timed = True
     seen = False
     for record in records(lines, source):
         seen = True
-        if not isinstance(record, Sample) or (event and record.event != event):
+        if not isinstance(record, Sample):
+            continue
+        if event and record.event != event:
+            others.add(record.event)
             continue
         events.add(record.event)
         if len(events) > 1:
@@ -103,7 +107,8 @@ def read(lines: Iterable[str], source: str, event: str = "") -> Profile:
     if not seen:
         raise UnrecognisedError(f"{source}: no sample as `perf script` prints it")
     if event and not events:
-        raise FormatError(source, f"no sample of {event}")
+        told = ", ".join(sorted(others)) or "none at all"
+        raise FormatError(source, f"no sample of {event}", f"samples are of: {told}")
     if timed:
         return Profile(stacks, Unit.NANOSECONDS).check(source)
     counts = {stack: Weight(weight.samples, weight.samples) for stack, weight in stacks.items()}

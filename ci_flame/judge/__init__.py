@@ -361,14 +361,14 @@ def judge(diff: RunDiff, policy: Policy, *, after: Run, family: int | None = Non
         measurement = after.measurement(name)
         if measurement is None:
             continue
-        new = Note("new-benchmark", "is new: the baseline has nothing to compare with", name)
+        new = Note("new-benchmark", f"{name} is new: not in the baseline", name)
         verdicts += [
             judge_alone(measurement, mode, policy, new)
             for mode in measurement.modes or (Mode.ON_CPU,)
         ]
         notes.append(new)
     notes += [
-        Note("gone-benchmark", "is in the baseline and was not recorded now", name)
+        Note("gone-benchmark", f"{name} is in the baseline and was not recorded now", name)
         for name in diff.removed
     ]
     return assemble(

@@ -6,6 +6,7 @@ hook runs per test. With it, `session.Session` is registered and does the work.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
@@ -86,6 +87,10 @@ PROVIDER: "pytest.StashKey[FixtureProvider]" = pytest.StashKey()
 """Set when this pytest records."""
 
 
+_SETTINGS = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+_PLACES = tuple(f"--flame-{name}" for name in ("baseline", "out", "report", "replay", "policy"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the `--flame` options."""
     group = parser.getgroup("ci-flame", "ci-flame: a regression gate on hot paths")
@@ -101,7 +106,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("processes", "processes per benchmark (5)", "N")
     add("seconds", "CPU seconds of each process and benchmark (2)", "S")
     add("frequency", "samples per second (1999)", "HZ")
-    add("collector", "auto, ebpf, py-spy or replay", "NAME")
+    add("collector", "auto, ebpf, bcc, py-spy or replay", "NAME")
     group.addoption(
         "--flame-mode", action="append", metavar="MODE",
         help="on-cpu or off-cpu, repeatable (on-cpu)",
@@ -133,11 +138,32 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     if config.getoption("collectonly", default=False):
         return
+    refuse_a_lost_rootdir(config)
     from ci_flame.pytest_plugin.session import Session  # noqa: PLC0415 - heavy, and only now needed
 
     session = Session.from_config(config)
     config.stash[PROVIDER] = session
     config.pluginmanager.register(session, "ci-flame-session")
+
+
+def refuse_a_lost_rootdir(config: pytest.Config) -> None:
+    """Raise pytest.UsageError where a folder behind one of our options has hidden the settings.
+
+    pytest looks for its settings before it knows our options, and takes the existing folder of
+    `--flame-baseline DIR` for one of tests. It finds none there, if DIR is outside of the project.
+    """
+    if config.inipath is not None:
+        return
+    start = config.invocation_params.dir
+    inside = takewhile(lambda folder: folder != config.rootpath, (start, *start.parents))
+    files = (folder / name for folder in inside for name in _SETTINGS)
+    hidden = next((file for file in files if file.is_file()), None)
+    for option, value in pairwise(config.invocation_params.args):
+        if hidden and option in _PLACES and (start / value).exists():
+            raise pytest.UsageError(
+                f"ci-flame: pytest took {value} for a folder of tests and did not read {hidden}\n"
+                f"  hint: {option}={value}"
+            )
 
 
 @pytest.fixture

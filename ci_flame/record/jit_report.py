@@ -32,13 +32,14 @@ def notes(wanted: Jit, collector: str, processes: Sequence[Process]) -> tuple[st
     total = _samples(processes, lambda _stack: True)
     named = _samples(processes, _has_compiled) / max(total, 1)
     program = _samples(processes, _in_program) / max(total, 1)
-    lines.append(f"{named:.1%} of {total} samples carry Java or JavaScript functions")
+    lines.append(f"{100 * named:.1f} % of {total} samples carry Java or JavaScript functions")
     if named < SEEN:
         lines.append(f"too few to compare by function: {_CURES[wanted]}")
     elif program < WARM:
         lines.append(
-            f"{1 - program:.0%} of the samples are the runtime's start, its interpreter or its"
-            f" compilers (limit {1 - WARM:.0%}): let the command run longer, or repeat its work"
+            f"{100 * (1 - program):.0f} % of the samples are the runtime's start, its interpreter"
+            f" or its compilers (limit {100 * (1 - WARM):.0f} %): let the command run longer, or"
+            " repeat its work"
         )
     return tuple(lines)
 

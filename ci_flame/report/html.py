@@ -183,11 +183,14 @@ def number(value: float) -> float | None:
 
 def machine(environment: Machine) -> str:
     """Return one line on the machine: what decides whether runs may be compared."""
-    python = f", Python {environment.python}" if environment.python else ""
-    told = (
-        f"{environment.cpu_model}{python}, {environment.collector} {environment.frequency_hz:,} Hz"
+    # Imported files tell no machine, and few of them a frequency.
+    often = f" {environment.frequency_hz:,} Hz" if environment.frequency_hz else ""
+    parts = (
+        environment.cpu_model,
+        f"Python {environment.python}" if environment.python else "",
+        f"{environment.collector}{often}",
     )
-    return visible(told)
+    return visible(", ".join(filter(None, parts)))
 
 
 def frame_table(frames: Iterable[Frame]) -> tuple[dict[Frame, int], Values]:

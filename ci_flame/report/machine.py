@@ -63,7 +63,8 @@ def line(figures: Figures | None) -> str:
         told = metric_text("run_queue.percent", delay)
         parts.append(f"waited for a CPU {told} of the time{late}")
     latency = figures.median("block_io.p99_ms")
-    if latency is not None:
+    requests = figures.median("block_io.requests")
+    if latency is not None and requests != 0:  # of none, 0 ms would be told as the latency
         parts.append(f"disk requests 99 % under {metric_text('_ms', latency)}")
     return "; ".join(parts)
 

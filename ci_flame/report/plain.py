@@ -53,7 +53,7 @@ def render(run: Run) -> str:
         headline=f"Profile of {plural(len(run.measurements), 'benchmark')}",
         sides=[
             {
-                "label": "commit" if run.commit else "machine",
+                "label": "commit" if run.commit else "machine" if run.environment.cpu_model else "",
                 "commit": visible(run.commit),
                 "machine": ("(changed) " if run.dirty else "") + machine(run.environment),
             }
