@@ -192,6 +192,8 @@ def _no_profiles() -> "Mapping[Mode, Profile]":
 
 HISTOGRAM_OCTAVE: Final = 4
 """Buckets of a histogram between a value and its double."""
+HISTOGRAM_BUCKETS: Final = 256
+"""2^64 us would be in the last one."""
 
 
 @dataclass(frozen=True, slots=True)

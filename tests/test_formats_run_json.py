@@ -183,6 +183,10 @@ def process(made):
     return benchmark(made)["processes"][0]
 
 
+def histograms(made):
+    return process(made)["histograms"]
+
+
 def rounds(made):
     return process(made)["rounds"]
 
@@ -234,6 +238,10 @@ def add(made, **entries):
         (lambda d: add(process(d), settled="yes"), "settled: a string; true or false is needed"),
         (lambda d: add(process(d)["metrics"], x="1"), "metrics['x']: a string; a number is needed"),
         (lambda d: add(process(d)["metrics"], x=10**400), "metrics['x']: the number is too large"),
+        (lambda d: add(histograms(d), x=[[256, 1]]), "x'][0]: bucket 256; 255 is the last one"),
+        (lambda d: add(histograms(d), x=[[10**12, 1]]), "bucket 1000000000000; 255 is the last"),
+        (lambda d: add(histograms(d), x=[[3, 1], [3, 2]]), "x'][1]: bucket 3 is there twice"),
+        (lambda d: add(histograms(d), x=[[3, 1, 2]]), "histograms['x'][0]: 3 entries; 2 are"),
         (lambda d: process(d)["counts"][0].pop(), "counts[0]: 4 entries; 5 are needed"),
         (lambda d: rounds(d)["cpu_ns"].pop(), "rounds.cpu_ns: 1 entries; 2 are needed"),
         (lambda d: add(rounds(d), cpu_ns=[1, "2"]), "rounds.cpu_ns[1]: a string; an integer is"),

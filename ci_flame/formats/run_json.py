@@ -18,6 +18,7 @@ from ci_flame.errors import FormatError
 from ci_flame.formats.fields import Node, parse
 from ci_flame.formats.pprof_write import shown
 from ci_flame.profile import (
+    HISTOGRAM_BUCKETS,
     Count,
     Environment,
     Frame,
@@ -329,15 +330,22 @@ def _read_process(node: Node) -> Process:
         rounds=_read_rounds(node.get("rounds")),
         counts=counts,
         metrics={name: each.number() for name, each in node.get("metrics").entries(None)},
-        histograms={
-            name: Histogram(
-                {pair.at(0).integer(): pair.at(1).integer() for pair in each.items(None)}
-            )
-            for name, each in node.get("histograms").entries(None)
-        },
+        histograms={name: _histogram(each) for name, each in node.get("histograms").entries(None)},
         settled=node.get("settled").boolean(),
         **{name: node.get(name).integer() for name in _COUNTERS},
     )
+
+
+def _histogram(node: Node) -> Histogram:
+    counts: dict[int, int] = {}
+    for pair in node.items(HISTOGRAM_BUCKETS):
+        bucket, count = pair.integers(2)
+        if bucket >= HISTOGRAM_BUCKETS:
+            raise pair.error(f"bucket {bucket}; {HISTOGRAM_BUCKETS - 1} is the last one")
+        if bucket in counts:
+            raise pair.error(f"bucket {bucket} is there twice")
+        counts[bucket] = count
+    return Histogram(counts)
 
 
 def _read_rounds(node: Node) -> tuple[Round, ...]:

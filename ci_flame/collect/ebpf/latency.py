@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ci_flame.collect.ebpf.libbpf import BpfObject
+from ci_flame.profile import HISTOGRAM_BUCKETS as BUCKETS
 from ci_flame.profile import Histogram
 
-BUCKETS: Final = 256
 _HISTOGRAM: Final = struct.Struct(f"<{BUCKETS + 1}Q")
 _IO: Final = struct.Struct("<QQ")
 _DEVICE_BYTES: Final = 28
