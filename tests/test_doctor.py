@@ -252,7 +252,17 @@ def test_packages_are_installed_by_apt_and_what_is_there_is_left_alone():
 
     assert subprocess.run(version, capture_output=True, check=True).stdout == before
     assert str(fix).startswith("sudo apt-get install -y -q --no-install-recommends --no-upgrade")
-    assert fix.undo == "sudo apt-get remove --autoremove libbpf1"
+    assert fix.undo == "nothing: all of it is installed already"
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-query"), reason="no dpkg here")
+def test_what_was_installed_before_is_not_what_the_undo_removes():
+    fix = cures.fix_of("sudo apt-get install linux-headers-0.0.0-none dpkg libbpf1")
+    both = cures.fix_of("sudo apt-get install libbpf1 linux-headers-0.0.0-none")
+
+    assert fix.undo == "sudo apt-get remove --autoremove linux-headers-0.0.0-none"
+    assert both.command[-2:] == ("libbpf1", "linux-headers-0.0.0-none")
+    assert both.undo == "sudo apt-get remove --autoremove linux-headers-0.0.0-none"
 
 
 @pytest.mark.parametrize(

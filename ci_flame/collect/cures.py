@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -89,7 +90,7 @@ def fix_of(cure: str) -> Fix | None:
                     "DPkg::Lock::Timeout=120",
                     *wanted,
                 ),
-                f"sudo apt-get remove --autoremove {' '.join(wanted)}",
+                _undo_of_install(wanted),
                 f"packages, with what they need: {' '.join(wanted)}",
             )
     return None
@@ -131,6 +132,27 @@ def run(fix: Fix, *, root: bool, sudo: bool) -> None:
     if done.returncode != 0:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()[-_TAIL_LINES:]
         raise CollectError(f"`{fix}` ended with {done.returncode}: {' / '.join(lines)}")
+
+
+def _undo_of_install(packages: Sequence[str]) -> str:
+    """Return what removes those packages that are not there yet: others' are not ours to remove."""
+    try:
+        told = subprocess.run(
+            ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *packages],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SUDO_SECONDS,
+            check=False,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        told = ""
+    there = {line.split()[1] for line in told.splitlines() if line.startswith("installed ")}
+    new = [package for package in packages if package not in there]
+    if not new:
+        return "nothing: all of it is installed already"
+    return f"sudo apt-get remove --autoremove {' '.join(new)}"
 
 
 def _is_ubuntu() -> bool:
