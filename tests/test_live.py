@@ -19,6 +19,7 @@ from ci_flame.cli import cli
 from ci_flame.cli.pieces import duration_s
 from ci_flame.collect import COLLECTORS, Target, machine
 from ci_flame.config import RecordConfig
+from ci_flame.config.scripts import Script
 from ci_flame.errors import CollectError, UsageError
 from ci_flame.policy import Policy
 from ci_flame.profile import Frame, Kind, Mode
@@ -501,10 +502,15 @@ class TestPerf:
         assert only.kept > 0.8 * only.expected
         assert all(each.profiles for each in only.rounds)
 
-    def test_it_counts_the_event_that_is_asked_for(self):
+    def test_it_counts_the_event_that_is_asked_for(self, capsys):
+        scripts = (Script("switches", "BEGIN { }"),)
         with spinning_shell() as target:
-            run = live.record(replace(PLAN, event="task-clock"), target, target.name, 3)
+            plan = replace(PLAN, event="task-clock", scripts=scripts)
+            run = live.record(plan, target, target.name, 3)
 
+        assert (
+            "1 bpftrace scripts of the policy run beside commands only" in capsys.readouterr().err
+        )
         assert (run.environment.collector, run.environment.event) == ("perf", "task-clock")
 
     def test_bpftrace_knows_no_slices_and_is_refused(self):

@@ -78,6 +78,8 @@ def record(
     python = any(version is not None for version in versions.values()) and wanted is Jit.NONE
     collector = _choose(plan, python=python)
     _tell(jit_maps.advice(members, wanted))
+    if plan.scripts:
+        _tell([f"{len(plan.scripts)} bpftrace scripts of the policy run beside commands only"])
     reference.prepare()
     root = next((pid for pid in members if versions[pid] is not None), members[0])
     session = collector.start(
