@@ -118,6 +118,26 @@ def test_functions_of_a_program_and_its_child_have_their_shares(tree):
 
 
 @marked
+def test_stacks_that_the_map_has_no_room_for_are_counted(tree, monkeypatch):
+    monkeypatch.setattr(bpftrace_process, "MAX_KEYS", 8)
+    with waiting(tree, 300_000_000) as child:
+        session = COLLECTORS["bpftrace"].start(Target(child.pid, python=False))
+        try:
+            go(child)
+            _, _, usage = os.wait4(child.pid, 0)
+            child.returncode = 0
+            recording = session.read()
+        finally:
+            session.close()
+    kept = sum(recording.samples[1].values())
+    expected = (usage.ru_utime + usage.ru_stime) * 1e9 / recording.period_ns
+
+    assert len(recording.samples[1]) <= 8
+    assert recording.lost > 0.1 * expected
+    assert 0.80 <= (kept + recording.lost) / expected <= 1.05
+
+
+@marked
 def test_a_process_that_runs_already_and_another_one(tree):
     """A live target keeps its name from before; further roots are sampled as well."""
     with waiting(tree, 2 * 10**9) as one, waiting(tree, 2 * 10**9) as other:

@@ -10,6 +10,7 @@ from test_cli import call
 from test_collect_bpftrace import for_real, gone, marked
 
 from ci_flame.baseline import folder
+from ci_flame.collect.bpftrace import process as bpftrace_process
 from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
 from ci_flame.config.scripts import Script
 from ci_flame.errors import CollectError
@@ -47,6 +48,23 @@ def test_maps_become_metrics():
     # A hundred a second, less what a busy machine misses.
     assert 20 < found["bpftrace.rate.@n"] < 130
     assert found["bpftrace.rate.@h.p50"] == 7
+
+
+@marked
+@pytest.mark.parametrize(("key", "full"), [("nsecs", 1), ("1", None)])
+def test_a_map_that_is_full_is_told(monkeypatch, key, full):
+    """bpftrace says nothing of keys that it had no room for."""
+    monkeypatch.setattr(bpftrace_process, "MAX_KEYS", 20)
+    script = Script("times", f"interval:ms:10 {{ @at[{key}] = count(); @n = count(); }}")
+    beside = bpftrace_scripts.begin((script,), 1)
+    try:
+        time.sleep(1.5)
+        found = beside.read()
+    finally:
+        beside.close()
+
+    assert found["bpftrace.times.@n"] > 20
+    assert found.get("bpftrace.times.full_maps") == full
 
 
 def test_nothing_to_run_is_nothing():

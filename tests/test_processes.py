@@ -237,7 +237,11 @@ def test_the_last_word_on_the_cache_counts(words, has):
 )
 def test_a_full_disk_is_named(tmp_path, monkeypatch, size, what):
     """Before the other process starts, and when it writes its run."""
-    body = "import os\ndef test_it():\n    raise OSError(28, os.strerror(28))\n"
+    body = (
+        "import os, pathlib\n"
+        "def test_it():\n"
+        "    pathlib.Path(os.environ['CI_FLAME_CHILD'], 'run').write_bytes(bytes(65_536))\n"
+    )
     with little_room(tmp_path / "small", monkeypatch, size) as small:
         if size == "4k":
             (small / "filler").write_bytes(b"x" * 4096)

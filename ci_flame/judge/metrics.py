@@ -100,14 +100,18 @@ def judge(
 def _did_not_occur(figures: Figures | None, rule: Rule) -> bool:
     """Tell whether a map of bpftrace has no such key because nothing like it happened.
 
-    Such a key is not printed with 0. Where keys were left out it may be one of them.
+    Such a key is not printed with 0. Where keys were left out, or a map was full, it may be one
+    of those that are missing.
     """
     family, _, rest = rule.metric.partition(".")
     script = f"{family}.{rest.partition('.')[0]}"
     if family != "bpftrace" or figures is None or rule.max_growth is not None:
         return False
-    ran, less = (figures.metrics.get(f"{script}.{name}") for name in ("seconds", "keys_left_out"))
-    return ran is not None and bool(ran.after) and (less is None or not less.after)
+    ran, *less = (
+        figures.metrics.get(f"{script}.{name}")
+        for name in ("seconds", "keys_left_out", "full_maps")
+    )
+    return ran is not None and bool(ran.after) and not any(each and each.after for each in less)
 
 
 def _matching(figures: Figures | None, rule: Rule) -> list[Metric]:

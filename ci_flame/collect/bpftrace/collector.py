@@ -157,7 +157,7 @@ class BpftraceSession:
             samples={PHASE: gathered.samples} if gathered.samples else {},
             period_ns=self._period_ns,
             places={},
-            lost=output.lost,
+            lost=output.lost + gathered.lost,
             truncated={PHASE: gathered.truncated} if gathered.truncated else {},
             metrics=MappingProxyType(
                 {
@@ -281,6 +281,8 @@ class Gathered:
 
     samples: dict[Stack, int] = field(default_factory=dict)
     truncated: int = 0
+    lost: int = 0
+    """Samples whose stacks the map had no room for."""
     unnamed: set[int] = field(default_factory=set)
     """Processes whose addresses nobody could name any more."""
 
@@ -292,6 +294,7 @@ def gather(output: Output, seen: Seen) -> Gathered:
     """
     gathered = Gathered()
     maps = {each.name: each.entries for each in output.maps}
+    gathered.lost = max(_total(maps.get("@ticks", ())) - _total(maps.get("@samples", ())), 0)
     for entry in maps.get("@samples", ()):
         pid, kernel, user, comm, count = _parted(entry)
         if (pid, comm) in seen.launchers:
@@ -308,6 +311,10 @@ def gather(output: Output, seen: Seen) -> Gathered:
             stack = (TRUNCATED, *stack)
         gathered.samples[stack] = gathered.samples.get(stack, 0) + count
     return gathered
+
+
+def _total(entries: Iterable[Entry]) -> int:
+    return sum(entry.value for entry in entries if isinstance(entry.value, int))
 
 
 def _user(pid: int, leaf_first: tuple[str, ...], seen: Seen) -> list[Frame]:

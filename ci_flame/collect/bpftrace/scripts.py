@@ -69,6 +69,8 @@ class Beside:
             found[f"{name}.seconds"] = round(seconds, 3)
             if left_out:
                 found[f"{name}.keys_left_out"] = float(left_out)
+            if full := sum(len(each.entries) >= bpftrace_process.MAX_KEYS for each in output.maps):
+                found[f"{name}.full_maps"] = float(full)
             if output.lost:
                 found[f"{name}.lost_events"] = float(output.lost)
         return found
