@@ -36,6 +36,8 @@ _EVENT: Final = struct.Struct("iIII")
 _BUFFER: Final = 65_536
 _JCMD_S: Final = 20.0
 _MAX_ASKED: Final = 64
+_ALL_JCMD_S: Final = 60.0
+"""After this long no further JVM is asked: each of 64 that hang would take its 20 s."""
 _ENDING_S: Final = 3.0
 
 
@@ -164,10 +166,14 @@ def members(group: int) -> tuple[int, ...]:
 def ask_java(pids: Iterable[int]) -> tuple[int, ...]:
     """Let running JVMs write their maps now, by their own jcmd; return those that had none.
 
-    Each is asked at most 20 s. A JVM that does not answer is left alone.
+    Each is asked at most 20 s, the last one 60 s after the first. A JVM that does not answer is
+    left alone.
     """
     done = []
+    deadline = time.monotonic() + _ALL_JCMD_S
     for pid in list(pids)[:_MAX_ASKED]:
+        if time.monotonic() > deadline:
+            break
         if runtime(pid) is not Jit.JAVA:
             continue
         place = FOLDER / f"perf-{pid}.map"
@@ -228,7 +234,10 @@ def _real_owner(pid: int) -> tuple[int, int]:
 def advice(pids: Iterable[int], wanted: Jit) -> tuple[str, ...]:
     """Return what running Javas and Nodes lack for their functions to be seen, and the cure."""
     told = []
+    deadline = time.monotonic() + _ALL_JCMD_S
     for pid in list(pids)[:_MAX_ASKED]:
+        if time.monotonic() > deadline:
+            break
         which = runtime(pid)
         if which is Jit.NODE and not os.path.lexists(FOLDER / f"perf-{pid}.map"):
             told.append(
