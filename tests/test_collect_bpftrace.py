@@ -115,6 +115,12 @@ def test_functions_of_a_program_and_its_child_have_their_shares(tree):
     assert child_s / total == pytest.approx(0.25, abs=0.12)
     assert heavy + light + child_s == pytest.approx(total, rel=0.06)
     assert recording.metrics["collector.unnamed_processes"] == 0
+    # Each sample is a run of a program; its time is charged to the sampled process.
+    runs = {name: n for name, n in recording.metrics.items() if name.endswith(".runs")}
+    assert max(runs.values()) >= total
+    assert recording.metrics["collector.bpf_ns"] > 100 * max(runs.values())
+    assert recording.metrics["collector.window_cpu_ns"] >= 0
+    assert Path("/proc/sys/kernel/bpf_stats_enabled").read_text() == "0\n"
 
 
 @marked

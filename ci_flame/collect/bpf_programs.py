@@ -260,7 +260,7 @@ def held() -> dict[int, tuple[tuple[str, ...], bool]]:
         if not process.name.isdigit():
             continue
         with suppress(OSError):
-            for number in _held_by(process):
+            for number in held_by(process):
                 words = (process / "cmdline").read_bytes()
                 comm = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
                 found.setdefault(number, {})[f"{comm} {process.name}"] = _OWN in words
@@ -270,7 +270,7 @@ def held() -> dict[int, tuple[tuple[str, ...], bool]]:
     }
 
 
-def _held_by(process: Path) -> set[int]:
+def held_by(process: Path) -> set[int]:
     """Return the ids of the programs that a process has descriptors of."""
     numbers: set[int] = set()
     for descriptor in (process / "fd").iterdir():

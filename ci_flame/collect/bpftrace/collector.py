@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from ci_flame.collect import Obstacle, Recording, Session, Target
 from ci_flame.collect.bpftrace import process
+from ci_flame.collect.bpftrace.cost import Meter
 from ci_flame.errors import CollectError
 from ci_flame.formats import bpftrace
 from ci_flame.formats.bpftrace import Entry, Output, Trace
@@ -127,6 +128,7 @@ class BpftraceSession:
         self._folder = Path(tempfile.mkdtemp(prefix="ci-flame-bt-"))
         self._program: process.Program | None = None
         self._seen = Seen((target.pid, *target.pids))
+        self._meter: Meter | None = None
         self._read = False
 
     def attach(self) -> None:
@@ -139,6 +141,7 @@ class BpftraceSession:
         self._program = process.Program("the bpftrace collector", script, words)
         self._seen.start()
         self._program.start()
+        self._meter = Meter(family((self._program.pid,)))
 
     def set_phase(self, phase: int) -> None:
         """Do nothing: the whole session is one window."""
@@ -150,6 +153,7 @@ class BpftraceSession:
             return Recording({}, self._period_ns, {})
         self._read = True
         self._seen.stop()
+        cost = self._meter.read() if self._meter is not None else {}
         output = self._program.finish()
         start = time.process_time()
         gathered = gather(output, self._seen)
@@ -161,6 +165,7 @@ class BpftraceSession:
             truncated={PHASE: gathered.truncated} if gathered.truncated else {},
             metrics=MappingProxyType(
                 {
+                    **cost,
                     "collector.read_s": round(time.process_time() - start, 3),
                     "collector.unnamed_processes": float(len(gathered.unnamed)),
                 }
@@ -170,6 +175,8 @@ class BpftraceSession:
     def close(self) -> None:
         """End bpftrace, by force if need be, and remove the files; never raises."""
         self._seen.stop()
+        if self._meter is not None:
+            self._meter.close()
         if self._program is not None:
             self._program.close()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -99,6 +99,11 @@ class Program:
         self.launch()
         self.wait_until_attached(time.monotonic() + START_SECONDS)
 
+    @property
+    def pid(self) -> int:
+        """Of the process that bpftrace is below of."""
+        return self._running().pid
+
     def launch(self) -> None:
         """Start bpftrace and return at once, so that several can compile at the same time."""
         path, before = find(), privileged()
