@@ -82,6 +82,33 @@ def test_a_section_that_names_none(text):
         parse_policy(f"version: 1\n{text}".encode(), "p.yml")
 
 
+@pytest.mark.parametrize(
+    ("metric", "refused"),
+    [
+        ("bpftrace.swiches.@[postgres]", True),
+        ("bpftrace.switches.@[postgres]", False),
+        ("bpftrace.s*.@[postgres]", False),
+        ("bpftrace.import.@[postgres]", False),  # of an imported file
+        ("run_queue.p99_ms", False),
+    ],
+)
+def test_a_rule_names_a_script_of_the_policy(metric, refused):
+    rules = f"version: 1\nrules:\n  - {{metric: '{metric}', max: 5}}\n"
+    with_scripts = f"{rules}bpftrace: {{scripts: {{switches: '{CLASSIC}'}}}}\n".encode()
+
+    # Without scripts the policy may be one to judge a stored run by.
+    assert len(parse_policy(rules.encode(), "p.yml").policy.rules) == 1
+    if not refused:
+        assert parse_policy(with_scripts, "p.yml").policy.rules[0].metric == metric
+        return
+    with pytest.raises(PolicyError) as error:
+        parse_policy(with_scripts, "p.yml")
+    assert str(error.value) == (
+        'p.yml:3: no bpftrace script is called "swiches"; did you mean "switches"?\n'
+        "  hint: scripts: switches"
+    )
+
+
 # -- files ----------------------------------------------------------------------------
 
 

@@ -195,6 +195,10 @@ def parse_policy(data: bytes, source: str, *, today: date | None = None) -> Conf
     return from_tree(root, today=today)
 
 
+_SCRIPT_OF: Final = re.compile(r"bpftrace\.([^.*?\[\]]+)\.")
+"""The name of a script that a rule's metric spells out; a glob names none."""
+
+
 def from_tree(root: Node, *, today: date | None = None) -> Config:
     """Return the Config of a policy's tree; PolicyError with file and line."""
     section = section_of(root, "the policy", POLICY_KEYS)
@@ -207,7 +211,20 @@ def from_tree(root: Node, *, today: date | None = None) -> Config:
     config = Config(policy=Policy(today=today))
     for key, node in section.entries.items():
         config = _with_key(config, key, node)
+    _names_of_scripts(config)
     return config
+
+
+def _names_of_scripts(config: Config) -> None:
+    """Raise PolicyError where a rule limits a script that is not among those of the policy."""
+    known = [script.name for script in config.record.scripts]
+    for rule in config.policy.rules:
+        name = _SCRIPT_OF.match(rule.metric)
+        if name is None or not known or name[1] in (*known, "import"):
+            continue
+        source, _, line = rule.place.rpartition(":")
+        message = f"no bpftrace script is called {quote(name[1])}{nearest(name[1], known)}"
+        raise PolicyError(source, int(line), message, f"scripts: {', '.join(known)}")
 
 
 def _with_key(config: Config, key: str, node: Node) -> Config:
