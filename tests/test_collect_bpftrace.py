@@ -144,6 +144,25 @@ def test_stacks_that_the_map_has_no_room_for_are_counted(tree, monkeypatch):
 
 
 @marked
+def test_a_target_that_is_killed_keeps_its_samples(tree):
+    with waiting(tree, 2 * 10**9) as child:
+        session = COLLECTORS["bpftrace"].start(Target(child.pid, python=False))
+        try:
+            go(child)
+            time.sleep(0.8)
+            child.kill()
+            child.wait()
+            recording = session.read()
+        finally:
+            session.close()
+
+    total = sum(recording.samples[1].values())
+    spun = sum(n for s, n in recording.samples[1].items() if "native:tree:spin" in map(str, s))
+    assert total > 200
+    assert spun > 0.8 * total
+
+
+@marked
 def test_a_process_that_runs_already_and_another_one(tree):
     """A live target keeps its name from before; further roots are sampled as well."""
     with waiting(tree, 2 * 10**9) as one, waiting(tree, 2 * 10**9) as other:

@@ -317,6 +317,25 @@ def test_process_that_is_not_python_is_refused():
     assert "\n" not in error.value.message
 
 
+def test_a_target_that_is_killed_keeps_its_samples():
+    code = "def spin():\n    while True: sum(range(500))\nspin()"
+    child = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        time.sleep(0.3)  # until then it is not Python
+        with session_of(Target(child.pid, python=True, frequency_hz=999)) as session:
+            session.set_phase(1)
+            time.sleep(1)
+            child.kill()
+            child.wait()
+            session.set_phase(0)
+            recording = session.read()
+    finally:
+        child.kill()
+        child.wait()
+
+    assert sum(recording.samples[1].values()) > 100
+
+
 def test_py_spy_that_is_killed_is_said():
     with session_of(own()) as session:
         session.set_phase(1)
