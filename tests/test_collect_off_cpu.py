@@ -334,6 +334,189 @@ def test_a_window_that_opens_for_each_of_many_set_ups():
     assert off_cpu_ns(recording, reasons=["[sleep]"], phase=3) >= 100e6
 
 
+class Openings:
+    """A window that opens again and again, and for how long it was open: at least and at most."""
+
+    def __init__(self, session, phase=3):
+        self._session, self._phase = session, phase
+        self.least_ns = self.most_ns = 0
+
+    def __enter__(self):
+        self._before = time.monotonic_ns()
+        self._session.set_phase(self._phase)
+        self._opened = time.monotonic_ns()
+
+    def __exit__(self, *_error):
+        closing = time.monotonic_ns()
+        self._session.set_phase(0)
+        self.least_ns += closing - self._opened
+        self.most_ns += time.monotonic_ns() - self._before
+
+
+def spin(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+@pytest.mark.parametrize("ends", ["in an opening", "in a set-up", "in a later phase", "never"])
+def test_a_wait_through_many_openings_is_as_long_as_they_were(ends):
+    """A worker waits while the benchmark sets up for each iteration: that is not its time."""
+    begin, finish, done = threading.Event(), threading.Event(), threading.Event()
+
+    def worker():
+        begin.wait(20)
+        finish.wait(20)
+        done.set()
+
+    thread = threading.Thread(target=worker)
+    with sampling() as session:
+        first, openings, other = (Openings(session, phase) for phase in (3, 3, 4))
+        try:
+            with first:
+                thread.start()
+                time.sleep(0.02)
+                begin.set()
+                time.sleep(0.02)
+            for _ in range(20):
+                time.sleep(0.03)
+                with openings:
+                    spin(0.01)
+            if ends == "in an opening":
+                with first:
+                    finish.set()
+                    done.wait(10)
+            elif ends == "in a set-up":
+                time.sleep(0.03)
+                finish.set()
+                done.wait(10)
+                with first:
+                    time.sleep(0.01)
+            elif ends == "in a later phase":
+                with other:
+                    finish.set()
+                    done.wait(10)
+            recording = session.read()
+        finally:
+            finish.set()
+            thread.join()
+        later = session.read()
+
+    path = (f"{SELF}:test_a_wait_through_many_openings_is_as_long_as_they_were.<locals>.worker",)
+    waited = off_cpu_ns(recording, *path, phase=3)
+    # Begun in the first opening, as the thread had to start: what it waited there is not known.
+    assert openings.least_ns < waited <= openings.most_ns + first.most_ns
+    assert waited == pytest.approx(openings.least_ns + first.least_ns, rel=0.05, abs=30e6)
+    # It may wait for the interpreter's lock there; the wait of before is not the later phase's.
+    assert off_cpu_ns(recording, *path, phase=4) <= other.most_ns
+    assert off_cpu_ns(later, *path, phase=3) == 0
+    assert recording.lost == later.lost == 0
+
+
+def test_a_wait_that_begins_in_a_set_up_begins_with_the_next_opening():
+    entered, finish = threading.Event(), threading.Event()
+
+    def worker():
+        entered.set()
+        finish.wait(20)
+
+    def before_the_window():
+        finish.wait(20)
+
+    def between_two_phases():
+        finish.wait(20)
+
+    threads = [threading.Thread(target=before_the_window), threading.Thread(target=worker)]
+    threads.append(threading.Thread(target=between_two_phases))
+    with sampling() as session:
+        first, openings, other = (Openings(session, phase) for phase in (3, 3, 4))
+        try:
+            threads[0].start()
+            time.sleep(0.05)
+            with first:
+                time.sleep(0.01)
+            threads[1].start()
+            entered.wait(10)
+            time.sleep(0.2)
+            for _ in range(3):
+                with openings:
+                    time.sleep(0.03)
+                time.sleep(0.1)
+            threads[2].start()
+            time.sleep(0.05)
+            with other:
+                time.sleep(0.03)
+            recording = session.read()
+        finally:
+            finish.set()
+            for each in threads:
+                each.join() if each.ident else None
+
+    name = f"{SELF}:test_a_wait_that_begins_in_a_set_up_begins_with_the_next_opening.<locals>"
+    waited = off_cpu_ns(recording, f"{name}.worker", phase=3)
+    assert openings.least_ns <= waited <= openings.most_ns
+    for phase in (3, 4):
+        assert off_cpu_ns(recording, f"{name}.before_the_window", phase=phase) == 0
+        assert off_cpu_ns(recording, f"{name}.between_two_phases", phase=phase) == 0
+    assert off_cpu_ns(recording, f"{name}.worker", phase=4) == 0
+
+
+def test_waits_in_set_ups_alone_count_nothing():
+    def set_up():
+        time.sleep(0.02)
+
+    def work():
+        time.sleep(0.01)
+
+    with sampling() as session:
+        for _ in range(10):
+            thread = threading.Thread(target=set_up)
+            thread.start()
+            set_up()
+            thread.join()
+            with Openings(session):
+                work()
+        recording = session.read()
+
+    name = f"{SELF}:test_waits_in_set_ups_alone_count_nothing.<locals>"
+    assert off_cpu_ns(recording, f"{name}.set_up", phase=3) == 0
+    assert reasons(recording, phase=3)["[sleep]"][0] == 10
+    assert off_cpu_ns(recording, f"{name}.work", phase=3) >= 100e6
+
+
+def test_the_clock_of_a_phase_stands_still_while_its_window_is_closed():
+    """What the BPF programs read: phase, ns closed so far, where the clock stopped, last phase."""
+    with sampling() as session:
+        words = []
+
+        def switch(phase):
+            before = time.monotonic_ns()
+            session.set_phase(phase)
+            words.append((*session._window[:4].tolist(), before, time.monotonic_ns()))
+
+        for phase in (5, 0, 0, 5, 0, 6, 5, 0):
+            switch(phase)
+            time.sleep(0.001)
+        session.read()
+        switch(0)
+        switch(5)
+
+    opened, closed, shut, again, second, other, fresh, last, read, anew = words
+    assert opened[:4] == (5, 0, 0, 5)
+    assert (closed[:2], closed[3]) == ((0, 0), 5)
+    assert closed[4] <= closed[2] <= closed[5]
+    assert shut[:4] == closed[:4]
+    assert (again[0], again[2], again[3]) == (5, 0, 5)
+    assert again[4] - closed[2] <= again[1] <= again[5] - closed[2]
+    assert second[4] - again[1] <= second[2] <= second[5] - again[1]
+    assert second[2] - closed[2] >= 1e6
+    assert other[:4] == (6, 0, 0, 6)
+    assert fresh[:4] == (5, 0, 0, 5)  # an own window: another one was open meanwhile
+    assert (last[0], last[3]) == (0, 5)
+    assert (read[0], read[3]) == (0, 0)  # what is read does not open again
+    assert anew[:4] == (5, 0, 0, 5)
+
+
 def test_without_the_mode_nothing_of_it_is_loaded():
     from ci_flame.profile import Mode
 

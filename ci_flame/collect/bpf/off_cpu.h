@@ -3,9 +3,13 @@
  * Time off the CPU: where a thread stood when it left, how long until it was woken, and how long
  * from there until it ran.
  *
- * A wait that begins and ends in one window is added up here, by place. One that ends later is
- * sent as it is, or is still open when the window is read: user space knows when the window closed
- * and takes the part inside it. Waits that begin outside every window are not looked at.
+ * Times are those of the phase's clock, which stands still while the window is closed: a window that
+ * opens once per iteration does not count what other threads wait in the set-ups between. A wait
+ * that begins in a set-up begins with the next opening; one in set-ups alone takes no time.
+ *
+ * A wait that begins and ends in one phase is added up here, by place. One that ends later is sent
+ * as it is, or is still open when the phase is read: user space knows where the phase's clock
+ * stopped. Waits that begin before a phase's first window are not looked at.
  */
 #ifndef CI_FLAME_OFF_CPU_H
 #define CI_FLAME_OFF_CPU_H
@@ -43,8 +47,8 @@ struct wait_sum {
 };
 
 struct open_wait {
-	__u64 since_ns;
-	__u64 woken_ns; /* 0: not yet */
+	__u64 since_ns; /* by the phase's clock */
+	__u64 woken_ns; /* by the same; 0: not yet */
 	__u64 ran_ns;   /* CPU time of the thread until then */
 	struct wait_key key;
 };
@@ -96,6 +100,41 @@ static __always_inline __u64 learn_kernel_stack(void *ctx)
 	return hash;
 }
 
+/* A moment as the waits of a phase know it. */
+struct moment {
+	__u64 phase; /* 0: no window was open that may open again */
+	__u64 ns;    /* by the phase's clock */
+};
+
+static __always_inline __u64 phase_of(const volatile struct window *window)
+{
+	__u64 open = window->phase;
+
+	return open ? open : window->last;
+}
+
+static __always_inline struct moment moment_at(__u64 now)
+{
+	__u32 zero = 0;
+	volatile struct window *window = bpf_map_lookup_elem(&phase, &zero);
+	struct moment at = {.ns = now};
+	__u64 open;
+
+	if (!window)
+		return at;
+	open = window->phase;
+	at.phase = open ? open : window->last;
+	if (!open)
+		at.ns = window->stopped_ns;
+	if (open || !at.ns)
+		at.ns = now - window->closed_ns;
+	if (phase_of(window) == at.phase)
+		return at;
+	at.phase = 0; /* another phase began just now */
+	at.ns = now;
+	return at;
+}
+
 static __always_inline void send_wait(const struct open_wait *wait, __u64 now, __u32 whole)
 {
 	struct wait_record record = {.type = RECORD_WAIT, .whole = whole, .end_ns = now};
@@ -105,7 +144,7 @@ static __always_inline void send_wait(const struct open_wait *wait, __u64 now, _
 		count(COUNT_LOST_WAITS);
 }
 
-static __always_inline void wait_ends(__u32 tid, __u64 now)
+static __always_inline void wait_ends(__u32 tid, struct moment at)
 {
 	struct open_wait *open = bpf_map_lookup_elem(&open_waits, &tid), wait;
 	struct wait_sum *sum, first = {};
@@ -121,12 +160,14 @@ static __always_inline void wait_ends(__u32 tid, __u64 now)
 			count(COUNT_LOST_WAITS);
 		return;
 	}
-	if (now - wait.since_ns < SHORTEST_WAIT_NS) {
-		count(COUNT_SHORT_WAITS);
+	if (at.phase != wait.key.phase) {
+		send_wait(&wait, at.ns, 0);
 		return;
 	}
-	if (window_now() != wait.key.phase) {
-		send_wait(&wait, now, 0);
+	if (at.ns <= wait.since_ns)
+		return; /* in set-ups alone */
+	if (at.ns - wait.since_ns < SHORTEST_WAIT_NS) {
+		count(COUNT_SHORT_WAITS);
 		return;
 	}
 	sum = bpf_map_lookup_elem(&waits, &wait.key);
@@ -134,24 +175,25 @@ static __always_inline void wait_ends(__u32 tid, __u64 now)
 		bpf_map_update_elem(&waits, &wait.key, &first, BPF_NOEXIST);
 		sum = bpf_map_lookup_elem(&waits, &wait.key);
 		if (!sum) {
-			send_wait(&wait, now, 1);
+			send_wait(&wait, at.ns, 1);
 			return;
 		}
 	}
 	__sync_fetch_and_add(&sum->waits, 1);
 	woken = wait.key.state == STATE_RUNNABLE ? wait.since_ns : wait.woken_ns;
-	if (woken < wait.since_ns || woken > now)
-		woken = now;
+	if (woken < wait.since_ns || woken > at.ns)
+		woken = at.ns;
 	__sync_fetch_and_add(&sum->blocked_ns, woken - wait.since_ns);
-	if (woken < now) {
+	if (woken < at.ns) {
 		__sync_fetch_and_add(&sum->queued, 1);
-		__sync_fetch_and_add(&sum->queued_ns, now - woken);
+		__sync_fetch_and_add(&sum->queued_ns, at.ns - woken);
 	}
 }
 
 /* Not every kernel reports every switch. A thread that leaves its CPU while it seems to wait has
- * come back unseen: as long ago as it has used the CPU since. */
-static __always_inline void switch_was_missed(struct task_struct *task, __u32 tid, __u64 now)
+ * come back unseen: as long ago as it has used the CPU since (in set-ups too, so that a wait that
+ * spans one may be told as shorter than it was, never as longer). */
+static __always_inline void switch_was_missed(struct task_struct *task, __u32 tid, struct moment at)
 {
 	struct open_wait *open = bpf_map_lookup_elem(&open_waits, &tid);
 	__u64 back;
@@ -159,16 +201,17 @@ static __always_inline void switch_was_missed(struct task_struct *task, __u32 ti
 	if (!open)
 		return;
 	count(COUNT_MISSED_SWITCHES);
-	back = now - (task->se.sum_exec_runtime - open->ran_ns);
-	if (back < open->since_ns || back > now)
+	back = at.ns - (task->se.sum_exec_runtime - open->ran_ns);
+	if (back < open->since_ns || back > at.ns)
 		back = open->since_ns;
-	wait_ends(tid, back);
+	at.ns = back;
+	wait_ends(tid, at);
 }
 
-static __always_inline void wait_begins(__u64 *ctx, __u64 now)
+static __always_inline void wait_begins(__u64 *ctx, struct moment at)
 {
 	struct task_struct *task = (struct task_struct *)ctx[1];
-	__u64 both = bpf_get_current_pid_tgid(), window = window_now();
+	__u64 both = bpf_get_current_pid_tgid();
 	__u32 tgid = both >> 32, tid = (__u32)both, state = state_left_in(ctx);
 	struct pt_regs___kernel *registers;
 	struct open_wait wait = {};
@@ -177,10 +220,10 @@ static __always_inline void wait_begins(__u64 *ctx, __u64 now)
 	process = tgid ? current_process(tgid) : 0;
 	if (!process)
 		return;
-	switch_was_missed(task, tid, now);
-	if (!window || state & STATE_DEAD)
+	switch_was_missed(task, tid, at);
+	if (!at.phase || state & STATE_DEAD)
 		return;
-	wait.key.phase = window;
+	wait.key.phase = at.phase;
 	wait.key.state = state;
 	wait.key.image = process->image;
 	registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
@@ -189,7 +232,7 @@ static __always_inline void wait_begins(__u64 *ctx, __u64 now)
 		wait.key.stack = walk_python(process, tid, own_number((__u64)task),
 					     &wait.key.flags);
 	wait.key.kernel = learn_kernel_stack(ctx);
-	wait.since_ns = now;
+	wait.since_ns = at.ns;
 	wait.ran_ns = task->se.sum_exec_runtime;
 	if (bpf_map_update_elem(&open_waits, &tid, &wait, BPF_ANY))
 		count(COUNT_LOST_WAITS);
@@ -199,10 +242,10 @@ SEC("tp_btf/sched_switch")
 int off_cpu_switch(__u64 *ctx)
 {
 	struct task_struct *next = (struct task_struct *)ctx[2];
-	__u64 now = bpf_ktime_get_ns();
+	struct moment at = moment_at(bpf_ktime_get_ns());
 
-	wait_ends(next->pid, now);
-	wait_begins(ctx, now);
+	wait_ends(next->pid, at);
+	wait_begins(ctx, at);
 	return 0;
 }
 
@@ -212,9 +255,13 @@ int off_cpu_wakeup(__u64 *ctx)
 	struct task_struct *task = (struct task_struct *)ctx[0];
 	__u32 tid = task->pid;
 	struct open_wait *open = bpf_map_lookup_elem(&open_waits, &tid);
+	struct moment at;
 
-	if (open && !open->woken_ns)
-		open->woken_ns = bpf_ktime_get_ns();
+	if (!open || open->woken_ns)
+		return 0;
+	at = moment_at(bpf_ktime_get_ns());
+	/* By the clock of a later phase it is after its own, too. */
+	open->woken_ns = at.ns;
 	return 0;
 }
 

@@ -29,14 +29,16 @@ MAP(samples, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct sample, 1);
 SEC("perf_event")
 int on_sample(struct bpf_perf_event_data *ctx)
 {
-	__u64 both = bpf_get_current_pid_tgid(), *window, bytes;
+	__u64 both = bpf_get_current_pid_tgid(), open, bytes;
 	__u32 tgid = both >> 32, tid = (__u32)both, zero = 0;
+	struct window *window;
 	struct process *process;
 	struct sample *sample;
 	long got;
 
 	window = bpf_map_lookup_elem(&phase, &zero);
-	if (!window || !*window || !tgid)
+	open = window ? window->phase : 0;
+	if (!open || !tgid)
 		return 0;
 	process = current_process(tgid);
 	if (!process)
@@ -48,7 +50,7 @@ int on_sample(struct bpf_perf_event_data *ctx)
 	sample->type = RECORD_SAMPLE;
 	sample->flags = 0;
 	sample->time_ns = bpf_ktime_get_ns();
-	sample->phase = *window;
+	sample->phase = open;
 	sample->image = process->image;
 	sample->pid = process->pid;
 	sample->tid = own_number(bpf_get_current_task());

@@ -22,9 +22,9 @@ static __always_inline __u32 state_left_in(__u64 *ctx)
 static __always_inline __u64 window_now(void)
 {
 	__u32 zero = 0;
-	__u64 *window = bpf_map_lookup_elem(&phase, &zero);
+	struct window *window = bpf_map_lookup_elem(&phase, &zero);
 
-	return window ? *(volatile __u64 *)window : 0;
+	return window ? *(volatile __u64 *)&window->phase : 0;
 }
 
 #endif

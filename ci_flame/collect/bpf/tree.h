@@ -66,7 +66,17 @@ MAP(waiting, BPF_MAP_TYPE_HASH, __u32, struct process, 8192);
 MAP(threads, BPF_MAP_TYPE_LRU_HASH, __u32, __u64, 8192);
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, COUNTERS);
 
-MAPPABLE(phase, __u64);
+/* The phase word and its clock, written by the target (collector.py) in an order that keeps them
+ * true for whoever reads them in the order given here: phase, stopped_ns, closed_ns. Of the clock
+ * only off_cpu.h takes notice, and only for its mode it is kept. */
+struct window {
+	__u64 phase;      /* 0: no window is open */
+	__u64 closed_ns;  /* how long the windows of this phase were closed since the first opened */
+	__u64 stopped_ns; /* the phase's clock while its window is closed; 0: it runs */
+	__u64 last;       /* the phase, also while its window is closed; 0: none will open again */
+};
+
+MAPPABLE(phase, struct window);
 RING(ring, 8 << 20);
 
 static __always_inline void count(__u32 which)

@@ -10,6 +10,10 @@ never faults in a sample; it stays valid when the target forks, and children tha
 such address but fall into the same window; no address of the target has to be told or checked;
 and an unprivileged target needs nothing but the file descriptor it is handed. Switching the
 window is one store, without a system call.
+
+For off-CPU recordings the page holds a clock too, that stands still while the window is closed
+within a phase: other threads may wait through the set-ups between two openings, and what they wait
+there is not the benchmark's. The target alone writes it, with each switch; the programs read it.
 """
 
 import contextlib
@@ -53,6 +57,8 @@ FREQUENCY_HZ: Final = range(10, 20_001)
 """Slower says nothing, faster measures the collector."""
 _REPLY_BYTES: Final = 512 << 20
 _STDERR_LINES: Final = 4
+_PHASE, _CLOSED, _STOPPED, _LAST = range(4)
+"""`struct window` (tree.h): its words."""
 
 
 class EbpfCollector:
@@ -107,7 +113,7 @@ class EbpfCollector:
 
 
 class EbpfSession:
-    """A running collector process and the phase word shared with it."""
+    """A running collector process and the phase word, with its clock, shared with it."""
 
     def __init__(
         self, target: Target, *, loader: str = "libbpf", start_seconds: float | None = None
@@ -119,14 +125,14 @@ class EbpfSession:
         ours, theirs = socket.socketpair()
         self._socket = ours
         self._received = b""
-        self._phase: memoryview | None = None
+        self._window: memoryview | None = None
         self._closed = False
         self._owner = os.getpid()
         self._clipped = Mode.OFF_CPU in target.modes
-        self._open = 0
+        self._open = self._last = self._closed_ns = 0
         self._windows: dict[int, int] = {}
-        """Phases that have ended since the last read, and when they did the last time: a phase
-        opens once per iteration where there are set-ups, and that may be a million times."""
+        """Phases that have ended since the last read, and where their clock stopped: a phase opens
+        once per iteration where there are set-ups, and that may be a million times."""
         try:
             self._process = _spawn(theirs, self._stderr)
         except OSError as error:
@@ -166,28 +172,44 @@ class EbpfSession:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        self._phase = memoryview(memory).cast("Q")
+        self._window = memoryview(memory).cast("Q")
         self.started: Mapping[str, Any] = reply
 
     def set_phase(self, phase: int) -> None:
         """Switch the window: one store of 8 aligned bytes, no system call.
 
-        For off-CPU recordings the clock is read too: waits that outlast their window end there.
+        For off-CPU recordings the phase's clock is stopped or goes on too: a look at the machine's
+        clock and a store or two more.
         """
-        assert self._phase is not None  # noqa: S101 - set before __init__ returns
-        if self._clipped:
-            ended, self._open = self._open, phase
-            self._phase[0] = phase
-            if ended:
-                self._windows[ended] = time.monotonic_ns()
+        window = self._window
+        assert window is not None  # noqa: S101 - set before __init__ returns
+        if not self._clipped:
+            window[_PHASE] = phase
             return
-        self._phase[0] = phase
+        # The order of the stores is a promise to who reads them meanwhile: see tree.h.
+        if self._open and phase != self._open:
+            window[_PHASE] = 0
+            stopped = time.monotonic_ns() - self._closed_ns
+            window[_STOPPED] = self._windows[self._open] = stopped
+            self._open = 0
+        if phase and phase != self._open:
+            self._open = phase  # first: whatever interrupts us, the window will be closed again
+            if phase == self._last:
+                self._closed_ns = time.monotonic_ns() - self._windows[phase]
+                window[_CLOSED] = self._closed_ns
+                window[_STOPPED] = 0
+                window[_PHASE] = phase
+            else:
+                self._closed_ns = window[_LAST] = window[_CLOSED] = window[_STOPPED] = 0
+                window[_PHASE] = window[_LAST] = self._last = phase
 
     def read(self, module_files: Mapping[str, str] | None = None) -> Recording:
         """Return what was sampled since the last read; call it with the phase at 0."""
         if self._closed:
             raise CollectError("the collector is closed")
         deadline = time.monotonic() + READ_SECONDS
+        if self._clipped and self._window is not None:
+            self._window[_LAST] = self._last = 0  # what begins from here on is of no phase
         windows, self._windows = self._windows, {}
         self._send({"do": "read", "windows": list(windows.items())}, deadline)
         reply, _ = self._receive(deadline)
@@ -201,8 +223,8 @@ class EbpfSession:
         self._socket.close()
         if os.getpid() != self._owner:
             return  # a forked child: neither the window nor the process is its own
-        if self._phase is not None:
-            self._phase[0] = 0
+        if self._window is not None:
+            self._window[_PHASE] = 0
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             try:
                 self._process.wait(CLOSE_SECONDS - 2)

@@ -54,7 +54,7 @@ class OffCpu:
     def read(self, windows: Mapping[int, int]) -> dict[bytes, WaitSum]:
         """Return the waits by place (`WaitKey`, packed).
 
-        `windows` tells when (kernel's monotonic clock, ns) each phase since the last read ended.
+        `windows` tells where each phase since the last read ended, in ns by its clock (off_cpu.h).
         """
         self._windows.update(windows)
         while len(self._windows) > _KEPT_WINDOWS:

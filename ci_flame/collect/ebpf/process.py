@@ -5,7 +5,7 @@ Standard input is a socket. Each line on it is a JSON request, each gets one JSO
     {"do": "start", "loader": "libbpf", "pid": 1, "pids": [], "owner": 1, "python": true,
      "frequency_hz": 999, "modes": ["on-cpu"], "machine": false}
         -> {"python": "3.11.7", ...} and the descriptor of the phase word
-    {"do": "read", "windows": [[phase, ns of its end], ...]}
+    {"do": "read", "windows": [[phase, ns where its clock stopped], ...]}
         -> frames, stacks, samples, waits, histograms and counters since the last read
     anything that cannot be done -> {"error": "...", "hint": "..."}
 

@@ -185,7 +185,7 @@ class Sampler:
     def read(self, windows: Mapping[int, int]) -> dict[str, Any]:
         """Return what was recorded since the last read, as `ebpf.py` wants it.
 
-        `windows` tells when (kernel's monotonic clock, ns) each phase since then ended.
+        `windows` tells where each phase since then ended, in ns by its clock (off_cpu.h).
         """
         self.poll()
         counts, self._counts = self._counts, Counter()

@@ -83,7 +83,7 @@ class WaitSum(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OpenWait:
-    """One wait as the kernel saw it; times are of its monotonic clock."""
+    """One wait as the kernel saw it, in ns of its phase's clock (off_cpu.h)."""
 
     since_ns: int
     woken_ns: int
