@@ -434,7 +434,9 @@ def _process(reading: Reading, path: Path, mode: Mode, wanted: Wanted) -> Proces
         wall_ns=wall_ns,
         profiles={mode: replace(profile, iterations=iterations)},
     )
-    return Process((each,), profile.samples, reading.lost, metrics=reading.metrics)
+    return Process(
+        (each,), profile.samples, reading.lost, metrics=reading.metrics, notes=reading.notes
+    )
 
 
 def _comparable(mode: Mode, processes: Sequence[Process], wanted: Wanted) -> list[str]:

@@ -4,6 +4,8 @@ Pure: what a rule matches is decided here, on names; no file is read.
 
 A *frame glob* is matched against the whole of `str(frame)`, case and all: `*` is any text,
 `?` any one character, `[ab]` one of these. `shop.parser:*` matches `shop.parser:Grammar.compile`.
+A native function without a library is matched as `native::SYMBOL` too, so that `native:*` is all
+native code, and a Python module called `kernel` by `python:kernel:*` and by `kernel:*`.
 Kernel frames are matched only by globs that begin with `kernel:`, marks (`[gc]`, `[total]`) by
 globs that begin with `[` or by a bare `*`; so `*` is every Python, native and jit frame and the
 garbage collector, and `[total]` must be named. `[unknown]` and `[truncated]` never match `*`.
@@ -160,7 +162,17 @@ def _one(glob: str, frame: Frame) -> bool:
         return False
     if frame.kind is Kind.MARK and not (glob.startswith("[") or (glob == "*" and frame == GC)):
         return False
-    return _pattern(glob).fullmatch(str(frame)) is not None
+    return any(_pattern(glob).fullmatch(name) for name in _names(frame))
+
+
+def _names(frame: Frame) -> tuple[str, ...]:
+    """Return what globs may call a frame: as it is printed, and by its kind's usual pattern."""
+    name = str(frame)
+    if frame.kind is Kind.NATIVE and not frame.module:
+        return name, f"native::{frame.function}"
+    if frame.kind is Kind.PYTHON and name.startswith("python:"):
+        return name, f"{frame.module}:{frame.function}"
+    return (name,)
 
 
 def _split(globs: Sequence[str]) -> tuple[list[str], list[str]]:

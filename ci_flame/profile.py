@@ -15,17 +15,46 @@ from types import MappingProxyType
 from typing import Final
 
 from ci_flame.errors import FormatError
+from ci_flame.frame import (
+    GC,
+    RUN_QUEUE,
+    TOTAL,
+    TRUNCATED,
+    UNKNOWN,
+    Frame,
+    Kind,
+    Place,
+    Stack,
+    fold,
+)
 
-
-class Kind(StrEnum):
-    """Where a frame's code comes from."""
-
-    PYTHON = "python"
-    NATIVE = "native"
-    KERNEL = "kernel"
-    JIT = "jit"
-    MARK = "mark"
-    """Not code: `[gc]`, `[total]`, `[truncated]`, `[unknown]`."""
+__all__ = [
+    "BIASES",
+    "GC",
+    "HISTOGRAM_BUCKETS",
+    "HISTOGRAM_OCTAVE",
+    "RUN_QUEUE",
+    "TOTAL",
+    "TRUNCATED",
+    "UNKNOWN",
+    "Count",
+    "Environment",
+    "Frame",
+    "Histogram",
+    "Kind",
+    "Measurement",
+    "Mode",
+    "Place",
+    "Process",
+    "Profile",
+    "Round",
+    "Run",
+    "Stack",
+    "Unit",
+    "Weight",
+    "fold",
+    "merge",
+]
 
 
 class Mode(StrEnum):
@@ -40,75 +69,6 @@ class Unit(StrEnum):
 
     SAMPLES = "samples"
     NANOSECONDS = "nanoseconds"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Frame:
-    """One function; its identity has no line and no address, so that it survives edits."""
-
-    function: str
-    """Qualified name (`Grammar.compile`), symbol, or the mark with its brackets."""
-    module: str = ""
-    """Dotted module for Python, library name for native, else empty."""
-    kind: Kind = Kind.PYTHON
-
-    def __post_init__(self) -> None:
-        if not self.function:
-            raise ValueError("a frame needs a function name")
-
-    def __str__(self) -> str:
-        """Return the name used in globs, messages and files (`shop.parser:tokenize`)."""
-        match self.kind:
-            case Kind.PYTHON:
-                return f"{self.module}:{self.function}"
-            case Kind.NATIVE:
-                return f"native:{self.module}:{self.function}"
-            case Kind.KERNEL:
-                return f"kernel:{self.function}"
-            case Kind.JIT:
-                return f"jit:{self.function}"
-            case Kind.MARK:
-                return self.function
-
-    @classmethod
-    def parse(cls, text: str) -> "Frame":
-        """Return the frame whose `str` is `text`; the inverse of `str(frame)`."""
-        if text.startswith("[") and text.endswith("]"):
-            return cls(text, "", Kind.MARK)
-        if text.startswith("kernel:") and len(text) > len("kernel:"):
-            return cls(text.removeprefix("kernel:"), "", Kind.KERNEL)
-        if text.startswith("jit:") and len(text) > len("jit:"):
-            return cls(text.removeprefix("jit:"), "", Kind.JIT)
-        if text.startswith("native:"):
-            library, colon, symbol = text.removeprefix("native:").partition(":")
-            if colon and symbol:
-                return cls(symbol, library, Kind.NATIVE)
-        module, colon, function = text.partition(":")
-        if colon and function:
-            return cls(function, module, Kind.PYTHON)
-        return cls(text, "", Kind.NATIVE)
-
-
-Stack = tuple[Frame, ...]
-"""Frames, outermost first; never empty."""
-
-GC: Final = Frame("[gc]", "", Kind.MARK)
-TOTAL: Final = Frame("[total]", "", Kind.MARK)
-TRUNCATED: Final = Frame("[truncated]", "", Kind.MARK)
-"""Root of a stack whose outermost frames did not fit."""
-UNKNOWN: Final = Frame("[unknown]", "", Kind.MARK)
-RUN_QUEUE: Final = Frame("[run queue]", "", Kind.MARK)
-"""Leaf of a wait for a CPU: the machine's doing, not the code's."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """Where a function starts, for annotations; travels beside a frame, never in it."""
-
-    file: str
-    """Relative to the project, or `site-packages/…`, `lib/…`; never absolute."""
-    line: int
-    """First line, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +119,6 @@ class Profile:
                     f" on {fold(stack)}",
                 )
         return self
-
-
-def fold(stack: Stack) -> str:
-    """Return the folded form: frames joined by `;`, outermost first."""
-    return ";".join(map(str, stack))
 
 
 def merge(profiles: Iterable[Profile]) -> Profile:
@@ -311,6 +266,8 @@ class Process:
     """CPU time spent warming up before the first round."""
     settled: bool = True
     """False: the warm-up's trend had not ended when its limit was reached."""
+    notes: tuple[str, ...] = ()
+    """What the collector said of this recording, one sentence each: full maps, missing names."""
 
 
 def _no_places() -> Mapping[Frame, Place]:

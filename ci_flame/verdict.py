@@ -3,7 +3,7 @@
 `str(finding)` is the sentence. Nothing downstream decides, rounds or words it again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
@@ -161,6 +161,15 @@ class Verdict:
     notes: tuple[Note, ...]
     diff: "RunDiff | None"
     policy: "Policy"
+
+    @property
+    def counts(self) -> "Mapping[Outcome, int]":
+        """Return how many benchmarks have each outcome, worst first; all modes are one."""
+        of: dict[str, Outcome] = {}
+        for each in self.benchmarks:
+            of[each.benchmark] = worst((each.outcome, of.get(each.benchmark, Outcome.PASS)))
+        found = list(of.values())
+        return {each: found.count(each) for each in reversed(Outcome) if each in found}
 
 
 _UNITS: Final = (("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9))

@@ -105,6 +105,7 @@ def processes(draw, units):
         ),
         warm_up_ns=draw(INT64),
         settled=draw(st.booleans()),
+        notes=tuple(draw(st.lists(TEXT, max_size=2))),
     )
 
 

@@ -43,15 +43,15 @@ def test_stacks_that_could_not_be_shown_are_counted():
 @pytest.mark.parametrize(
     ("frames", "expected"),
     [
-        (["g", "main"], "native::main;native::g"),
-        (["vfs_read_[k]", "do_it_[k]", "main"], "native::main;kernel:do_it;kernel:vfs_read"),
+        (["g", "main"], "main;g"),
+        (["vfs_read_[k]", "do_it_[k]", "main"], "main;kernel:do_it;kernel:vfs_read"),
         (["vfs_read+0x10", "ret_from_fork+0x1f"], "kernel:ret_from_fork;kernel:vfs_read"),
-        (["a", "--", "b"], "native::b;kernel:a"),
+        (["a", "--", "b"], "b;kernel:a"),
         (["f(int) [libshop.so]", "main [shop]"], "native:shop:main;native:libshop:f(int)"),
-        (["vfs_read [kernel]", "--", "main"], "native::main;kernel:vfs_read"),
+        (["vfs_read [kernel]", "--", "main"], "main;kernel:vfs_read"),
         (["[unknown]"], "[unknown]"),
         (["[unknown] [libc.so.6]"], "native:libc:[unknown]"),
-        (["7f2b40123456     read"], "native::read"),
+        (["7f2b40123456     read"], "read"),
     ],
 )
 def test_stacks(frames, expected):

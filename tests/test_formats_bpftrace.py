@@ -77,8 +77,8 @@ def test_the_shared_offsets_of_one_function_become_one_frame():
     found = counted(text_of("stacks.txt"), "@plain")
 
     assert set(found) == {
-        "[busy];native::__libc_start_call_main;native::main;native::leaf_a",
-        "[busy];native::__libc_start_call_main;native::main;native::leaf_b",
+        "[busy];__libc_start_call_main;main;leaf_a",
+        "[busy];__libc_start_call_main;main;leaf_b",
     }
     assert sum(found.values()) == sum(counted(text_of("stacks.txt"), "@us").values())
 
@@ -112,21 +112,21 @@ def test_values_of_each_kind():
     ("text", "expected"),
     [
         pytest.param(
-            "@[\n    a+1\n    b+2\n, \n    c+3\n, x]: 2\n", "[x];native::c;kernel:b;kernel:a",
+            "@[\n    a+1\n    b+2\n, \n    c+3\n, x]: 2\n", "[x];c;kernel:b;kernel:a",
             id="nothing tells: the first of two is the kernel's",
         ),
         pytest.param(
             "@[\n    main+1\n, \n    vfs_read+1\n    entry_SYSCALL_64_after_hwframe+118\n, x]: 2\n",
-            "[x];native::main;kernel:entry_SYSCALL_64_after_hwframe;kernel:vfs_read",
+            "[x];main;kernel:entry_SYSCALL_64_after_hwframe;kernel:vfs_read",
             id="the other way round, told by names",
         ),
-        pytest.param("@[\n    a+1\n    b+2\n]: 2\n", "native::b;native::a", id="only user"),
+        pytest.param("@[\n    a+1\n    b+2\n]: 2\n", "b;a", id="only user"),
         pytest.param("@[, , bash]: 2\n", "[bash]", id="no stack at all"),
         pytest.param("@[, \n    0x7f12345678\n, x]: 2\n", "[x];[unknown]", id="address"),
         pytest.param("@[\n    [unknown]\n]: 2\n", "[unknown]", id="unknown"),
         pytest.param(
             "@[\n    std::map<int, A>::f(int, char const*) const+12\n, 4711]: 2\n",
-            "native::std::map<int, A>::f(int, char const*) const",
+            "std::map<int, A>::f(int, char const*) const",
             id="C++, and a pid that is no part of the stack",
         ),
         pytest.param(
@@ -139,7 +139,7 @@ def test_values_of_each_kind():
         ),
         pytest.param(
             "@[\n    f+21@/src/main.c:10\n    g(int) @ /src/a b.c:9 [inlined]\n]: 2\n",
-            "native::g(int) @ /src/a b.c:9 [inlined];native::f", id="0.24, with source lines",
+            "native::g(int) @ /src/a b.c:9 [inlined];f", id="0.24, with source lines",
         ),
         pytest.param("@[\nffffffff816a4d8c\n7f13471ac24a\n]: 2\n", None, id="raw mode"),
     ],
@@ -168,7 +168,7 @@ def test_keys_that_are_equal_are_all_kept():
     quoted = '{"type": "map", "data": {"@": {"\\n    f+1\\n,x": 3, "\\n    f+1\\n,x": 4}}}'
     text = "@[\n    f+1\n, x]: 3\n@[\n    f+1\n, x]: 4\n"
 
-    assert counted(quoted) == counted(text) == {"[x];native::f": 7}
+    assert counted(quoted) == counted(text) == {"[x];f": 7}
     assert len(one(quoted).entries) == 2
 
 
@@ -176,7 +176,7 @@ def test_sums_and_statistics_weigh_what_they_say():
     text = "@us[\n    f+1\n, x]: count 4, average 25, total 100\n"
     ((stack, weight),) = bpftrace.profile(bpftrace.read(text, "x"), "x").stacks.items()
 
-    assert (fold(stack), weight.samples, weight.value) == ("[x];native::f", 4, 100)
+    assert (fold(stack), weight.samples, weight.value) == ("[x];f", 4, 100)
 
 
 def test_several_stack_maps_need_a_name():
@@ -184,7 +184,7 @@ def test_several_stack_maps_need_a_name():
     output = bpftrace.read(text, "out")
 
     assert bpftrace.stack_maps(output) == ("@a", "@b")
-    assert counted(text, "@b") == {"native::g": 4}
+    assert counted(text, "@b") == {"g": 4}
     with pytest.raises(FormatError, match=r"out: 2 stack maps\n  hint: --map takes.*: @a, @b"):
         bpftrace.profile(output, "out")
     with pytest.raises(FormatError, match="out: no stack map @c"):

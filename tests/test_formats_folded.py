@@ -71,13 +71,13 @@ def test_stacks_that_become_one_line_add_up():
     [
         ("do_syscall_64_[k]", "kernel:do_syscall_64"),
         ("Interpreter_[j]", "jit:Interpreter"),
-        ("inner_[i]", "native::inner"),
+        ("inner_[i]", "inner"),
         ("main (app.py:10)", "app:main"),
         ("get (/v/site-packages/shop/core.py)", "shop.core:get"),
-        ("std::vector<int>::push_back", "native::std::vector<int>::push_back"),
+        ("std::vector<int>::push_back", "std::vector<int>::push_back"),
         ("java/lang/Thread:.run", "native::java/lang/Thread:.run"),
-        ("main.work", "native::main.work"),
-        ("operator new(unsigned long)", "native::operator new(unsigned long)"),
+        ("main.work", "main.work"),
+        ("operator new(unsigned long)", "operator new(unsigned long)"),
         ("node:internal/main", "node:internal/main"),
         ("shop.parser:tokenize", "shop.parser:tokenize"),
         ("native:libc.so.6:read", "native:libc.so.6:read"),
@@ -90,7 +90,7 @@ def test_foreign_names(name, expected):
 
 def test_white_space_and_line_ends():
     assert read("a:x;b:y 1\r\n\n  \na:x;b:y 2") == {"a:x;b:y": 3}
-    assert read("with space;b:y 1\n") == {"native::with space;b:y": 1}
+    assert read("with space;b:y 1\n") == {"with space;b:y": 1}
 
 
 @pytest.mark.parametrize("text", ["{}", "hello", "12", "a;b -1", "a;b 1.5", "a;b ²", "\x1f\x8b x"])

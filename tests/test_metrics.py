@@ -11,9 +11,10 @@ from ci_flame.config.terms import Terms
 from ci_flame.diff import diff_benchmark
 from ci_flame.diff.figures import figures
 from ci_flame.errors import PolicyError, UsageError
-from ci_flame.judge import judge_alone, judge_benchmark
+from ci_flame.judge import assemble, judge_alone, judge_benchmark
 from ci_flame.policy import Limit, Policy, Rule, Severity
 from ci_flame.profile import Histogram, Mode
+from ci_flame.report.terminal import headline
 from ci_flame.verdict import Note, Outcome
 
 P99 = "run_queue.p99_ms"
@@ -377,3 +378,79 @@ def test_a_marker_s_own_cost_is_not_of_waiting():
 def test_markers_know_no_metrics():
     with pytest.raises(UsageError, match="unknown field"):
         config.marker_rules(Policy(), {"metric": P99}, "t")
+
+
+# -- all modes of a benchmark ---------------------------------------------------------
+
+
+def in_both_modes(percent, seed=1):
+    made = measured([percent] * 5, "collector.percent", seed)
+    both = (
+        replace(
+            process,
+            rounds=tuple(
+                replace(each, profiles=dict.fromkeys(Mode, each.profiles[Mode.ON_CPU]))
+                for each in process.rounds
+            ),
+        )
+        for process in made.processes
+    )
+    return replace(made, processes=tuple(both))
+
+
+@pytest.mark.parametrize(("percent", "noted"), [(6.0, False), (6.1, True)])
+def test_the_overhead_is_of_all_modes(percent, noted):
+    before, after = in_both_modes(1.0), in_both_modes(percent, 2)
+    for mode in Mode:
+        compared = judge_benchmark(diff_benchmark(before, after, mode), Policy(), family=1)
+        alone = judge_alone(after, mode, Policy(), Note("no-baseline", "none"))
+
+        for got in (compared, alone):
+            assert bool(texts(got, "overhead")) is noted
+            assert (got.outcome is Outcome.INCONCLUSIVE) is noted
+
+
+def test_modes_are_one_benchmark():
+    modes = [
+        judge_alone(in_both_modes(1.0), mode, Policy(), Note("no-baseline", "none"))
+        for mode in Mode
+    ]
+    dear = judge_alone(in_both_modes(9.0), Mode.OFF_CPU, Policy(), Note("no-baseline", "none"))
+    other = replace(modes[0], benchmark="tests/bench_shop.py::test_other")
+
+    verdict = assemble([modes[0], dear, other], [], None, Policy())
+
+    assert verdict.counts == {Outcome.INCONCLUSIVE: 1, Outcome.NO_BASELINE: 1}
+    assert headline(verdict) == (
+        "ci-flame: INCONCLUSIVE (2 benchmarks: 1 inconclusive, 1 no-baseline)"
+    )
+
+
+# -- what the collector said ----------------------------------------------------------
+
+
+def saying(*notes, seed=1):
+    """Return a benchmark of five processes, the first of which have these notes."""
+    made = synthetic_measurement(SHOP, seed=seed, processes=5)
+    of = [*notes, *[()] * (5 - len(notes))]
+    told = (replace(each, notes=said) for each, said in zip(made.processes, of, strict=True))
+    return replace(made, processes=tuple(told))
+
+
+def test_what_the_collector_said_is_told_of_its_side_once():
+    before = saying(("map full: 12 stacks lost",), ("map full: 7,000 stacks lost", "no names"))
+    after = saying((), ("no names",), seed=2)
+    both = judge_benchmark(diff_benchmark(before, after, Mode.ON_CPU), Policy(), family=1)
+
+    assert texts(both, "recording") == [
+        "before: 2 of 5 processes: map full: 12 stacks lost",
+        "before: 1 of 5 processes: no names",
+        "after: 1 of 5 processes: no names",
+    ]
+
+    alone = judge_alone(before, Mode.ON_CPU, Policy(), Note("no-baseline", "none"))
+
+    assert texts(alone, "recording") == [
+        "2 of 5 processes: map full: 12 stacks lost",
+        "1 of 5 processes: no names",
+    ]

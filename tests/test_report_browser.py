@@ -431,6 +431,41 @@ def test_twenty_thousand_boxes_are_drawn_where_one_can_see_them(show):
     assert page.locator(".matched").inner_text().startswith("matched ")
 
 
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("parts", "rows"),
+    [
+        (1_200, 5),  # of 1,172 px each is about one: a stack that was seen once
+        (200, 122),  # six pixels: to be seen and to be clicked at
+    ],
+)
+def test_only_what_can_be_seen_sets_the_height(show, parts, rows):
+    spike = [Frame("root", "m"), *(Frame(f"f{n:03}", "deep") for n in range(120))]
+    own = {(spike[0],): (0.0, 0.0)}
+    own |= {tuple(spike[: n + 1]): (0.0, 0.0) for n in range(1, 120)}
+    own[tuple(spike)] = (1.0, 1.0)
+    wide = (spike[0], Frame("a", "m"), Frame("b", "m"))
+    own |= {wide[:2]: (0.0, 0.0), wide: (0.0, 0.0)}
+    own[*wide, Frame("c", "m")] = (parts - 1.0, parts - 1.0)
+    seen = verdict(replace(failing(), diff=large_diff(own), findings=()))
+    page = show(html.render(seen))
+
+    height = page.locator(".graph").evaluate("(graph) => parseFloat(graph.style.height)")
+    row = page.evaluate("[...ciFlame.benchmarks.values()][0].rowHeight")
+    bottom = page.locator(".box").evaluate_all(
+        "all => Math.max(...all.map((b) => parseFloat(b.style.top)))"
+    )
+
+    assert height == rows * row + 4
+    assert bottom == (rows - 1) * row
+    # Nothing is lost: zoomed to, the column is as high as it is deep.
+    page.evaluate(
+        "(() => { const b = [...ciFlame.benchmarks.values()][0];"
+        " b.zoom(b.boxes.frame.findIndex((f) => b.data.names[f] === 'deep:f000')); })()"
+    )
+    assert page.locator(".graph").evaluate("(graph) => parseFloat(graph.style.height)") > 100 * row
+
+
 def large_diff(own):
     """Return a diff of many nodes; totals added up in one pass."""
     from ci_flame.diff import PathChange

@@ -218,7 +218,8 @@ def _frame_glob(word: str) -> str:
         if not any(mark in segment for mark in ":*?["):
             raise _WordError(
                 f"{quote(segment)} matches no frame: names are module:qualname",
-                f"write {quote(segment + ':*')}",
+                f"write {quote(segment + ':*')}, or for a native function"
+                f" {quote('native:*:' + segment)}",
             )
     return bang + ";".join(segments)
 

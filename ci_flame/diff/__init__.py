@@ -23,7 +23,7 @@ from ci_flame.diff.columns import (
     change,
 )
 from ci_flame.diff.evidence import Evidence, collect
-from ci_flame.diff.figures import Figures, figures
+from ci_flame.diff.figures import Figures, collector_notes, figures
 from ci_flame.diff.imports import single_files
 from ci_flame.noise import Floats, Machine
 from ci_flame.profile import Environment, Measurement, Mode, Run
@@ -80,6 +80,8 @@ class BenchmarkDiff:
     """Metrics and latencies of both sides; with the first mode of a benchmark only."""
     waits_instead: bool = False
     """It is on the CPU for under a tenth of the time, and both sides' waiting was recorded."""
+    own_cost_percent: float | None = None
+    """What the collector took of one CPU (`Figures.own_cost_percent`), told with every mode."""
     columns: "Columns | None" = field(default=None, repr=False, compare=False)
     """What the judge reads; None where a side has no samples."""
 
@@ -122,13 +124,17 @@ def diff_benchmark(before: Measurement, after: Measurement, mode: Mode) -> Bench
             )
         if without := left_out(measurement, name, mode):
             notes.append(without)
+        if mode in after.modes[:1]:
+            notes += collector_notes(measurement, name)
     busy = "; ".join(filter(None, map(_mostly_busy, ("before", "after"), (before, after))))
-    told = figures(before, after) if mode in after.modes[:1] else None
+    machine_told = figures(before, after)
+    told = machine_told if mode in after.modes[:1] else None
+    cost = machine_told.own_cost_percent
     waits = mode is Mode.ON_CPU and mostly_waits(before) and mostly_waits(after)
     if not all(counts):
         return BenchmarkDiff(
             after.benchmark, str(mode), NOTHING, (), (), "shares", float("inf"), counts[0],
-            counts[1], None, tuple(notes), busy, told, waits,
+            counts[1], None, tuple(notes), busy, told, waits, cost,
         )  # fmt: skip
     first, second = sides
     places = {**before.places, **after.places}
@@ -165,6 +171,7 @@ def diff_benchmark(before: Measurement, after: Measurement, mode: Mode) -> Bench
         busy,
         told,
         waits,
+        cost,
         made,
     )
 

@@ -3,6 +3,7 @@
 Metrics by process, latencies added up, and what the collector itself cost.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -10,6 +11,7 @@ from typing import Final
 
 from ci_flame.profile import Histogram, Measurement, Process
 
+_NUMBER: Final = re.compile(r"\d+(?:[.,]\d+)*")
 PROGRAM: Final = "collector.bpf."
 OWN_COST: Final = ("collector.lasting_percent", "collector.percent")
 """The first that was recorded is held against the limit."""
@@ -84,6 +86,32 @@ def figures(before: Measurement | None, after: Measurement) -> Figures:
         },
         _programs(after.processes),
     )
+
+
+def collector_notes(measurement: Measurement, side: str) -> list[str]:
+    """Return what the collector said of a side's processes; what differs in numbers only once.
+
+    `before: 3 of 5 processes: 120 samples had no room in the map of stacks`.
+    """
+    said: dict[str, list[str]] = {}
+    for process in measurement.processes:
+        of_process = {_NUMBER.sub("0", note): note for note in process.notes}
+        for alike, note in of_process.items():
+            said.setdefault(alike, []).append(note)
+    processes = len(measurement.processes)
+    return [
+        ": ".join(
+            filter(
+                None,
+                (
+                    side,
+                    f"{len(notes)} of {processes} processes" if processes > 1 else "",
+                    notes[0],
+                ),
+            )
+        )
+        for notes in said.values()
+    ]
 
 
 def _names(processes: Iterable[Process]) -> set[str]:

@@ -68,6 +68,10 @@ class Node:
             raise self.error(f"{key} is missing")
         return Node(entries[key], f"{self.path}.{key}" if self.path else key, self.source)
 
+    def optional(self, key: str, most: int) -> list["Node"]:
+        """Return the entries of a list that need not be there, `most` of them at most."""
+        return self.get(key).items(most) if key in self._object() else []
+
     def only(self, keys: Iterable[str]) -> None:
         """Raise where the object has a key that is not among these."""
         unknown = sorted(set(self._object()) - set(keys))

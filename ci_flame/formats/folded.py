@@ -9,7 +9,7 @@ from typing import Final
 
 from ci_flame.errors import FormatError, UnrecognisedError
 from ci_flame.formats.foreign import folded_frame
-from ci_flame.profile import Profile, Stack, Unit, Weight
+from ci_flame.profile import Frame, Kind, Profile, Stack, Unit, Weight
 
 MAX_LINES: Final = 5_000_000
 MAX_LINE: Final = 1 << 20
@@ -27,7 +27,7 @@ def write(profile: Profile, *, weights: bool = False) -> str:
     """
     lines: dict[str, int] = {}
     for stack, weight in profile.stacks.items():
-        text = ";".join(_clean(str(frame)) for frame in stack)
+        text = ";".join(_clean(_name(frame)) for frame in stack)
         lines[text] = lines.get(text, 0) + (weight.value if weights else weight.samples)
     return "".join(f"{text} {lines[text]}\n" for text in sorted(lines) if lines[text])
 
@@ -84,6 +84,15 @@ def _line(line: str, place: str, *, first: bool) -> tuple[Stack, int]:
     if not all(frames):
         raise FormatError(place, f"a frame without a name: {line[:_SHOWN]!r}")
     return tuple(map(folded_frame, frames)), int(count)
+
+
+def _name(frame: Frame) -> str:
+    """Return a frame's name, as `read` takes it for the same frame."""
+    name = str(frame)
+    if frame.kind is Kind.NATIVE and not frame.module and folded_frame(name) != frame:
+        # What other tools write means something there: `parse (shop.py)` is py-spy's Python.
+        return f"native::{frame.function}"
+    return name
 
 
 def _clean(name: str) -> str:

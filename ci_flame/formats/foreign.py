@@ -10,7 +10,7 @@ from typing import Final
 
 from ci_flame.profile import UNKNOWN, Frame, Kind
 
-_OWN: Final = re.compile(r"native:|kernel:.|jit:.|\[.*\]$")
+_OWN: Final = re.compile(r"native:|python:.|kernel:.|jit:.|\[.*\]$")
 _OWN_PYTHON: Final = re.compile(r"[^:/\\\s(]*:[^:.].*")
 """`shop.parser:tokenize`, but not `std::sort` nor `java/lang/Thread:.run`."""
 _PY_SPY: Final = re.compile(r"(?P<function>.+) \((?P<file>[^()]+\.py)(?::\d+)?\)")

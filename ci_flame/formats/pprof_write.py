@@ -90,14 +90,23 @@ def printable(text: str) -> str:
 
 
 def identity(frame: Frame) -> str:
-    """Return the system name: `str(frame)`, with colons inside the module escaped.
+    """Return the system name: `PREFIX:MODULE:FUNCTION`, with colons inside the module escaped.
 
-    The mapping tells the kind, so that a Python module named `kernel` stays one.
+    Not `str(frame)`, which may change: a stored frame is the same frame in every version. The
+    mapping tells the kind, so that a Python module named `kernel` stays one.
     """
     module = frame.module
     if "%" in module or ":" in module:
         module = module.replace("%", quote("%")).replace(":", quote(":"))
-    return str(Frame(frame.function, module, frame.kind))
+    match frame.kind:
+        case Kind.PYTHON:
+            return f"{module}:{frame.function}"
+        case Kind.NATIVE:
+            return f"native:{module}:{frame.function}"
+        case Kind.KERNEL | Kind.JIT:
+            return f"{frame.kind}:{frame.function}"
+        case Kind.MARK:
+            return frame.function
 
 
 def _check_weights(profile: Profile, benchmark: str) -> None:

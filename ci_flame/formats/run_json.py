@@ -37,12 +37,14 @@ from ci_flame.profile import (
 SCHEMA_VERSION: Final = 1
 # History of the format:
 #   1  ci-flame 0.1: environment, commit; per benchmark its files, root and places; per
-#      process its counters, counts and metrics, and its rounds as columns.
+#      process its counters, counts and metrics, and its rounds as columns. Optional: a
+#      process's `notes`.
 
 MAX_TEXT: Final = 64 << 20
 MAX_BENCHMARKS: Final = 10_000
 MAX_PROCESSES: Final = 1_000
 MAX_ROUNDS: Final = 1_000_000
+MAX_NOTES: Final = 1_000
 MAX_NAME: Final = 64 << 10
 _FORMAT: Final = "ci-flame run"
 _SLUG_LENGTH: Final = 80
@@ -188,6 +190,8 @@ def _process(process: Process) -> dict[str, object]:
     return {
         **{name: getattr(process, name) for name in _COUNTERS},
         "settled": process.settled,
+        # Only where there are any: a ci-flame that does not know the key reads the others.
+        **({"notes": list(process.notes)} if process.notes else {}),
         "metrics": dict(sorted(process.metrics.items())),
         "histograms": {
             name: [list(pair) for pair in sorted(histogram.counts.items())]
@@ -320,7 +324,7 @@ def _read_frame(node: Node, length: int) -> Frame:
 
 
 def _read_process(node: Node) -> Process:
-    node.only([*_COUNTERS, "settled", "metrics", "histograms", "counts", "rounds"])
+    node.only([*_COUNTERS, "settled", "metrics", "histograms", "counts", "rounds", "notes"])
     counts = {}
     for each in node.get("counts").items(None):
         frame = _read_frame(each, 5)
@@ -332,6 +336,7 @@ def _read_process(node: Node) -> Process:
         metrics={name: each.number() for name, each in node.get("metrics").entries(None)},
         histograms={name: _histogram(each) for name, each in node.get("histograms").entries(None)},
         settled=node.get("settled").boolean(),
+        notes=tuple(each.text(MAX_NAME) for each in node.optional("notes", MAX_NOTES)),
         **{name: node.get(name).integer() for name in _COUNTERS},
     )
 

@@ -20,7 +20,7 @@ from ci_flame.diff import (
     left_out,
     smallest_visible,
 )
-from ci_flame.diff.figures import figures
+from ci_flame.diff.figures import collector_notes, figures
 from ci_flame.judge import budgets, metrics
 from ci_flame.judge.accounts import accounts
 from ci_flame.judge.asked import Answer, ask, rules_for
@@ -69,7 +69,7 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
     notes += machine.notes
     if columns is not None:
         found += budgets.judge(columns, rules, diff.benchmark, diff.mode)
-    dear = metrics.overhead(diff.figures, policy, diff.benchmark)
+    dear = metrics.overhead(diff.own_cost_percent, policy, diff.benchmark)
     why = (dear, Outcome.INCONCLUSIVE) if dear else unjudged(diff)
     if columns is None or why is not None:
         note, outcome = why or (Note("too-short", "nothing to judge"), Outcome.INCONCLUSIVE)
@@ -236,20 +236,23 @@ def judge_alone(
     """
     rules = [rule for rule in policy.rules if rule.applies_to(measurement.benchmark, str(mode))]
     name = measurement.benchmark
-    told = figures(None, measurement) if mode in measurement.modes[:1] else None
+    of_all_modes = figures(None, measurement)
+    first = mode in measurement.modes[:1]
+    told = of_all_modes if first else None
     alone = replace(policy, rules=tuple(each for each in policy.rules if each.maximum is not None))
     machine = metrics.judge(told, alone, name, str(mode), family=1)
     over = (*machine.findings, *budgets.judge_alone(measurement, mode, rules))
     found, kept_notes = _waive(over, policy)
     outcome = Outcome.NO_BASELINE if note.slug in ABSENT else Outcome.INCONCLUSIVE
-    dear = metrics.overhead(told, policy, name)
+    dear = metrics.overhead(of_all_modes.own_cost_percent, policy, name)
     if dear is not None:
         outcome = Outcome.INCONCLUSIVE
         kept_notes.append(dear)
     outcome = worst([outcome, machine.outcome, *(finding.outcome for finding in found)])
     note = note if note.benchmark else replace(note, benchmark=name)
     without = left_out(measurement, "", mode)
-    told_of = (Note("recording", without, name),) if without else ()
+    texts = [*([without] if without else []), *(collector_notes(measurement, "") if first else [])]
+    told_of = tuple(Note("recording", text, name) for text in texts)
     notes = (note, *kept_notes, *told_of, *machine.notes)
     return BenchmarkVerdict(name, str(mode), outcome, tuple(found), notes, None, figures=told)
 

@@ -33,9 +33,12 @@ class Judged:
     outcome: Outcome = Outcome.PASS
 
 
-def overhead(figures: Figures | None, policy: Policy, benchmark: str) -> Note | None:
-    """Return why the recording is not believed: the collector itself cost too much."""
-    cost = None if figures is None else figures.own_cost_percent
+def overhead(cost: float | None, policy: Policy, benchmark: str) -> Note | None:
+    """Return why the recording is not believed: the collector itself cost too much.
+
+    `cost`: percent of one CPU (`Figures.own_cost_percent`); it is the same for all modes of a
+    benchmark, which one collector recorded in the same rounds.
+    """
     if cost is None or cost <= policy.max_overhead * 100:
         return None
     limit = limit_text(share=policy.max_overhead)

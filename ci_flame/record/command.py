@@ -185,7 +185,9 @@ def record(
     _tell(told)
     for side, done in zip(sides, processes, strict=True):
         _must_have_samples(name, done, plan)
-        _tell(jit_report.notes(side.jit, collector.name, done))
+        compiled = jit_report.notes(side.jit, collector.name, done)
+        _tell(compiled)
+        done[0] = replace(done[0], notes=(*done[0].notes, *compiled))
     return tuple(
         _to_run(name, side, done, seen, _environment(collector, side, plan), complete=complete)
         for side, done, seen in zip(sides, processes, places, strict=True)
@@ -388,6 +390,7 @@ def _process(
         truncated=sum(recording.truncated.values()),
         metrics=figures.of_process(recording.metrics, recording.histograms, (only,), cores),
         histograms=dict(recording.histograms),
+        notes=recording.notes,
     )
 
 

@@ -112,8 +112,9 @@ def record(
         _tell([f"{target.label} ended after {whole} of {duration_s} s"])
     process = slices.process(plan, Path(live_target.working_folder(root) or "/"))
     _must_have_samples(target, process, plan)
-    _tell(slices.notes())
-    _tell(jit_report.notes(wanted, collector.name, [process]))
+    notes = (*slices.notes(), *jit_report.notes(wanted, collector.name, [process]))
+    _tell(notes)
+    process = replace(process, notes=notes)
     version = (versions[root] or "") if python else ""
     return Run(
         environment=machine.environment(collector, version, plan.frequency_hz, layout.RANDOM),

@@ -203,6 +203,7 @@ def join(driven: Driven, recording: collect.Recording, root: Frame, plan: Record
         histograms=dict(recording.histograms),
         warm_up_ns=driven.warm_up_ns,
         settled=driven.settled,
+        notes=recording.notes,
     )
     return Recorded(process, root, recording.places)
 

@@ -23,7 +23,7 @@ from ci_flame.profile import Frame, Kind
 from ci_flame.report import machine as machine_report
 from ci_flame.report import picture, terminal
 from ci_flame.report.picture import Picture
-from ci_flame.report.words import duration, growth, interval, plural, share, visible
+from ci_flame.report.words import duration, growth, interval, share, visible
 from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict
 
 BOXES: Final = 20_000
@@ -83,7 +83,7 @@ def render(verdict: Verdict) -> str:
     return page(
         title=f"{verdict.outcome.value.upper()} - ci_flame",
         outcome=verdict.outcome.value,
-        headline=_counts(verdict),
+        headline=terminal.tally(verdict),
         sides=_sides(verdict),
         findings=findings[:FINDINGS],
         findings_left_out=max(0, len(findings) - FINDINGS),
@@ -239,16 +239,6 @@ def tone_class(change: Change) -> str:
     """Return the class that colours a change: `up3`, `down1` or `same`."""
     tone = picture.tone(change)
     return f"up{tone}" if tone > 0 else f"down{-tone}" if tone < 0 else "same"
-
-
-def _counts(verdict: Verdict) -> str:
-    counts = [
-        f"{number} {outcome.value}"
-        for outcome in reversed(Outcome)
-        if (number := sum(each.outcome is outcome for each in verdict.benchmarks))
-    ]
-    benchmarks = plural(len(verdict.benchmarks), "benchmark")
-    return f"{benchmarks}: {', '.join(counts)}" if counts else benchmarks
 
 
 def _sides(verdict: Verdict) -> list[Values]:

@@ -7,7 +7,7 @@ is its module.
 from collections import defaultdict
 from typing import Final
 
-from ci_flame.diff.figures import figures
+from ci_flame.diff.figures import collector_notes, figures
 from ci_flame.profile import (
     TOTAL,
     Frame,
@@ -84,7 +84,10 @@ def _benchmark(each: Measurement, mode: Mode, limits: tuple[int, int], *, first:
         "first": first,
         "facts": _facts(each, profile, mode),
         "sentences": [],
-        "notes": [] if profile.samples else ["No samples were taken in this benchmark."],
+        "notes": [
+            *([] if profile.samples else ["No samples were taken in this benchmark."]),
+            *(map(visible, collector_notes(each, "")) if mode in each.modes[:1] else ()),
+        ],
         "data": embed(_data(profile, nodes, kept, rows[: limits[1]], each)),
         "unit": profile.unit.value,
         "left_out": left_out(len(nodes) - len(kept)),

@@ -28,6 +28,8 @@ ROW: Final = 19
 MARGIN: Final = 14
 NARROWEST: Final = 0.4
 """Boxes narrower than this many pixels are not drawn."""
+COLUMN: Final = 2.0
+"""Boxes narrower than this do not make the picture higher: deep stacks seen once or twice."""
 BOLD_LETTER: Final = 6.9
 LETTER: Final = 6.1
 """Width of a letter of the 11 px font, in pixels, on the generous side."""
@@ -69,13 +71,22 @@ def render(benchmark: BenchmarkVerdict, width: int = WIDTH) -> str:
         for line in _wrap(visible(str(finding)), width - 2 * MARGIN)
     ]
     top = 52 + 16 * len(sentences)
-    bottom = top + min(graph.depth, MAX_ROWS) * ROW
+    deepest = max(
+        (
+            box.depth
+            for n, box in enumerate(graph.boxes)
+            if box.width * scale >= COLUMN or n in blamed
+        ),
+        default=0,
+    )
+    rows = min(deepest + 1, MAX_ROWS)
+    bottom = top + rows * ROW
     parts = [*_head(benchmark, graph, sentences, width, bottom + 46)]
     outlines: list[str] = []
     for index, box in enumerate(graph.boxes):
         findings = blamed.get(index, ())
         # A guilty box is outlined however narrow it is.
-        if box.depth >= MAX_ROWS or (box.width * scale < NARROWEST and not findings):
+        if box.depth >= rows or (box.width * scale < NARROWEST and not findings):
             continue
         x, y, w = MARGIN + box.left * scale, top + box.depth * ROW, box.width * scale
         parts.append(_box(box, graph.boxes[0], (x, y, w), findings))

@@ -51,15 +51,15 @@ def once(each: BenchmarkVerdict, verdict: Verdict) -> BenchmarkVerdict:
 
 def headline(verdict: Verdict, *, colour: bool = False) -> str:
     """Return the last line: `ci-flame: FAIL (3 benchmarks: 1 fail, 2 pass)`."""
-    counts = [
-        f"{number} {outcome.value}"
-        for outcome in reversed(Outcome)
-        if (number := sum(each.outcome is outcome for each in verdict.benchmarks))
-    ]
-    told = plural(len(verdict.benchmarks), "benchmark") + (
-        f": {', '.join(counts)}" if counts else ""
-    )
-    return f"ci-flame: {_outcome(verdict.outcome, colour=colour)} ({told})"
+    outcome = _outcome(verdict.outcome, colour=colour)
+    return f"ci-flame: {outcome} ({tally(verdict)})"
+
+
+def tally(verdict: Verdict) -> str:
+    """Return `3 benchmarks: 1 fail, 2 pass`; the modes of a benchmark are one, the worst counts."""
+    counts = verdict.counts
+    told = ", ".join(f"{number:,} {outcome.value}" for outcome, number in counts.items())
+    return plural(sum(counts.values()), "benchmark") + (f": {told}" if told else "")
 
 
 def benchmark_lines(each: BenchmarkVerdict, *, width: int = 100, colour: bool = False) -> list[str]:

@@ -4,6 +4,7 @@
 (() => {
   const ROWS = { low: 20, high: 28, room: 440 }; // px; a shallow graph has taller rows
   const NARROWEST = 0.5; // px; narrower boxes are not drawn
+  const COLUMN = 2; // px; narrower boxes do not make the graph higher: deep stacks seen once or twice
   const LETTER = 6.5; // px of a letter of the 11.5 px font, on the generous side
   const SIDES = { both: (b, a) => (b + a) / 2, before: (b) => b, after: (b, a) => a };
 
@@ -84,21 +85,25 @@
       for (let i = this.boxes.parent[this.zoomed]; i >= 0; i = this.boxes.parent[i]) above.push(i);
       this.drawn = new Map();
       const fragment = document.createDocumentFragment();
-      let deepest = 0;
-      const add = (i, x, w, held) => {
-        const element = this.box(i, x, w, held);
-        this.drawn.set(i, element);
-        fragment.append(element);
-        deepest = Math.max(deepest, this.depth[i]);
-      };
-      for (const i of above.reverse()) add(i, 0, room, true);
+      const seen = []; // [box, width], parents first
+      let deepest = this.depth[this.zoomed];
       const todo = [this.zoomed];
       while (todo.length) {
         const i = todo.pop();
         const w = this.width[i] * scale;
         if (w < NARROWEST) continue;
-        add(i, (this.left[i] - origin) * scale, w, false);
+        seen.push([i, w]);
+        if (w >= COLUMN || this.data.guilty[i]) deepest = Math.max(deepest, this.depth[i]);
         for (let k = this.children[i].length - 1; k >= 0; k--) todo.push(this.children[i][k]);
+      }
+      const add = (i, x, w, held) => {
+        const element = this.box(i, x, w, held);
+        this.drawn.set(i, element);
+        fragment.append(element);
+      };
+      for (const i of above.reverse()) add(i, 0, room, true);
+      for (const [i, w] of seen) {
+        if (this.depth[i] <= deepest) add(i, (this.left[i] - origin) * scale, w, false);
       }
       this.graph.style.height = `${(deepest + 1) * this.rowHeight + 4}px`;
       this.graph.replaceChildren(fragment);
