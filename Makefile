@@ -5,7 +5,7 @@ PYTHON_FILES = ci_flame tests tools bench examples actions
 ACTIONS = action.yml tests/stubs/upload-artifact/action.yml
 WORKFLOWS = $(wildcard .github/workflows/*.yml examples/*/.github/workflows/*.yml)
 
-.PHONY: help setup setup-run demo test lint format bpf bench clean
+.PHONY: help setup setup-run demo test lint format bpf bench power clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -44,6 +44,9 @@ bpf: setup ## rebuild the BPF objects from their C sources
 
 bench: setup ## speed and overhead tables
 	@for script in bench/*.py; do echo "== $$script"; .venv/bin/python "$$script" || exit 1; done
+
+power: setup ## how often the gate cries wolf and what it finds: hours, resumable; QUICK=1 5 minutes
+	@.venv/bin/python -m bench.power $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .ci-flame *.egg-info

@@ -1,0 +1,201 @@
+"""Record what is missing of a campaign, until the hours are over; safe to stop at any moment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from bench.power import schedule
+from bench.power.compare import unconfirmed
+from bench.power.schedule import Task, Unit
+from bench.power.store import Store, write
+from ci_flame.baseline import git
+from ci_flame.config import RecordConfig
+from ci_flame.errors import CiFlameError
+from ci_flame.profile import Run
+from ci_flame.record import processes
+
+SUITE: Final = Path(__file__).parent / "suite"
+_PLAN: Final = "CI_FLAME_POWER_PLAN"
+_ATTEMPTS: Final = 3
+_HOG: Final = "import os\nwhile os.getppid() == {parent}:\n    for _ in range(1_000_000): pass\n"
+"""It ends with its parent, whatever ended that."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What `record` says while it works."""
+
+    deadline: float
+    """Of time.monotonic."""
+    began: float
+    recorded: int = 0
+    failed: int = 0
+
+    def line(self, task: Task, took_s: float) -> str:
+        """Return one line on a task that was recorded."""
+        unit = task.unit
+        hours = (self.deadline - time.monotonic()) / 3600
+        return (
+            f"{datetime.now(UTC):%H:%M:%S} unit {unit.number} ({unit.kind} {unit.nth},"
+            f" {unit.seconds:g} s, {unit.condition}, {unit.mode}) {task.name}: {took_s:.0f} s;"
+            f" {self.recorded} recorded, {self.failed} failed, {hours:.1f} h left"
+        )
+
+
+def record(
+    store: Store,
+    hours: float,
+    *,
+    units: int | None = None,
+    made: Iterator[Unit] | None = None,
+    say: bool = True,
+) -> Progress:
+    """Record the campaign's missing processes, in the order of the schedule.
+
+    `units` ends it after so many (None: a whole campaign), `made` replaces the schedule. A process
+    that fails is tried again up to three times, then left out with its unit.
+    """
+    count = schedule.campaign() if units is None else units
+    wanted = list(islice(made or schedule.units(), count))
+    progress = Progress(time.monotonic() + hours * 3600, time.monotonic())
+    with store.locked(), _ended_by_sigterm():
+        if say:
+            _announce(store, wanted)
+        for task in schedule.tasks(iter(wanted)):
+            if not _one(store, task, progress, say=say):
+                return progress
+            if not _confirm(store, task, progress, say=say):
+                return progress
+    return progress
+
+
+def _announce(store: Store, wanted: list[Unit]) -> None:
+    missing = [task for task in schedule.tasks(iter(wanted)) if not store.has(task)]
+    hours = sum(schedule.expected_s(task.unit) for task in missing) / 3600
+    print(
+        f"{len(wanted)} units, {len(missing)} processes missing: about {hours:.1f} h",
+        f"recordings: {store.place}",
+        sep="\n",
+        flush=True,
+    )
+
+
+def _one(
+    store: Store, task: Task, progress: Progress, *, say: bool, only: tuple[str, ...] = ()
+) -> bool:
+    """Record a task unless it is; False: the time is over."""
+    log = store.file(task.unit, f"{task.name}.failed.json")
+    while not store.has(task):
+        if time.monotonic() >= progress.deadline:
+            return False
+        failures = json.loads(log.read_text(encoding="utf-8")) if log.exists() else []
+        if len(failures) >= _ATTEMPTS:
+            return True
+        start = time.monotonic()
+        told = {
+            "began": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "load": os.getloadavg()[0],
+            "commit": git.state(SUITE).commit,
+        }
+        try:
+            run = process(store.place, task, only)
+            took_s = time.monotonic() - start
+            store.put(task, run, {**told, "took_s": round(took_s, 2)})
+        except (CiFlameError, OSError) as error:
+            progress.failed += 1
+            write(log, json.dumps([*failures, str(error)]).encode())
+            print(
+                f"unit {task.unit.number} {task.name} failed: {error}", file=sys.stderr, flush=True
+            )
+            continue
+        progress.recorded += 1
+        if say:
+            print(progress.line(task, took_s), flush=True)
+    return True
+
+
+def _confirm(store: Store, last: Task, progress: Progress, *, say: bool) -> bool:
+    """Record once more what failed on the same code, as the plugin does; False: time is over."""
+    if last.unit.kind != "same":
+        return True
+    try:
+        again = unconfirmed(store, last.unit)
+    except CiFlameError as error:
+        print(f"unit {last.unit.number} cannot be judged: {error}", file=sys.stderr, flush=True)
+        return True
+    for workload in again:
+        for task in schedule.confirming(last.unit, workload):
+            if not _one(store, task, progress, say=say, only=(workload,)):
+                return False
+    return True
+
+
+def process(place: Path, task: Task, only: tuple[str, ...] = ()) -> Run:
+    """Record one process of all workloads (or `only` some), as a user's further process is.
+
+    Raises ChildError with its last lines.
+    """
+    after = task.side.endswith("after")
+    plan = {
+        name: variant.counts(name)[after]
+        for name, variant in task.unit.variants.items()
+        if not only or name in only
+    }
+    file = place / "plan.json"  # one path for both sides: its length is part of the stack's place
+    write(file, json.dumps(plan).encode())
+    os.environ[_PLAN] = str(file)
+    # Whatever plugins the project's own tests use take start-up time, and no part in this.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    invocation = processes.Invocation(
+        arguments=(),
+        positionals=(),
+        folder=str(SUITE),
+        root=str(SUITE),
+        ini=str(SUITE / "pytest.ini"),
+        extra=("-p", "ci_flame.pytest_plugin", "-p", "no:cacheprovider"),
+    )
+    config = RecordConfig(seconds=task.unit.seconds)
+    seconds = schedule.expected_s(task.unit, len(plan))
+    with _hog(wanted=task.hog):
+        return processes.run(
+            invocation,
+            "bench_power.py",
+            SUITE / "bench_power.py",
+            config,
+            timeout_s=60 + 15 * seconds,
+        )
+
+
+@contextmanager
+def _hog(*, wanted: bool) -> Iterator[None]:
+    """Run a CPU hog meanwhile."""
+    if not wanted:
+        yield
+        return
+    code = _HOG.format(parent=os.getpid())
+    hog = subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        hog.kill()
+        hog.wait(10)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the campaign as Ctrl-C does: the process that records is ended, too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

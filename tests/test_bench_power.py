@@ -1,0 +1,587 @@
+"""The power bench: disjoint recordings, exact growth, exact intervals, safe to stop."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest
+from synthetic import SHOP, synthetic_measurement, synthetic_run
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench.power import (  # noqa: E402 - the bench is not installed
+    compare,
+    draw,
+    record,
+    report,
+    results,
+    schedule,
+    statistics,
+    store,
+)
+from bench.power.schedule import Task, Variant  # noqa: E402
+from ci_flame.errors import CiFlameError, FormatError  # noqa: E402
+from ci_flame.profile import TOTAL, Frame  # noqa: E402
+
+
+def load_workloads():
+    place = ROOT / "bench/power/suite/workloads.py"
+    spec = importlib.util.spec_from_file_location("power_workloads", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+workloads = load_workloads()
+
+
+# -- the schedule ----------------------------------------------------------------------
+
+
+def campaign():
+    return list(islice(schedule.units(), schedule.campaign()))
+
+
+def test_a_campaign_has_600_comparisons_of_the_same_code_and_all_goals():
+    units = campaign()
+    kinds = Counter(unit.kind for unit in units)
+    rows = [(v.kind, v.function, v.percent, u.seconds) for u in units for v in u.variants.values()]
+
+    assert kinds == {name: kind.wanted for name, kind in schedule.KINDS.items()}
+    assert rows.count(("same", "", 0, 1.0)) >= 600
+    assert rows.count(("growth", "f10", 20, 6.0)) >= 40
+    assert rows.count(("masked", "f10", 10, 6.0)) >= 40
+    assert rows.count(("growth", "f60", 30, 1.0)) >= 60
+
+
+def test_every_prefix_is_a_smaller_campaign():
+    units = campaign()
+    for length in (20, 40, 80):
+        for name, kind in schedule.KINDS.items():
+            made = sum(unit.kind == name for unit in units[:length])
+
+            assert abs(made - kind.wanted * length / len(units)) <= 1
+
+
+def test_no_recording_is_made_for_two_comparisons():
+    tasks = list(schedule.tasks(iter(campaign())))
+    files = Counter((task.unit.number, task.name) for task in tasks)
+
+    assert set(files.values()) == {1}
+    for unit in campaign():
+        mine = {task.name for task in tasks if task.unit.number == unit.number}
+        assert mine == {task.name for both in schedule.sides(unit).values() for task in both}
+    for unit in campaign()[:8]:
+        again = {task.name for task in schedule.confirming(unit, "core")}
+        assert not again & {task.name for task in schedule.confirming(unit, "memory")}
+        assert not again & {name for number, name in files if number == unit.number}
+
+
+def test_units_of_a_pair_are_recorded_alike():
+    by_kind = {}
+    for unit in campaign():
+        by_kind.setdefault(unit.kind, []).append(unit)
+    for kind, units in by_kind.items():
+        for one, other in zip(units[::2], units[1::2], strict=True):
+            alike = (one.seconds, one.condition, one.mode, one.variants)
+
+            if kind != "same":
+                assert alike == (other.seconds, other.condition, other.mode, other.variants)
+
+
+def test_other_units_lie_between_the_sides_of_a_stored_baseline():
+    order = [(task.unit.number, task.side) for task in schedule.tasks(iter(campaign()[:40]))]
+    stored = [unit.number for unit in campaign()[:30] if unit.mode == "stored"]
+
+    assert stored
+    for number in stored:
+        first = order.index((number, "after"))
+        last = len(order) - 1 - order[::-1].index((number, "before"))
+        between = {other for other, _side in order[last:first]} - {number}
+        assert len(between) >= schedule.LAG
+
+
+def test_sides_of_a_rerun_alternate_in_an_order_that_differs():
+    units = [unit for unit in campaign() if unit.mode == "rerun"]
+    orders = {"".join(t.side[0] for t in schedule.interleaved(unit)) for unit in units}
+
+    assert len(orders) > 10
+    for each in orders:
+        assert sorted(each) == ["a"] * 5 + ["b"] * 5
+        assert all(set(each[at : at + 2]) == {"a", "b"} for at in range(0, 10, 2))
+
+
+# -- planted work ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(0, schedule.campaign(), 3))
+def test_growth_is_exact(number):
+    unit = next(islice(schedule.units(), number, None))
+    for name, variant in unit.variants.items():
+        before, after = variant.counts(name)
+
+        assert sum(before.values()) == 400
+        match variant.kind:
+            case "same":
+                assert after == before
+            case "growth":
+                assert after[variant.function] * 100 == before[variant.function] * (
+                    100 + variant.percent
+                )
+                assert sum(after.values()) - sum(before.values()) == (
+                    after[variant.function] - before[variant.function]
+                )
+            case "masked":
+                assert sum(after.values()) == sum(before.values())
+                assert after[variant.function] * 100 == before[variant.function] * (
+                    100 + variant.percent
+                )
+                assert sum(after[n] != before[n] for n in before) == 2
+            case "uniform":
+                assert all(after[n] * 100 == before[n] * (100 + variant.percent) for n in before)
+            case "renamed":
+                assert sorted(after.values()) == sorted(before.values())
+                assert set(after) - set(before) == {f"{variant.function}_renamed"}
+
+
+def test_shares_are_what_their_names_say():
+    for shape in (schedule.SPREAD, schedule.DOMINANT):
+        for name, share in schedule.SHARES.items():
+            assert shape.get(name, 400 * share) == pytest.approx(400 * share)
+
+
+@pytest.mark.parametrize(("units", "percent", "grown"), [(40, 20, 48), (20, 5, 21), (240, 30, 312)])
+def test_units_grow_exactly(units, percent, grown):
+    assert schedule.exactly(units, percent) == grown
+
+
+def test_growth_that_is_no_whole_number_of_units_is_refused():
+    with pytest.raises(ValueError, match="10 units cannot grow by 5 % exactly"):
+        schedule.exactly(10, 5)
+
+
+def opcodes(call, units):
+    """Bytecodes that Python functions below `call(units)` execute."""
+    count = 0
+
+    def trace(frame, event, _argument):
+        nonlocal count
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        count += event == "opcode"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call(units)
+    finally:
+        sys.settrace(None)
+    return count
+
+
+@pytest.mark.parametrize("workload", workloads.WORKLOADS)
+def test_a_unit_is_the_same_work_every_time(workload):
+    """20 % more units are 20 % more bytecodes, in whichever function."""
+    functions = workloads.WORKLOADS[workload][2]()
+    for name in workloads.NAMES:
+        call = functions[name]
+        call(5)  # what is made once, caches of regular expressions for example
+        start, five, six = (opcodes(call, units) for units in (0, 5, 6))
+
+        assert five > start
+        assert (six - start) * 5 == (five - start) * 6
+
+
+@pytest.mark.parametrize("workload", workloads.WORKLOADS)
+def test_functions_carry_their_names(workload):
+    functions = workloads.WORKLOADS[workload][2]()
+
+    assert set(functions) == {n + end for n in workloads.NAMES for end in ("", "_renamed")}
+    assert all(call.__code__.co_qualname == name for name, call in functions.items())
+
+
+@pytest.mark.parametrize("kind", [workloads.Plain, workloads.Paced])
+def test_an_iteration_does_all_units(kind):
+    done = Counter()
+    counts = {"f10": 48, "f05": 21, "rest_a": 0}
+    work = {name: lambda units, name=name: done.update({name: units}) for name in counts}
+    kind(work, counts)()
+
+    assert {name: done[name] for name in counts} == counts
+
+
+def test_the_paced_loop_keeps_its_pace():
+    start = time.perf_counter()
+    workloads.Paced({}, {})()
+
+    assert time.perf_counter() - start >= workloads.TICKS * workloads.TICK_S * 0.999
+
+
+def test_workloads_and_shapes_are_those_of_the_schedule():
+    assert tuple(workloads.WORKLOADS) == schedule.WORKLOADS
+    assert set(schedule.SPREAD) | set(schedule.DOMINANT) == set(workloads.NAMES)
+
+
+# -- statistics ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("found", "of"), [(0, 600), (1, 600), (3, 80), (79, 80), (80, 80)])
+def test_ends_are_clopper_and_pearsons(found, of):
+    less = binomtest(found, of, alternative="less").proportion_ci(0.95, "exact")
+    greater = binomtest(found, of, alternative="greater").proportion_ci(0.95, "exact")
+
+    assert statistics.upper(found, of) == pytest.approx(less.high)
+    assert statistics.lower(found, of) == pytest.approx(greater.low)
+
+
+def test_600_comparisons_are_enough_for_half_a_percent():
+    assert statistics.upper(0, 598) <= 0.005 < statistics.upper(0, 597)
+    assert statistics.upper(1, 600) > 0.005
+    assert statistics.upper(0, 0) == 1.0
+
+
+def test_impossible_counts_are_refused():
+    with pytest.raises(ValueError, match="5 of 4"):
+        statistics.upper(5, 4)
+
+
+@pytest.mark.parametrize(
+    ("growth", "limit", "samples"), [(0.10, 0.0, 4460), (0.05, 0.0, 17_000), (0.20, 0.10, 5350)]
+)
+def test_the_formula_is_the_one_that_was_measured(growth, limit, samples):
+    """z = 4.5 is a power of 95 %."""
+    assert statistics.power(samples, growth, limit) == pytest.approx(0.95, abs=0.01)
+    assert statistics.power(samples / 4, growth, limit) < 0.5
+    assert statistics.power(10**6, 0.10, 0.10) < 0.01  # never
+
+
+# -- recordings on disk ----------------------------------------------------------------------
+
+
+def unit_of(kind="same", nth=0, **changed):
+    return replace(schedule.make(0, kind, nth), **changed)
+
+
+@pytest.fixture
+def campaign_folder(tmp_path):
+    return store.Store(tmp_path / "recordings")
+
+
+def a_run():
+    return synthetic_run(synthetic_measurement(SHOP, seed=1, processes=1))
+
+
+def test_what_is_put_comes_back(campaign_folder):
+    task = Task(unit_of(), "before", 0)
+    campaign_folder.place.mkdir()
+    campaign_folder.put(task, a_run(), {"load": 1.5})
+
+    assert campaign_folder.has(task)
+    assert campaign_folder.get(task).run == a_run()
+    assert campaign_folder.get(task).told["load"] == 1.5
+    assert sorted(p.name for p in campaign_folder.place.iterdir()) == ["units"]
+
+
+def test_a_broken_recording_is_refused_by_name(campaign_folder):
+    task = Task(unit_of(), "before", 0)
+    campaign_folder.place.mkdir()
+    campaign_folder.put(task, a_run(), {})
+    file = campaign_folder.file(task.unit, "before-0.zip")
+    file.write_bytes(file.read_bytes()[:200])
+
+    with pytest.raises(FormatError, match=r"before-0\.zip: not a whole recording"):
+        campaign_folder.get(task)
+
+
+def test_a_recording_of_another_schedule_is_refused(campaign_folder):
+    campaign_folder.place.mkdir()
+    campaign_folder.put(Task(unit_of(), "before", 0), a_run(), {})
+
+    with pytest.raises(FormatError, match="recorded by another schedule"):
+        campaign_folder.get(Task(unit_of(seconds=3.0), "before", 0))
+
+
+def test_one_campaign_is_recorded_by_one_process(campaign_folder):
+    with (
+        campaign_folder.locked(),
+        pytest.raises(CiFlameError, match="another process records"),
+        store.Store(campaign_folder.place).locked(),
+    ):
+        pass
+
+
+def test_other_code_does_not_go_on_with_a_campaign(campaign_folder):
+    with campaign_folder.locked():
+        pass
+    (campaign_folder.place / "campaign.json").write_text('{"measuring": "0123"}')
+
+    with pytest.raises(CiFlameError, match="recorded by other code"), campaign_folder.locked():
+        pass
+
+
+# -- verdicts ----------------------------------------------------------------------
+
+
+def test_a_cut_recording_is_a_shorter_one():
+    (process,) = synthetic_measurement(SHOP, seed=2, processes=1, seconds=2.0).processes
+    short = compare.cut(process, 1.0)
+    cpu_s = sum(each.cpu_ns for each in short.rounds) / 1e9
+
+    assert 1.0 <= cpu_s < 1.0 + process.rounds[0].cpu_ns * 3 / 1e9
+    assert short.rounds == process.rounds[: len(short.rounds)]
+    assert short.kept == sum(p.samples for r in short.rounds for p in r.profiles.values())
+    assert compare.cut(process, 100.0) is process
+
+
+def test_rounds_that_were_left_out_do_not_fill_a_cut():
+    (process,) = synthetic_measurement(SHOP, seed=2, processes=1, seconds=2.0).processes
+    busy = tuple(
+        replace(each, dropped="busy" if at % 2 else "") for at, each in enumerate(process.rounds)
+    )
+    all_counted = len(compare.cut(process, 0.5).rounds)
+
+    assert len(compare.cut(replace(process, rounds=busy), 0.5).rounds) >= 2 * all_counted - 2
+
+
+GUILTY = Frame("f10", "workloads")
+TEST = Frame("test", "bench_power")
+LEX = Frame("lex", "sqlparse.lexer")
+LOOP = Frame("Plain.__call__", "workloads")
+
+
+@pytest.mark.parametrize(
+    ("frame", "path", "variant", "limit", "excused"),
+    [
+        (GUILTY, (TEST, LOOP, GUILTY), Variant("growth", "f10", 20), 10, True),
+        (GUILTY, (TEST, LOOP, GUILTY), Variant("growth", "f10", 10), 10, False),  # not past it
+        (
+            Frame("lex", "m"),
+            (TEST, GUILTY, Frame("lex", "m")),
+            Variant("growth", "f10", 20),
+            10,
+            True,
+        ),
+        (Frame("lex", "m"), (TEST, Frame("lex", "m")), Variant("growth", "f10", 20), 10, False),
+        (TOTAL, (TOTAL,), Variant("growth", "f60", 30), 10, True),  # grew by 18 %
+        (TOTAL, (TOTAL,), Variant("growth", "f10", 20), 10, False),  # grew by 2 %
+        (LOOP, (TEST, LOOP), Variant("masked", "f10", 20), 0, False),  # did not grow
+        (LOOP, (TEST, LOOP), Variant("growth", "f10", 20), 0, True),
+        (GUILTY, (GUILTY,), Variant("renamed", "f10"), 0, False),
+        (GUILTY, (GUILTY,), Variant(), 0, False),
+        (LOOP, (TEST, LOOP), Variant("uniform", "", 10), 5, True),
+        (LOOP, (TEST, LOOP), Variant("uniform", "", 10), 10, False),
+    ],
+)
+def test_who_is_guilty(frame, path, variant, limit, excused):
+    assert compare.excused(frame, path, variant, limit) is excused
+
+
+# -- tables ----------------------------------------------------------------------
+
+
+LIMITS = ("0", "5", "10")
+
+
+def row(unit=0, outcome="pass", **changed):
+    right = changed.pop("right", False)
+    made = compare.Judged(outcome, right)
+    verdicts = dict.fromkeys(LIMITS, made)
+    told = {
+        "kind": "same", "nth": unit, "workload": "core", "seconds": 5.0, "condition": "quiet",
+        "mode": "rerun", "variant": {"kind": "same"}, "peers": dict.fromkeys(report.NAMES, False),
+    }  # fmt: skip
+    return compare.Row(**{**told, "unit": unit, "verdicts": verdicts, **changed})
+
+
+def test_a_false_failure_is_one_that_the_second_recording_did_not_take_back():
+    again = dict.fromkeys(LIMITS, compare.Judged("pass"))
+    still = dict.fromkeys(LIMITS, compare.Judged("fail"))
+    rows = [
+        row(0), row(1, "fail", confirmed=again), row(2, "fail", confirmed=still), row(3, "fail"),
+    ]  # fmt: skip
+    line = report.false_failures(rows).rows[-1]
+
+    assert line[:3] == ("**all**", "4", "3 → 2 (≤ 90 %)")
+    assert line[-2] == "0"
+
+
+def goal_row(unit, outcome, **changed):
+    variant = {"kind": "growth", "function": "f10", "percent": 20}
+    return row(unit, outcome, kind="goal", variant=variant, seconds=15.0, right=outcome == "fail",
+               samples=3000.0, **changed)  # fmt: skip
+
+
+def test_a_growth_is_found_twice_where_both_of_a_pair_found_it():
+    rows = [goal_row(unit, out) for unit, out in enumerate(["fail", "fail", "fail", "pass"])]
+    line = report.goals(rows).rows[0]
+
+    assert line[2] == "3 of 4 (75 %)"
+    assert line[4] == "1 of 2 (50 %)"
+    assert line[5] == "3,000"
+
+
+def test_a_failure_that_names_another_function_has_not_found_it():
+    wrong = replace(
+        goal_row(0, "fail"), verdicts={k: compare.Judged("fail") for k in ("0", "5", "10")}
+    )
+
+    assert report.goals([wrong]).rows[0][2] == "0 of 1 (0 %)"
+
+
+def test_a_recording_is_in_a_bin_of_the_curve_once():
+    rows = [goal_row(0, "fail"), replace(goal_row(0, "fail"), seconds=10.0, samples=2100.0)]
+
+    assert [(low, hit, of) for low, _, hit, of, _ in report.points(rows, 10, 20)] == [(2000, 1, 1)]
+
+
+def test_rows_come_back_from_the_repository(tmp_path):
+    innocent = compare.Judged("fail", right=True, innocent=("a:b",), sentence="grew")
+    rows = [
+        row(0),
+        replace(goal_row(1, "fail"), verdicts={"0": innocent, "5": innocent, "10": innocent}),
+    ]
+    rows[0] = replace(rows[0], peers={**rows[0].peers, "mean": True})
+    results.save(rows, None, tmp_path)
+
+    assert results.load(tmp_path) == rows
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["goal.json", "same.json"]
+
+
+def test_broken_results_are_refused_by_name(tmp_path):
+    (tmp_path / "same.json").write_text('[{"unit": 1}]')
+
+    with pytest.raises(FormatError, match=r"same\.json: not results of this bench"):
+        results.load(tmp_path)
+
+
+def test_the_page_is_what_the_results_say():
+    page = (ROOT / "docs/power.md").read_text(encoding="utf-8")
+
+    assert report.page(results.load(), results.machine()) == page
+
+
+def test_curves_are_drawn(tmp_path):
+    draw.curves([goal_row(unit, "fail") for unit in range(4)], tmp_path / "power.png")
+
+    assert (tmp_path / "power.png").read_bytes().startswith(b"\x89PNG")
+
+
+# -- for real ----------------------------------------------------------------------
+
+_RECORD = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from bench.power import record, schedule, store
+schedule.PROCESSES = 2
+unit = schedule.make(0, "same", 0)
+unit = replace(unit, seconds=0.3, variants={{"core": schedule.Variant()}})
+record.record(store.Store(Path({place!r})), 1.0, made=iter([unit]))
+"""
+
+
+@pytest.mark.root
+def test_a_campaign_goes_on_after_a_kill(tmp_path, monkeypatch):
+    place = tmp_path / "recordings"
+    code = _RECORD.format(root=str(ROOT), place=str(place))
+
+    def zips():
+        return {file.name: file.stat().st_mtime_ns for file in place.glob("units/0000/*.zip")}
+
+    recorder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while not zips() and time.monotonic() < until and recorder.poll() is None:
+            time.sleep(0.05)
+    finally:
+        recorder.kill()
+        recorder.wait(10)
+    first = zips()
+
+    assert first
+    assert recorder.returncode == -signal.SIGKILL
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{4 - len(first)} processes missing" in done.stdout
+    assert set(zips()) >= {"before-0.zip", "before-1.zip", "after-0.zip", "after-1.zip"}
+    assert {name: zips()[name] for name in first} == first
+
+    monkeypatch.setattr(schedule, "PROCESSES", 2)
+    monkeypatch.setattr(compare, "PROCESSES", 2)
+    unit = replace(schedule.make(0, "same", 0), seconds=0.3, variants={"core": schedule.Variant()})
+    (made,) = compare.compare(store.Store(place), iter([unit]))
+    assert made.workload == "core"
+    assert made.seconds == pytest.approx(0.6)
+    assert set(made.peers) == set(report.NAMES)
+    assert "same code" in report.text([made], {})
+
+
+@pytest.mark.root
+def test_a_process_that_fails_is_told_and_left_out(tmp_path, monkeypatch, capsys):
+    unit = replace(unit_of(), seconds=0.1, variants={"core": Variant()})
+
+    def fails(*_arguments):
+        raise CiFlameError("the disk is on fire")
+
+    monkeypatch.setattr(record, "process", fails)
+    monkeypatch.setattr(schedule, "PROCESSES", 1)
+    kept = store.Store(tmp_path)
+    progress = record.record(kept, 1.0, made=iter([unit]))
+    told = json.loads(kept.file(unit, "before-0.failed.json").read_text())
+
+    assert progress.failed == 6
+    assert told == ["the disk is on fire"] * 3
+    assert "unit 0 before-0 failed: the disk is on fire" in capsys.readouterr().err
+    assert list(compare.compare(kept, iter([unit]))) == []
+
+
+def test_a_hog_ends_with_the_process_that_it_runs_beside():
+    with record._hog(wanted=True):
+        children = _children()
+        assert len(children) == 1
+    with record._hog(wanted=False):
+        assert _children() == []
+
+
+@pytest.mark.root
+def test_a_hog_does_not_outlive_a_recorder_that_was_killed():
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from bench.power import record\n"
+        "with record._hog(wanted=True): print(flush=True); time.sleep(60)"
+    )
+    recorder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    recorder.stdout.readline()
+    (hog,) = _children(recorder.pid)
+    recorder.kill()
+    recorder.communicate(timeout=10)
+    until = time.monotonic() + 30
+    while _parent(hog) >= 0 and time.monotonic() < until:
+        time.sleep(0.05)
+
+    assert _parent(hog) == -1
+
+
+def _children(of=None):
+    pids = [each.name for each in Path("/proc").iterdir() if each.name.isdigit()]
+    return [pid for pid in pids if _parent(pid) == (of or os.getpid())]
+
+
+def _parent(pid):
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return -1
