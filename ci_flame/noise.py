@@ -364,18 +364,21 @@ def lower_tail(degrees: Floats | float, t: Floats | float) -> Floats:
     return np.asarray(stdtr(degrees, t), dtype=np.float64)
 
 
-def quantile(degrees: Floats | float, probability: float) -> Floats:
+def quantile(degrees: Floats | float, probability: Floats | float) -> Floats:
     """Return the t below which it lies with this probability."""
     return np.asarray(stdtrit(degrees, probability), dtype=np.float64)
 
 
-def critical(degrees: Floats | float, alpha: float) -> Floats:
+def critical(degrees: Floats | float, alpha: Floats | float) -> Floats:
     """Return the t that growth must pass to be real at `alpha`, one-sided."""
-    return np.negative(quantile(degrees, max(alpha, 1e-300)))
+    return np.negative(quantile(degrees, np.maximum(alpha, 1e-300)))
 
 
 def visible_growth(
-    standard_error: Floats | float, degrees: Floats | float, alpha: float, power: float = 0.8
+    standard_error: Floats | float,
+    degrees: Floats | float,
+    alpha: Floats | float,
+    power: float = 0.8,
 ) -> Floats:
     """Return the smallest true growth that is told from nothing with this power."""
     with np.errstate(over="ignore"):

@@ -205,6 +205,28 @@ def matches_frame(globs: Sequence[str], frame: Frame) -> bool:
     return any(_one(glob, frame) for glob in chosen if ";" not in glob)
 
 
+def matches_frames(globs: Sequence[str], frames: Sequence[Frame]) -> list[bool]:
+    """Tell for each frame what `matches_frame` says; what they share is done once."""
+    chosen, excluded = ([each for each in some if ";" not in each] for some in _split(globs))
+    if not any(not glob.startswith("!") for glob in globs):
+        chosen = ["*"]
+    if "*" in chosen:
+        found = [_named(frame) or any(_one(glob, frame) for glob in chosen) for frame in frames]
+    else:
+        found = [any(_one(glob, frame) for glob in chosen) for frame in frames]
+    if not excluded:
+        return found
+    return [
+        one and not any(_one(glob, frame) for glob in excluded)
+        for one, frame in zip(found, frames, strict=True)
+    ]
+
+
+def _named(frame: Frame) -> bool:
+    """Tell whether a bare `*` is sure to match."""
+    return frame.kind is not Kind.KERNEL and frame.kind is not Kind.MARK
+
+
 def matches_path(globs: Sequence[str], path: Sequence[Frame]) -> bool:
     """Tell whether the path globs of a list choose the path that ends in its last frame.
 

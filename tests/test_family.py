@@ -4,7 +4,7 @@ import pytest
 from synthetic import SHOP, Noise, grown, synthetic_measurement
 
 from ci_flame.diff import diff_benchmark
-from ci_flame.judge.family import close, nodes_of, units_of
+from ci_flame.judge.family import Family, nodes_of
 from ci_flame.policy import Limit, Rule
 from ci_flame.profile import TOTAL, Mode
 
@@ -22,9 +22,7 @@ def columns(before=SHOP, after=SHOP, **options):
 
 
 def units(made, *rules):
-    found = units_of(made, rules or (Rule(max_growth=Limit(share=0.1)),))
-    close(found, 0.005)
-    return found
+    return Family(made, rules or (Rule(max_growth=Limit(share=0.1)),), 0.005)
 
 
 def told(found, group):
@@ -45,10 +43,11 @@ def test_groups():
 
 
 @pytest.mark.parametrize("truth", [SHOP, TWO_CALLERS, {"m:only": 1000.0}])
-def test_levels_add_up_to_the_benchmarks(truth):
-    levels = {unit.group: unit.level for unit in units(columns(truth, truth))}
+def test_the_parts_of_all_lines_add_up_to_the_benchmarks_level(truth):
+    found = units(columns(truth, truth))
+    lines = {id(line): line for line in found.lines}
 
-    assert sum(levels.values()) == pytest.approx(0.005)
+    assert sum(found.alpha[line[0]] for line in lines.values()) == pytest.approx(0.005)
 
 
 def test_what_is_tested_does_not_depend_on_the_direction():
@@ -98,4 +97,4 @@ def test_identical_costs_are_one_hypothesis():
 
     same = {unit.adjusted for unit in found if str(unit.frame) in {"m:wrapper", "m:wrapped"}}
     assert len(same) == 1
-    assert found[0].tests < len(found)
+    assert {unit.alpha for unit in found if str(unit.frame) == "m:a"} != same

@@ -19,7 +19,7 @@ from synthetic import (
 
 from ci_flame.diff import diff, diff_benchmark
 from ci_flame.judge import assemble, judge, judge_alone, judge_benchmark
-from ci_flame.judge.family import close, units_of
+from ci_flame.judge.family import Family
 from ci_flame.judge.notes import LEAST_SAMPLES
 from ci_flame.policy import Limit, Policy, Rule, Severity, Waiver
 from ci_flame.profile import Mode
@@ -501,8 +501,7 @@ def test_same_code_is_called_real_at_most_at_the_level(truth, noise, builds):
             synthetic_measurement(truth, seed=seed + 10**6, noise=noise, rounds=4, speed=1.3),
             Mode.ON_CPU,
         )
-        units = units_of(compared.columns, policy().rules)
-        close(units, 0.05)
+        units = Family(compared.columns, policy().rules, 0.05)
         real += any(unit.real for unit in units)
         for each in compared.frames:
             intervals += 1

@@ -4,7 +4,7 @@ import pytest
 from synthetic import SHOP, Noise, synthetic_measurement
 
 from ci_flame.diff import diff_benchmark
-from ci_flame.judge.family import close, units_of
+from ci_flame.judge.family import Family
 from ci_flame.judge.moved import moves
 from ci_flame.policy import Limit, Rule
 from ci_flame.profile import Mode
@@ -20,9 +20,8 @@ def found(before, after):
         synthetic_measurement(after, seed=2, noise=STEADY),
         Mode.ON_CPU,
     ).columns
-    units = units_of(columns, (TEN,))
-    close(units, 0.005)
-    return {str(move.frame): move for move in moves(units, columns, 0.005).values()}
+    found = moves(Family(columns, (TEN,), 0.005))
+    return {str(move.frame): move for move in found.values()}
 
 
 def renamed(factor):

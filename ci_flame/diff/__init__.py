@@ -231,26 +231,28 @@ def _waiting_notes(evidence: Evidence) -> list[str]:
     return notes
 
 
-def smallest_visible(made: Columns, alpha: float) -> float | None:
+def smallest_visible(made: Columns, alpha: Floats | float) -> float | None:
     """Return the smallest growth seen in any function of `VISIBLE_SHARE` own cost or more.
 
-    `alpha` is the level of one test. The worst such function counts; where there is none, one
-    of exactly that share with the benchmark's usual noise. None: not even a tenfold growth.
+    `alpha` is the level of one test, or of each function's. The worst such function counts;
+    where there is none, one of exactly that share with the benchmark's usual noise. None: not
+    even a tenfold growth.
     """
     rows = np.arange(1, 1 + made.functions)
     estimates = made.estimates
     share = estimates.samples_before[rows] / max(estimates.samples_before[0], 1.0)
     chosen = (share >= VISIBLE_SHARE) & (estimates.samples_after[rows] > 0)
     large = rows[chosen]
+    levels = np.broadcast_to(alpha, rows.shape)[chosen]
     if len(large):
         seen = noise.visible_growth(
-            estimates.standard_error[large], estimates.degrees[large], alpha
+            estimates.standard_error[large], estimates.degrees[large], levels
         )
         if made.clock.anchor == "shares":
             seen = _through_shares(seen, share[chosen], made.clock)
         worst = float(seen.max())
     else:
-        worst = visible_at(made, VISIBLE_SHARE, alpha)
+        worst = visible_at(made, VISIBLE_SHARE, float(np.min(alpha, initial=1.0)))
     return worst if worst < 9.0 else None  # noqa: PLR2004 - tenfold
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ci_flame import noise
 from ci_flame.diff import speed
-from ci_flame.diff.evidence import Evidence
+from ci_flame.diff.evidence import Evidence, Indices
 from ci_flame.noise import Estimates, Floats, Machine, Prior
 from ci_flame.profile import Frame, Place, Stack
 
@@ -193,22 +193,30 @@ class Columns:
         # Functions stand in order of name, and the sort is stable.
         return [int(index) for index in np.argsort(-size, kind="stable")]
 
-    @cached_property
-    def heaviest(self) -> dict[int, int]:
-        """Function -> its node with the largest total cost, both sides added."""
+    def heaviest(self, function: int) -> int:
+        """Return a function's node with the largest total cost, both sides added.
+
+        Of equal ones the first by the names of its callers: which of them is told must not
+        depend on the order in which stacks were recorded or read.
+        """
         tree = self.evidence
-        start = 1 + 2 * self.functions + self.nodes
-        cost = self.estimates.before[start:] + self.estimates.after[start:]
-        found: dict[int, int] = {}
-        # In order of names: which of two equal paths is told must not depend on the order in
-        # which stacks were recorded or read.
-        for node in self.in_order:
-            if not tree.judged[node]:
-                continue
-            frame = int(tree.node_frame[node])
-            if frame not in found or cost[node] > cost[found[frame]] * (1 + 1e-12):
-                found[frame] = node
-        return found
+        order, starts = self._nodes_by_function
+        nodes = order[starts[function] : starts[function + 1]]
+        if len(nodes) == 1:
+            return int(nodes[0])
+        rows = nodes + self.node_total_row(0)
+        cost = self.estimates.before[rows] + self.estimates.after[rows]
+        best = nodes[cost >= cost.max() * (1 - 1e-12)].tolist()
+        return int(min(best, key=lambda node: tuple(map(str, tree.path(node)))))
+
+    @cached_property
+    def _nodes_by_function(self) -> tuple[Indices, list[int]]:
+        """The judged nodes, function by function, and where each function's begin."""
+        tree = self.evidence
+        judged = np.flatnonzero(tree.judged)
+        order = judged[np.argsort(tree.node_frame[judged], kind="stable")]
+        counts = np.bincount(tree.node_frame[order], minlength=self.functions)
+        return order, [0, *np.cumsum(counts).tolist()]
 
     @cached_property
     def in_order(self) -> list[int]:
@@ -217,7 +225,7 @@ class Columns:
         children: dict[int, list[int]] = {}
         for node, parent in enumerate(tree.parent.tolist()):
             children.setdefault(parent, []).append(node)
-        names = [str(frame) for frame in tree.node_all]
+        names = tree.names
         for siblings in children.values():
             siblings.sort(key=lambda node: (names[tree.node_frame[node]], not tree.judged[node]))
         order: list[int] = []
@@ -246,7 +254,7 @@ class Columns:
             self.change(self.own_row(function)),
             self.change(self.total_row(function)),
             self.places.get(frame),
-            self.stacks[self.heaviest[function]],
+            self.stacks[self.heaviest(function)],
         )
 
     def path_at(self, index: int) -> PathChange:

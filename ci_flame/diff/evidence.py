@@ -4,8 +4,10 @@ One pass over the stacks, then columns: rows are functions or nodes of the call 
 are processes. Python objects are made later, for what is reported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,17 @@ import numpy.typing as npt
 from ci_flame import simplify
 from ci_flame.diff.speed import Clocks
 from ci_flame.noise import Floats
-from ci_flame.profile import RUN_QUEUE, UNKNOWN, Frame, Kind, Measurement, Mode, Round, Stack
+from ci_flame.profile import (
+    RUN_QUEUE,
+    UNKNOWN,
+    Frame,
+    Kind,
+    Measurement,
+    Mode,
+    Round,
+    Stack,
+    Weight,
+)
 
 Indices = npt.NDArray[np.intp]
 Flags = npt.NDArray[np.bool_]
@@ -69,6 +81,8 @@ class Evidence:
     node_all: tuple[Frame, ...]
     """Frames of `node_frame`; more than `frames` by those that are only in pictures."""
     sides: tuple[Side, ...]
+    names: tuple[str, ...] = ()
+    """Of `node_all`, in words."""
 
     def path(self, node: int) -> Stack:
         """Return the stack down to a node, outermost first."""
@@ -104,12 +118,20 @@ def _cost_ns(each: Round, mode: Mode) -> float:
     return float(each.profiles[mode].value)
 
 
+def _median(times: Sequence[int]) -> float:
+    """Return the median; of two or three repetitions, thousands of times."""
+    ordered, half = sorted(times), len(times) // 2
+    if len(ordered) % 2:
+        return float(ordered[half])
+    return (ordered[half - 1] + ordered[half]) / 2
+
+
 def _clocks(rounds: Sequence[Round], mode: Mode) -> Clocks:
     kinds = sorted({kind for each in rounds for kind in each.references})
     references = {
         kind: np.array(
             [
-                float(np.median(times)) if min(times, default=0) > 0 else np.nan
+                _median(times) if min(times, default=0) > 0 else np.nan
                 for times in (each.references.get(kind, ()) for each in rounds)
             ]
         )
@@ -149,9 +171,33 @@ class _Stacks:
             self._by_stack_id[id(stack)] = found
         return found
 
+    def sums(
+        self, seen: Sequence[Mapping[Stack, Weight]], amount: Callable[[Weight], int]
+    ) -> Floats:
+        """Return what each stack weighs in all of these, by its number.
+
+        Tens of thousands of entries a benchmark: only the distinct stacks are looked at in
+        Python, everything else is a loop inside the interpreter.
+        """
+        stacks = list(chain.from_iterable(seen))
+        ids = list(map(id, stacks))
+        for one, stack in dict(zip(ids, stacks, strict=True)).items():
+            if one not in self._by_stack_id:
+                self.number(stack)
+        numbers = np.fromiter(map(self._by_stack_id.__getitem__, ids), np.intp, len(ids))
+        weights = chain.from_iterable(each.values() for each in seen)
+        amounts = np.fromiter(map(amount, weights), np.float64, len(ids))
+        return np.asarray(np.bincount(numbers, amounts, len(self.stacks)), dtype=np.float64)
+
     def path(self, stack: Stack) -> tuple[int, ...]:
         """Return the numbers of a stack's frames."""
-        return tuple([self._frame(frame) for frame in stack])
+        known = tuple(map(self._by_frame_id.get, map(id, stack)))
+        if None in known:
+            for frame, number in zip(stack, known, strict=True):
+                if number is None:
+                    self._frame(frame)
+            known = tuple(map(self._by_frame_id.get, map(id, stack)))
+        return known  # type: ignore[return-value]  # no None is left
 
     def stack(self, number: int) -> Stack:
         """Return the stack of a number."""
@@ -176,24 +222,43 @@ class _Tree:
         self.depth: list[int] = []
         self.first: list[bool] = []
         self.judged: list[bool] = []
+        self._by_path: dict[tuple[int, ...], int] = {(): -1}
         self._child: dict[tuple[int, int], int] = {}
 
-    def node(self, path: tuple[int, ...], *, start: int = -1, skip: int = 0, judged: bool) -> int:
-        """Return the node at the end of `path`, whose first `skip` frames end at `start`."""
+    def node(self, path: tuple[int, ...]) -> int:
+        """Return the judged node at the end of `path`."""
+        found = self._by_path.get(path)
+        if found is not None:
+            return found
+        length = len(path) - 1
+        while path[:length] not in self._by_path:
+            length -= 1
+        at = self._by_path[path[:length]]
+        for end in range(length + 1, len(path) + 1):
+            at = self._by_path[path[:end]] = self._add(at, path, end, judged=True)
+        return at
+
+    def picture(self, path: tuple[int, ...], *, start: int, skip: int) -> int:
+        """Return the node at the end of `path`, whose first `skip` frames end at `start`.
+
+        Nodes for pictures are apart, so that a judged node's name never stands for both.
+        """
         at = start
-        for depth in range(skip, len(path)):
-            # Nodes for pictures are apart, so that a judged node's name never stands for both.
-            key = (at, path[depth] if judged else ~path[depth])
+        for end in range(skip + 1, len(path) + 1):
+            key = at, path[end - 1]
             found = self._child.get(key)
             if found is None:
-                found = self._child[key] = len(self.parent)
-                self.parent.append(at)
-                self.frame.append(path[depth])
-                self.depth.append(depth + 1)
-                self.first.append(path[depth] not in path[:depth])
-                self.judged.append(judged)
+                found = self._child[key] = self._add(at, path, end, judged=False)
             at = found
         return at
+
+    def _add(self, parent: int, path: tuple[int, ...], end: int, *, judged: bool) -> int:
+        self.parent.append(parent)
+        self.frame.append(path[end - 1])
+        self.depth.append(end)
+        self.first.append(path[end - 1] not in path[: end - 1])
+        self.judged.append(judged)
+        return len(self.parent) - 1
 
 
 @dataclass(slots=True, eq=False)
@@ -201,10 +266,14 @@ class _Seen:
     """One side while it is read: by process that counts, its clocks and its stacks."""
 
     clocks: list[Clocks]
-    weights: list[dict[int, float]]
+    weights: list[Floats]
+    """By number of the stack; what is beyond the end is 0."""
     left_out: int = 0
     waits: int = 0
     waiting: Waiting | None = None
+
+
+_SAMPLES = attrgetter("samples")
 
 
 def _samples(measurement: Measurement, mode: Mode, stacks: _Stacks) -> _Seen:
@@ -212,13 +281,9 @@ def _samples(measurement: Measurement, mode: Mode, stacks: _Stacks) -> _Seen:
     found = _Seen([], [])
     for process in measurement.processes:
         rounds = [each for each in process.rounds if counted(each, mode)]
-        seen: dict[int, float] = {}
-        for each in rounds:
-            for stack, weight in each.profiles[mode].stacks.items():
-                number = stacks.number(stack)
-                seen[number] = seen.get(number, 0.0) + weight.samples
+        seen = stacks.sums([each.profiles[mode].stacks for each in rounds], _SAMPLES)
         rounds = [each for each in rounds if _cost_ns(each, mode) > 0]
-        if rounds and sum(seen.values()) > 0:
+        if rounds and seen.sum() > 0:
             found.clocks.append(_clocks(rounds, mode))
             found.weights.append(seen)
         else:
@@ -251,7 +316,9 @@ def _waits(measurement: Measurement, mode: Mode, stacks: _Stacks) -> _Seen:
         wall += sum(each.wall_ns for each in rounds)
         iterations_in_all += iterations
         found.clocks.append(_clocks(rounds, mode))
-        found.weights.append(seen)
+        weights = np.zeros(max(seen, default=-1) + 1)
+        weights[list(seen)] = list(seen.values())
+        found.weights.append(weights)
     per = max(iterations_in_all, 1)
     found.waiting = Waiting(wall / per, run_queue / per, elsewhere / per)
     return found
@@ -269,16 +336,15 @@ def collect(measurements: Sequence[Measurement], mode: Mode) -> Evidence:
 
     tree = _Tree()
     charged, pictured = [], []
-    native = [frame.kind is Kind.NATIVE for frame in stacks.frames]
+    native = {n for n, frame in enumerate(stacks.frames) if frame.kind is Kind.NATIVE}
     for number, raw in enumerate(stacks.stacks[:]):
-        stack = stacks.stack(number)
         path = raw
-        if any(native[index] for index in raw):
-            path = stacks.path(simplify.judged(stack)) or raw
-        node = tree.node(path, judged=True)
+        if not native.isdisjoint(raw):
+            path = stacks.path(simplify.judged(stacks.stack(number))) or raw
+        node = tree.node(path)
         charged.append(node)
         extra = len(path) < len(raw) and raw[: len(path)] == path
-        pictured.append(tree.node(raw, start=node, skip=len(path), judged=False) if extra else -1)
+        pictured.append(tree.picture(raw, start=node, skip=len(path)) if extra else -1)
 
     parent = np.array(tree.parent, dtype=np.intp)
     frame = np.array(tree.frame, dtype=np.intp)
@@ -286,17 +352,25 @@ def collect(measurements: Sequence[Measurement], mode: Mode) -> Evidence:
     first = np.array(tree.first, dtype=bool)
     judged = np.array(tree.judged, dtype=bool)
     # Frames that are judged get the first numbers, in order of name, so that rows are stable.
-    used = sorted(set(frame[judged].tolist()), key=lambda index: str(stacks.frames[index]))
+    names = list(map(str, stacks.frames))
+    used = sorted(set(frame[judged].tolist()), key=names.__getitem__)
     rest = sorted(set(range(len(stacks.frames))) - set(used))
     order = used + rest
     renumber = np.empty(len(stacks.frames), dtype=np.intp)
     renumber[order] = np.arange(len(order))
     frame = renumber[frame] if len(frame) else frame
 
+    # From the deepest level up: what is added to its callers. A picture's leaf below a judged
+    # node is in that node's own cost already.
+    adds = np.flatnonzero((parent >= 0) & (judged | ~judged[parent])) if len(parent) else parent
+    by_level = adds[np.argsort(-depth[adds], kind="stable")]
+    levels = np.split(by_level, np.flatnonzero(np.diff(depth[by_level])) + 1)
+
     made = [
         _side(
-            seen, parent=parent, frame=frame, depth=depth, first=first, judged=judged,
-            charged=charged, pictured=pictured, frames=len(used),
+            seen, parent=parent, frame=frame, levels=levels, first=first, judged=judged,
+            charged=np.array(charged, dtype=np.intp), pictured=np.array(pictured, dtype=np.intp),
+            frames=len(used),
         )
         for seen in sides
     ]  # fmt: skip
@@ -309,6 +383,7 @@ def collect(measurements: Sequence[Measurement], mode: Mode) -> Evidence:
         judged,
         tuple(stacks.frames[index] for index in order),
         tuple(made),
+        tuple(names[index] for index in order),
     )
 
 
@@ -317,26 +392,22 @@ def _side(
     *,
     parent: Indices,
     frame: Indices,
-    depth: Indices,
+    levels: Sequence[Indices],
     first: Flags,
     judged: Flags,
-    charged: list[int],
-    pictured: list[int],
+    charged: Indices,
+    pictured: Indices,
     frames: int,
 ) -> Side:
     columns = len(read.weights)
     own = np.zeros((len(parent), columns))
-    for column, seen in enumerate(read.weights):
-        numbers = np.fromiter(seen.keys(), dtype=np.intp, count=len(seen))
-        amounts = np.fromiter(seen.values(), dtype=float, count=len(seen))
-        np.add.at(own[:, column], np.array(charged, dtype=np.intp)[numbers], amounts)
-        shown = np.array(pictured, dtype=np.intp)[numbers]
-        np.add.at(own[:, column], shown[shown >= 0], amounts[shown >= 0])
+    for column, amounts in enumerate(read.weights):
+        known = len(amounts)
+        own[:, column] += np.bincount(charged[:known], amounts, len(parent))
+        shown = pictured[:known] >= 0
+        own[:, column] += np.bincount(pictured[:known][shown], amounts[shown], len(parent))
     total = own.copy()
-    for level in range(int(depth.max(initial=0)), 1, -1):
-        here = np.flatnonzero(depth == level)
-        # A picture's leaf below a judged node is in that node's own cost already.
-        here = here[judged[here] | ~judged[parent[here]]]
+    for here in levels:
         np.add.at(total, parent[here], total[here])
     frame_own = np.zeros((frames, columns))
     frame_total = np.zeros((frames, columns))
@@ -345,7 +416,7 @@ def _side(
     np.add.at(frame_total, frame[outer], total[outer])
     return Side(
         tuple(read.clocks),
-        np.array([sum(seen.values()) for seen in read.weights]),
+        np.array([float(seen.sum()) for seen in read.weights]),
         frame_own,
         frame_total,
         own,

@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 
-from ci_flame import noise
 from ci_flame.diff import (
     BenchmarkDiff,
     Columns,
@@ -23,13 +22,13 @@ from ci_flame.diff import (
 from ci_flame.diff.figures import collector_notes, figures
 from ci_flame.judge import budgets, metrics
 from ci_flame.judge.accounts import accounts
-from ci_flame.judge.asked import Answer, ask, rules_for
+from ci_flame.judge.asked import Answer, ask, over
 from ci_flame.judge.causes import Broken, deepest, explained_by
-from ci_flame.judge.family import Unit, close, units_of
+from ci_flame.judge.family import TOLD, Family, Unit
 from ci_flame.judge.moved import Move, moves
 from ci_flame.judge.notes import blind_to, circumstances, not_certain, unjudged
 from ci_flame.policy import Policy, Rule, Severity
-from ci_flame.profile import TOTAL, Measurement, Mode, Run
+from ci_flame.profile import Measurement, Mode, Run
 from ci_flame.verdict import (
     BenchmarkVerdict,
     Finding,
@@ -44,15 +43,6 @@ NOT_CERTAIN_Q: Final = 0.05
 """False discovery rate of the notes about growth that is likely but not sure."""
 ABSENT: Final = frozenset({"new-benchmark", "new-mode", "no-baseline"})
 """Notes of `judge_alone` that mean there was nothing to compare with."""
-
-
-def _judged_by(unit: Unit, rule: Rule, leaves: frozenset[int]) -> bool:
-    """Tell whether the rule reads this cost: own or total, as it says; paths always."""
-    if unit.mask is not None or unit.frame == TOTAL:
-        return True
-    if rule.self_only:
-        return unit.own
-    return not unit.own or unit.function in leaves
 
 
 def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> BenchmarkVerdict:
@@ -79,79 +69,68 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
 
     level = policy.false_failures_per_build / max(family, 1)
     growth = [rule for rule in rules if rule.max_growth is not None]
-    units = units_of(columns, growth)
-    close(units, level)
-    broken, unsure, moved = _apply(units, growth, diff, columns, level)
+    family_of = Family(columns, growth, level)
+    broken, unsure, moved = _apply(family_of, diff)
     kept = deepest(broken, columns)
     found += [_finding(each, diff, columns) for each in kept]
     unsure = [each for each in unsure if not explained_by(each[0], kept, columns)]
     notes += [Note("moved", str(move), diff.benchmark) for move in moved]
     notes += not_certain(unsure, diff, columns)
-    notes += _hidden(units, growth, kept, diff, columns)
+    notes += _hidden(family_of, kept, diff)
     notes += circumstances(diff, columns)
-    tests = next((unit.level / unit.tests for unit in units if unit.group == "own"), level)
-    seen = smallest_visible(columns, tests)
+    seen = smallest_visible(columns, family_of.own_alpha())
     verdict = _finish(diff, policy, found, notes, outcome=machine.outcome, seen=seen)
     if verdict.outcome is Outcome.PASS:
-        blind = blind_to(columns, tests, seen, diff.benchmark, growth)
+        blind = blind_to(family_of, seen, diff.benchmark)
         return replace(verdict, notes=(*verdict.notes, blind))
     return verdict
 
 
 def _apply(
-    units: Sequence[Unit],
-    rules: Sequence[Rule],
-    diff: BenchmarkDiff,
-    columns: Columns,
-    level: float,
+    family: Family, diff: BenchmarkDiff
 ) -> tuple[list[Broken], list[tuple[Unit, Rule, Answer]], list[Move]]:
     """Return what broke a rule, what may have, and what only moved."""
-    totals = {unit.function for unit in units if unit.group == "total"}
-    leaves = frozenset(u.function for u in units if u.group == "own" and u.function not in totals)
-    shifted = moves(units, columns, level)
-    q_values = noise.benjamini_hochberg(np.array([unit.growth_p for unit in units]))
+    columns = family.columns
+    shifted = moves(family)
+    moved = np.isin(family.function, list(shifted))
+    real = family.adjusted <= family.level
+    worth = real | (family.q_values <= NOT_CERTAIN_Q) | moved
     broken: list[Broken] = []
     unsure: list[tuple[Unit, Rule, Answer]] = []
     told: dict[str, Move] = {}
-    for unit, q_value in zip(units, q_values.tolist(), strict=True):
-        for rule in rules_for(unit, rules):
-            if not _judged_by(unit, rule, leaves):
-                continue
+    for number, rule in enumerate(family.rules):
+        passed = over(rule, family.estimates, columns)[1:]
+        for index in np.flatnonzero(family.asked(number) & passed & worth).tolist():
+            unit = family.unit(index)
             answer = ask(rule, unit, diff, columns)
-            if not answer.over:
-                continue
             move = shifted.get(unit.function) if unit.mask is None else None
             if move is not None and not move.breaks(rule):
                 told[str(move.frame)] = move
             elif unit.real and answer.agreed and answer.certainty >= rule.certainty:
                 fails = rule.severity is Severity.FAIL
                 broken.append(Broken(unit, rule, answer.certainty, answer.limit, fails))
-            elif q_value <= NOT_CERTAIN_Q:
+            elif family.q_values[index] <= NOT_CERTAIN_Q:
                 unsure.append((unit, rule, answer))
     return broken, unsure, list(told.values())
 
 
-def _hidden(
-    units: Sequence[Unit],
-    rules: Sequence[Rule],
-    kept: Sequence[Broken],
-    diff: BenchmarkDiff,
-    columns: Columns,
-) -> list[Note]:
+def _hidden(family: Family, kept: Sequence[Broken], diff: BenchmarkDiff) -> list[Note]:
     """Return notes on own cost that surely grew past a limit that reads cost with callees."""
     notes = []
-    totals = {unit.function: unit for unit in units if unit.group == "total"}
-    for unit in units:
-        whole = totals.get(unit.function)
-        if unit.group != "own" or whole is None or not unit.real:
-            continue
-        for rule in rules_for(unit, rules):
+    columns, estimates = family.columns, family.columns.estimates
+    surely = np.flatnonzero((family.group == TOLD) & (family.adjusted <= family.level))
+    for index in surely.tolist():
+        unit = family.unit(index)
+        for rule in family.rules:
+            if rule.self_only or not rule.matches_frame(unit.frame):
+                continue
             answer = ask(rule, unit, diff, columns)
-            if rule.self_only or not answer.over or answer.certainty < rule.certainty:
+            if not answer.over or answer.certainty < rule.certainty:
                 continue
             if explained_by(unit, kept, columns):
                 continue
-            own, total = change(unit.estimates, unit.row), change(whole.estimates, whole.row)
+            own = change(unit.estimates, unit.row)
+            total = change(estimates, columns.total_row(unit.function))
             notes.append(
                 Note(
                     "own-cost",

@@ -1,15 +1,15 @@
 """Stage 5, pure: what one rule says of one cost."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ci_flame import noise
 from ci_flame.diff import NOMINAL_FALSE_FAILURES, BenchmarkDiff, Columns
+from ci_flame.diff.evidence import Flags
 from ci_flame.judge.family import Unit
-from ci_flame.policy import Rule, gates_total
-from ci_flame.profile import TOTAL
+from ci_flame.noise import Estimates
+from ci_flame.policy import Rule
 from ci_flame.verdict import limit_text
 
 
@@ -25,6 +25,19 @@ class Answer:
     """ln distance of the estimate from the limit."""
     agreed: bool = True
     """False: only shares were compared, and the raw clock does not surely say the same."""
+
+
+def over(rule: Rule, estimates: Estimates, columns: Columns) -> Flags:
+    """Return which rows of the estimates are past the rule's limit and matter, as `ask` says it."""
+    limit = rule.max_growth
+    before, after = estimates.before, estimates.after
+    grown = after - before
+    past: Flags = np.zeros(len(before), dtype=bool)
+    if limit is not None and limit.share is not None:
+        past |= estimates.log_ratio > np.log1p(limit.share)
+    if limit is not None and limit.ns is not None:
+        past |= grown > limit.ns
+    return np.asarray(past & (grown > 0) & (grown / columns.whole_ns >= rule.min_impact))
 
 
 def ask(rule: Rule, unit: Unit, diff: BenchmarkDiff, columns: Columns) -> Answer:
@@ -63,12 +76,3 @@ def ask(rule: Rule, unit: Unit, diff: BenchmarkDiff, columns: Columns) -> Answer
         log_ratio - nearest,
         agreed,
     )
-
-
-def rules_for(unit: Unit, rules: Sequence[Rule]) -> list[Rule]:
-    """Return the rules that judge this cost."""
-    if unit.rule is not None:
-        return [unit.rule]
-    if unit.frame == TOTAL:
-        return [rule for rule in rules if gates_total(rule)]
-    return [rule for rule in rules if rule.matches_frame(unit.frame)]

@@ -97,14 +97,13 @@ class _Lookup:
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
-        self._rows = {frame: row for row, frame in enumerate(columns.evidence.frames)}
 
     def __call__(self, frame: Frame, *, own: bool) -> Change:
         """Return one function's change, or the benchmark's."""
         columns = self._columns
         if frame == TOTAL:
             return change(columns.estimates, 0)
-        function = self._rows[frame]
+        function = columns.evidence.frames.index(frame)
         row = columns.own_row(function) if own else columns.total_row(function)
         return change(columns.estimates, row)
 

@@ -6,15 +6,13 @@ as moved, and only the net growth is judged. A function that merely shrank besid
 nothing: that is a saving that masks growth.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from ci_flame import noise
-from ci_flame.diff import Columns
-from ci_flame.judge.family import Unit
+from ci_flame.judge.family import Family
 from ci_flame.policy import Rule
 from ci_flame.profile import Frame
 from ci_flame.verdict import percent
@@ -65,14 +63,12 @@ class Move:
         )
 
 
-def moves(units: Sequence[Unit], columns: Columns, level: float) -> dict[int, Move]:
+def moves(family: Family) -> dict[int, Move]:
     """Return the functions that are new and whose cost came from where they are called."""
+    columns = family.columns
     tree, estimates = columns.evidence, columns.estimates
-    new = {
-        unit.function: unit
-        for unit in units
-        if unit.function >= 0 and not unit.entry(unit.estimates.samples_before)
-    }
+    absent = (family.estimates.samples_before[1:] == 0) & (family.function >= 0)
+    new = {unit.function: unit for unit in map(family.unit, np.flatnonzero(absent).tolist())}
     if not new:
         return {}
     start = columns.node_total_row(0)
@@ -125,7 +121,7 @@ def moves(units: Sequence[Unit], columns: Columns, level: float) -> dict[int, Mo
             float(estimates.before[0]),
             float(error),
             unit.entry(estimates.degrees),
-            unit.level / unit.tests if unit.level else level,
+            unit.alpha,
             tuple(sources),
         )
     return made

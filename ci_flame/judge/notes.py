@@ -8,7 +8,7 @@ import numpy as np
 from ci_flame import noise
 from ci_flame.diff import BenchmarkDiff, Columns, change, visible_at
 from ci_flame.judge.asked import Answer
-from ci_flame.judge.family import Unit
+from ci_flame.judge.family import Family, Unit
 from ci_flame.policy import Rule
 from ci_flame.profile import TOTAL
 from ci_flame.verdict import Note, Outcome, duration, percent
@@ -138,7 +138,7 @@ def _more(unit: Unit, rule: Rule, answer: Answer) -> float:
     """Return how many times as long a recording would be sure, if the estimate is right."""
     degrees = unit.entry(unit.estimates.degrees)
     error = unit.entry(unit.estimates.standard_error)
-    needed = float(noise.critical(degrees, unit.level / unit.tests)) + 0.84  # 80 % power
+    needed = float(noise.critical(degrees, unit.alpha)) + 0.84  # 80 % power
     factor = (needed / max(abs(unit.entry(unit.estimates.t)), 1e-3)) ** 2
     if np.isfinite(answer.margin):
         asked = float(noise.quantile(degrees, rule.certainty)) + 0.84
@@ -186,17 +186,16 @@ def circumstances(diff: BenchmarkDiff, columns: Columns) -> list[Note]:
     return notes
 
 
-def blind_to(
-    columns: Columns, level: float, seen: float | None, benchmark: str, rules: Sequence[Rule]
-) -> Note:
+def blind_to(family: Family, seen: float | None, benchmark: str) -> Note:
     """Return what a PASS could not have seen."""
-    if not rules:
+    columns = family.columns
+    if not family.rules:
         return Note("blind", "no rule limits growth here", benchmark)
     large = "any growth" if seen is None else f"growth under {percent(seen)} %"
     if columns.waiting:
         told = f"blind to {large} of waits that are 5 % of the waiting or more"
         return Note("blind", told, benchmark)
-    small = visible_at(columns, 0.01, level)
+    small = visible_at(columns, 0.01, family.least)
     tiny = f"under {percent(small)} %" if small < 9.0 else "of any size"  # noqa: PLR2004
     return Note(
         "blind",
