@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -261,6 +262,33 @@ def test_an_unsettled_warm_up_is_said():
     )
 
 
+def test_a_drift_within_processes_is_said():
+    before = synthetic_measurement(SHOP, seed=1, rounds=60)
+    after = replace(
+        before,
+        processes=tuple(
+            replace(
+                process,
+                rounds=tuple(
+                    replace(each, cpu_ns=round(each.cpu_ns * (1 + 0.01 * number)))
+                    for number, each in enumerate(process.rounds)
+                ),
+            )
+            for process in before.processes
+        ),
+    )
+
+    (note,) = diff_benchmark(before, after, Mode.ON_CPU).notes
+
+    told = re.fullmatch(
+        r"an iteration after costs (\d+) % more at the end of a process than at its beginning:"
+        " its cost depends on how many were recorded before it",
+        note,
+    )
+    assert told is not None
+    assert 27 <= int(told[1]) <= 45  # 1.495 / 1.095 is 37 % more
+
+
 @pytest.mark.parametrize(
     ("truth", "references", "anchor"),
     [
@@ -329,6 +357,29 @@ def test_off_cpu_is_weighed_by_time_and_not_corrected():
 )
 def test_what_may_not_be_compared(changed, expected):
     assert differences(ENVIRONMENT, replace(ENVIRONMENT, **changed)) == expected
+
+
+@pytest.mark.parametrize("anchored", [("core", "memory"), ()], ids=["references", "functions"])
+def test_the_clock_of_a_benchmark_depends_on_no_other(anchored):
+    """Speed is not shared: adjacent windows of one process differ by 13 %."""
+
+    def side(seed, speed, name="b", truth=SHOP):
+        return synthetic_measurement(
+            truth, benchmark=name, seed=seed, speed=speed, references=anchored
+        )
+
+    alone = diff(synthetic_run(side(1, 1.0)), synthetic_run(side(2, 1.4))).benchmarks
+    dearer = {text: cost * 3 for text, cost in SHOP.items()}
+    beside = diff(
+        synthetic_run(side(3, 1.0, "a"), side(1, 1.0), side(4, 0.4, "c")),
+        synthetic_run(side(5, 6.0, "a", dearer), side(2, 1.4), side(6, 9.0, "c")),
+    ).benchmarks
+
+    assert (beside[1],) == alone
+    for one, other in ((beside[1].columns, alone[0].columns),):
+        for name in ("log_cost_before", "log_cost_after"):
+            assert np.array_equal(getattr(one.clock, name), getattr(other.clock, name))
+        assert np.array_equal(one.estimates.log_ratio, other.estimates.log_ratio)
 
 
 def test_runs_are_compared_by_benchmark_and_the_rest_is_named():

@@ -289,6 +289,70 @@ def test_a_growth_that_a_second_recording_does_not_show_fails_nobody(pytester, w
         made.stdout.fnmatch_lines(["*shop:tokenize grew by*"])
 
 
+def _garbage(collections):
+    """A function that leaves cycles behind and collects so many times in every call."""
+    return f"""
+import gc
+KEPT = [[] for _ in range(2000)]
+
+def leave():
+    for _ in range(400):
+        pair = []
+        pair.append(pair)
+
+def build():
+    leave()
+    for _ in range({collections}):
+        gc.collect()
+
+def count():
+    return sum([i * 3 % 7 for i in range(2000)])
+"""
+
+
+def test_garbage_collection_is_a_frame_below_the_function_that_pays(pytester):
+    pytester.makepyfile(shop=_garbage(0))
+    pytester.makepyfile(
+        test_shop="""
+        import pytest, shop
+        @pytest.mark.flame(gc=True)
+        def test_on(flame): flame(shop.build)
+        def test_off(flame): flame(shop.build)
+        """
+    )
+    run(pytester, seconds=0.2).assert_outcomes(passed=2)
+
+    below = {
+        name: sum(
+            weight.samples
+            for stack, weight in measurement.profile().stacks.items()
+            if any(str(frame) == "[gc]" for frame in stack)
+            and "shop:leave" in [str(frame) for frame in stack]
+        )
+        / measurement.profile().samples
+        for name, measurement in recorded(pytester).items()
+    }
+    assert below["test_on"] >= 0.1
+    assert below["test_off"] == 0
+
+
+def test_growth_in_garbage_collection_is_a_finding_of_its_own(pytester):
+    pytester.makepyfile(
+        test_shop="""
+        import pytest, shop
+        def both(): shop.build(); shop.count()
+        @pytest.mark.flame(gc=True)
+        def test_build(flame): flame(both)
+        """
+    )
+    for collections, words in ((1, ("--flame-out=base",)), (4, ("--flame-baseline=base",))):
+        pytester.makepyfile(shop=_garbage(collections))
+        made = run(pytester, *words, processes=2, seconds=0.3)
+
+    made.assert_outcomes(failed=1)
+    made.stdout.fnmatch_lines(["*::test_build: [[]gc[]] grew by *"])
+
+
 def test_the_base_commit_may_be_named_and_the_repository_stays_as_it_was(pytester):
     def git(*words):
         who = ("-c", "user.name=t", "-c", "user.email=t@example.org")

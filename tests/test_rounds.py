@@ -339,6 +339,47 @@ def test_a_warm_up_that_never_ends_is_said():
     assert driven.warm_up_ns >= 300 * MS
 
 
+@pytest.mark.parametrize(
+    ("slow_ns", "settled"),
+    [
+        (MS // 2, True),  # 200 slow calls are over within the warm-up
+        (5 * MS, False),  # equally slow ones that go on into the rounds show no trend before
+        (int(1.5 * MS), False),
+        (int(1.1 * MS), True),  # half a percent of the cost
+    ],
+)
+def test_a_cache_that_fills_for_200_iterations(slow_ns, settled):
+    clock = FakeClock()
+    cache = set()
+
+    def call():
+        clock.spend(MS if len(cache) == 200 else slow_ns)
+        cache.add(min(len(cache), 199))
+
+    driven = drive(clock, rounds.repeat(call), seconds=2)
+
+    assert driven.settled is settled
+    assert not any(each.dropped for each in driven.rounds)  # said, and never left out for its cost
+
+
+@pytest.mark.parametrize(
+    ("costs", "late"),
+    [
+        ([0.051] * 5 + [0.0] * 15, True),
+        ([0.049] * 5 + [0.0] * 15, False),
+        ([0.051] * 5 + [0.0] * 14, False),  # too few to tell
+        ([0.051] * 5 + [0.0] * 20, True),
+        ([0.051] * 5 + [0.0] * 25, False),  # under one percent of the cost
+        ([0.3] * 15 + [0.0] * 85, True),
+        ([-0.3] * 5 + [0.0] * 15, False),  # dearer later: `drift` of the diff says it
+        ([0.2] * 2 + [0.0] * 18, False),  # a median does not mind two rounds
+        ([0.2] * 5 + [0.0, 0.2] * 20, False),  # no more than rounds spread anyway
+    ],
+)
+def test_rounds_that_get_cheaper_later_were_warm_up(costs, late):
+    assert rounds.fell_later(costs) is late
+
+
 def test_what_the_benchmark_raises_passes_through_and_sampling_stops():
     clock = FakeClock()
 
@@ -505,7 +546,7 @@ def test_real_rounds_agree_with_the_clock():
     driven = rounds.drive(
         rounds.repeat(lambda: sum(range(500))),
         rounds.Window(Session(), real),
-        RecordConfig(seconds=0.2),
+        RecordConfig(seconds=0.2, busy=1.0),  # however busy the machine of the tests is
         1,
     )
     spent = time.process_time_ns() - start

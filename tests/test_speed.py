@@ -69,6 +69,43 @@ def test_the_choice_does_not_depend_on_the_side():
     assert speed.choose_kinds((before, after)) == speed.choose_kinds((after, before))
 
 
+def drifting(by, *, processes=5, rounds=50, unlike=0.0, **more):
+    """Processes whose cost rises evenly by `by` (of ln) from the first third to the last."""
+    slope = np.linspace(-0.75, 0.75, rounds)
+    side = [clocks(1000.0, rounds=rounds, seed=s, **more) for s in range(processes)]
+    for number, each in enumerate(side):
+        each.cpu_ns[:] *= np.exp(slope * (by + unlike * (number - processes // 2)))
+    return side
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"),
+    [
+        (drifting(0.06), 0.06),
+        (drifting(-0.06), -0.06),
+        (drifting(0.04), 0.0),
+        (drifting(0.3, rounds=11), 0.0),  # too few rounds
+        (drifting(0.06, unlike=0.06), 0.0),  # some processes fall
+        (drifting(0.06, processes=1), 0.06),
+    ],
+)
+def test_a_cost_that_depends_on_the_calls_before_it_is_seen(side, expected):
+    assert speed.drift(side, ("core",)) == pytest.approx(expected, abs=0.01)
+
+
+def test_a_single_step_back_and_forth_is_no_drift():
+    side = [clocks(1000.0, rounds=60, seed=s) for s in range(5)]
+    for each in side:
+        each.cpu_ns[:20] *= 1.1
+        each.cpu_ns[20:40] *= 1.3
+
+    assert speed.drift(side, ("core",)) == 0.0
+
+
+def test_without_a_reference_a_drift_may_be_the_machine_s():
+    assert speed.drift(drifting(0.5), ()) == 0.0
+
+
 @pytest.mark.parametrize("machine_after", [0.5, 1.0, 1.3, 3.0])
 def test_a_slower_machine_is_no_growth(machine_after):
     got = speed.machine(*sides(machine_after=machine_after), None)

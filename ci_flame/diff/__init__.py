@@ -143,6 +143,7 @@ def diff_benchmark(before: Measurement, after: Measurement, mode: Mode) -> Bench
         centre = speed.centre_of_functions(first.frame_own, second.frame_own, prior)
         clock = speed.machine(first.clocks, second.clocks, centre)
         made = Columns(evidence, places, clock, prior)
+        notes += _drifting(evidence, clock.kinds)
     else:
         made = Columns(evidence, places, None, noise.Prior(1.0, noise.WAIT_SPREAD))
         notes += _waiting_notes(evidence)
@@ -189,6 +190,19 @@ def left_out(measurement: Measurement, side: str, mode: Mode) -> str:
     rounds = sum(mode in e.profiles for p in measurement.processes for e in p.rounds)
     more = f" (the first: {dropped[0]})" if len(dropped) > 1 else f": {dropped[0]}"
     return f"{len(dropped)} of {rounds} rounds {f'{side} ' if side else ''}left out{more}"
+
+
+def _drifting(evidence: Evidence, kinds: Sequence[str]) -> list[str]:
+    """Return the words for sides whose iterations cost more, or less, with every call."""
+    notes = []
+    for name, side in zip(("before", "after"), evidence.sides, strict=True):
+        if moved := speed.drift(side.clocks, kinds):
+            notes.append(
+                f"an iteration {name} costs {abs(np.expm1(moved)) * 100:.0f} %"
+                f" {'more' if moved > 0 else 'less'} at the end of a process than at its"
+                " beginning: its cost depends on how many were recorded before it"
+            )
+    return notes
 
 
 def _mostly_busy(side: str, measurement: Measurement) -> str:

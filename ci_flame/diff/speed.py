@@ -38,6 +38,11 @@ CENTRE_DOMINANT: Final = 0.35
 """Own share above which one function would drag the centre along."""
 BLEND_GAIN: Final = 0.90
 """The mean of two references replaces the best one only below this ratio of their spreads."""
+DRIFT: Final = 0.05
+"""From here on a trend of ln(cost / reference) within processes is said: between what five quiet
+processes show by chance (under 2 %) and what grows or shrinks with every call."""
+_DRIFT_ROUNDS: Final = 12
+"""Rounds that a process needs to show a trend: four in each third."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,32 @@ def process_clock(clocks: Clocks, kinds: Sequence[str]) -> tuple[float, float]:
         reference = float(np.log(np.average(np.exp(each[used]), weights=weights)))
     cost = float(np.log(clocks.cpu_ns[used].sum() / clocks.iterations[used].sum()))
     return cost, reference
+
+
+def drift(side: Sequence[Clocks], kinds: Sequence[str]) -> float:
+    """Return by how much ln(cost / reference) moves from the first to the last third of rounds.
+
+    The mean over processes of one side; 0 where it is under `DRIFT`, under three times its
+    own standard error, not the same way in both halves, or not to be told from the machine
+    (no reference, or too few rounds).
+    """
+    if not kinds:
+        return 0.0
+    halves = []
+    for clocks in side:
+        ratio = np.log(clocks.cpu_ns / clocks.iterations) - _reference(clocks, kinds)
+        ratio = ratio[np.isfinite(ratio)]
+        if len(ratio) >= _DRIFT_ROUNDS:
+            first, middle, last = (np.median(part) for part in np.array_split(ratio, 3))
+            halves.append((middle - first, last - middle))
+    if not halves:
+        return 0.0
+    each = np.array(halves)
+    moved = each.sum(axis=1)
+    mean = float(moved.mean())
+    error = float(moved.std(ddof=1)) / np.sqrt(len(moved)) if len(moved) > 1 else 0.0
+    one_way = bool((each.mean(axis=0) * mean > 0).all())
+    return mean if one_way and abs(mean) >= max(DRIFT, 3 * error) else 0.0
 
 
 def _pooled(before: Floats, after: Floats) -> tuple[float, int]:

@@ -21,9 +21,11 @@ VERSION: Final = 1
 
 KINDS: Final = ("core", "memory", "kernel")
 
-REPETITIONS: Final = 3
-"""Counted ones. One more runs first and is thrown away: it is 2-3 % off, because it finds
-the caches and branch predictors as the benchmark left them; later ones are within 1 %."""
+REPETITIONS: Final = {"core": 3, "memory": 3, "kernel": 9}
+"""Counted ones. One more runs first and is thrown away: it is 2-3 % off and more, because it
+finds the caches and branch predictors as the benchmark left them; later ones are within 1 %.
+The kernel's are a third as long as the others', and with three of them its median was so noisy
+(6 to 9 % from round to round, with nine 4 to 6 %) that it never was chosen for its noise alone."""
 
 _OBJECTS: Final = 400_000
 """About 16 MB of int objects and slots: more than a core's own caches hold."""
@@ -89,7 +91,7 @@ def prepare() -> None:
 
 
 def measure() -> Mapping[str, tuple[int, ...]]:
-    """Run every kind; return the thread CPU ns of each counted repetition, about 2 ms in all.
+    """Run every kind; return the thread CPU ns of each counted repetition, 2 to 4 ms in all.
 
     Raises ValueError where `prepare` was not called, because allocating in the middle of a
     round's reference would be measured with it.
@@ -101,15 +103,15 @@ def measure() -> Mapping[str, tuple[int, ...]]:
         "memory": _memory.work,
         "kernel": _kernel,
     }
-    return {kind: _repeat(work[kind]) for kind in KINDS}
+    return {kind: _repeat(work[kind], REPETITIONS[kind]) for kind in KINDS}
 
 
-def _repeat(work: Callable[[], int]) -> tuple[int, ...]:
+def _repeat(work: Callable[[], int], repetitions: int) -> tuple[int, ...]:
     """Return the thread CPU ns of the counted repetitions; the first one is thrown away."""
     clock = time.thread_time_ns
     work()
     times = []
-    for _ in range(REPETITIONS):
+    for _ in range(repetitions):
         start = clock()
         work()
         times.append(clock() - start)

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat as times
+from itertools import takewhile
 from typing import Final, Protocol, Self
 
 from ci_flame.collect import PHASE_NONE
@@ -40,6 +41,12 @@ WARM_UP_TOLERANCE: Final = 0.02
 """A block this much faster than the one before it is still warming up: between the noise of
 a median of five rounds against the reference (about 1 %) and what a cache or an adaptive
 interpreter still gains (5 % and more)."""
+LATE_FALL: Final = 0.05
+"""Measured rounds that begin this much dearer than all later ones may still be warm-up: a cache
+that fills with equally slow calls shows no trend until it is full. Where rounds spread more, four
+standard errors of a block's median."""
+LATE_COST: Final = 0.01
+"""... and are, if that is so much of what the rounds cost: less does not change a verdict."""
 BUSY_FACTOR: Final = 3
 """Rounds that were left out are made up for, until all windows took this many times the seconds
 (the waiting for a CPU left out): a machine that is never quiet must not hang us."""
@@ -363,8 +370,7 @@ def _steps(
         warm_up_cpu_ns += window.cpu_ns
         warm_up_wall_ns += window.wall_ns
         warm_up_elapsed_ns += elapsed_ns
-        core = statistics.median(clocks.references()[reference.KINDS[0]])
-        costs.append(math.log(max(window.cpu_ns, 1) / iterations / max(core, 1)))
+        costs.append(_log_cost(window.cpu_ns, iterations, clocks.references()))
         walls.append((window.wall_ns / iterations, elapsed_ns / iterations))
     settled = has_settled(costs) or not _still_falling(costs)
     if walls:  # the first calls are slow: caches, imports, the adaptive interpreter
@@ -389,7 +395,15 @@ def _steps(
         )
         rounds.append(leave_out_busy(made, BUSY if plan.busy is None else plan.busy, cores))
     window.reset(PHASE_NONE)
+    measured = [_log_cost(each.cpu_ns, each.iterations, each.references) for each in rounds]
+    settled = settled and not fell_later(measured)
     return Driven(tuple(rounds), first_phase, warm_up_cpu_ns, settled)
+
+
+def _log_cost(cpu_ns: int, iterations: int, references: Mapping[str, Sequence[int]]) -> float:
+    """Return ln(CPU time per iteration / core reference), which hardly knows the machine."""
+    core = statistics.median(references[reference.KINDS[0]])
+    return math.log(max(cpu_ns, 1) / iterations / max(core, 1))
 
 
 def _timed(iterations: int, clocks: Clocks) -> Generator[int, None, int]:
@@ -440,6 +454,26 @@ def has_settled(costs: Sequence[float]) -> bool:
     last = statistics.median(costs[-WARM_UP_BLOCK:])
     previous = statistics.median(costs[-2 * WARM_UP_BLOCK : -WARM_UP_BLOCK])
     return last > previous - WARM_UP_TOLERANCE
+
+
+def fell_later(costs: Sequence[float]) -> bool:
+    """Tell whether the measured rounds begin clearly dearer than the later ones, and matter.
+
+    `costs` as in `has_settled`; under four blocks nothing is clear.
+    """
+    if len(costs) < 4 * WARM_UP_BLOCK:
+        return False
+    centre = statistics.median(costs[len(costs) // 2 :])
+    spread = 1.4826 * statistics.median(abs(cost - centre) for cost in costs)
+    error = 1.2533 * spread / math.sqrt(WARM_UP_BLOCK)  # of a median of normal values
+    blocks = [
+        statistics.median(costs[start : start + WARM_UP_BLOCK]) - centre
+        for start in range(0, len(costs), WARM_UP_BLOCK)
+    ]
+    if blocks[0] < max(LATE_FALL, 4 * error):
+        return False
+    early = takewhile(lambda above: above > WARM_UP_TOLERANCE, blocks)
+    return sum(math.expm1(above) for above in early) >= LATE_COST * len(blocks)
 
 
 def _still_falling(costs: Sequence[float]) -> bool:
