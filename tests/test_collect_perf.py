@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -314,7 +313,7 @@ def test_session_that_is_closed_unread_leaves_nothing(tree):
     with waiting(tree, 1) as child:
         session = COLLECTORS["perf"].start(Target(child.pid, python=False))
         folder = session._process.folder
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert not folder.exists(), "perf has its files open, they need no names"
         session.close()
         session.close()
 
@@ -423,6 +422,110 @@ def test_perf_that_hangs_when_closed_is_ended(tree, monkeypatch):
 
     assert children_of_perf() == []
     assert not session._process.folder.exists()
+
+
+OWNER = """
+import os, sys, tempfile
+from ci_flame.collect import COLLECTORS, Target
+tempfile.tempdir = sys.argv[2]
+session = COLLECTORS["perf"].start(Target(int(sys.argv[1]), python=False, frequency_hz=4999))
+session.set_phase(1)
+print(session._process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def ended(pid, seconds=15):
+    """Tell whether a process that is not our child is gone, or only waits to be taken note of."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state in "ZX":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.root
+@needs_perf
+@pytest.mark.parametrize("hangs", [False, True])
+def test_owner_that_is_killed_leaves_no_perf_and_no_file(tree, tmp_path, hangs):
+    """Its target goes on, so that perf would, too."""
+    own = tmp_path / "tmp"
+    own.mkdir()
+    with waiting(tree, 4_000_000_000) as child:
+        go(child)
+        with subprocess.Popen(
+            [sys.executable, "-c", OWNER, str(child.pid), own],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,
+        ) as owner:
+            perf_pid = int(owner.stdout.readline())
+            watchers = [pid for pid in processes_with(b"perf/watch.py") if parent(pid) == owner.pid]
+            beside = list(own.iterdir())
+            if hangs:
+                os.kill(perf_pid, signal.SIGSTOP)
+            os.killpg(owner.pid, signal.SIGKILL)
+            owner.wait(20)
+        assert ended(perf_pid)
+        assert all(map(ended, watchers))
+        assert child.poll() is None
+
+    assert len(watchers) == 1
+    assert beside == list(own.iterdir()) == []
+
+
+@pytest.mark.root
+@needs_perf
+def test_owner_that_is_killed_while_perf_starts_leaves_no_file(tree, tmp_path):
+    slow = tmp_path / "perf"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    own = tmp_path / "tmp"
+    own.mkdir()
+    code = OWNER.replace(
+        "session = ", f"from ci_flame.collect import machine\n"
+        f"machine.perf_paths = lambda: ({str(slow)!r},)\nsession = "
+    )  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(os.getpid()), own], stdin=subprocess.PIPE
+    ) as owner:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            watchers = [pid for pid in processes_with(b"perf/watch.py") if parent(pid) == owner.pid]
+            if watchers:
+                break
+            time.sleep(0.02)
+        assert [each.name.startswith("ci-flame-perf-") for each in own.iterdir()] == [True]
+        started = [pid for pid in processes_with(b"sleep\x0060") if parent(pid) == owner.pid]
+        owner.kill()
+        owner.wait(20)
+
+    assert len(started) == len(watchers) == 1
+    assert all(map(ended, [*started, *watchers]))
+    assert list(own.iterdir()) == []
+
+
+def processes_with(words):
+    """The processes with these bytes on their command line."""
+    found = []
+    for place in Path("/proc").iterdir():
+        if place.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if words in (place / "cmdline").read_bytes():
+                    found.append(int(place.name))
+    return found
+
+
+def parent(pid):
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 @pytest.mark.root

@@ -40,8 +40,8 @@ def runtime(text, tmp, *, before="", hold=True):
 
 
 @contextmanager
-def keeping(pids, tmp_path, tmp):
-    keeper = MapKeeper(pids, tmp_path / "maps", tmp=str(tmp))
+def keeping(pids, tmp):
+    keeper = MapKeeper(pids, tmp=str(tmp))
     try:
         yield keeper
     finally:
@@ -60,7 +60,7 @@ def kept(folder):
 
 
 def test_map_is_kept_when_the_runtime_and_the_file_are_gone(tmp_path, tmp):
-    with keeping([], tmp_path, tmp) as keeper, runtime(NAMES, tmp) as child:
+    with keeping([], tmp) as keeper, runtime(NAMES, tmp) as child:
         keeper._roots = (child.pid,)
         keeper.start()
         for _ in range(100):
@@ -70,35 +70,35 @@ def test_map_is_kept_when_the_runtime_and_the_file_are_gone(tmp_path, tmp):
         child.stdin.close()
         child.wait(20)
         (tmp / f"perf-{child.pid}.map").unlink()
-        found = kept(keeper.keep([child.pid]))
+        found = kept(keeper.keep([child.pid], tmp_path / "maps"))
 
     assert found == {f"perf-{child.pid}.map": NAMES}
     assert keeper.refused == ()
 
 
 def test_map_that_grows_and_one_that_is_exchanged_are_read_whole(tmp_path, tmp):
-    with runtime(NAMES, tmp) as child, keeping([child.pid], tmp_path, tmp) as keeper:
+    with runtime(NAMES, tmp) as child, keeping([child.pid], tmp) as keeper:
         keeper.look()
         place = tmp / f"perf-{child.pid}.map"
         with place.open("a") as more:
             more.write(NAMES)
-        assert kept(keeper.keep([])) == {place.name: NAMES * 2}
+        assert kept(keeper.keep([], tmp_path / "maps")) == {place.name: NAMES * 2}
         (tmp / "new").write_text(NAMES * 3)
         (tmp / "new").rename(place)
-        assert kept(keeper.keep([])) == {place.name: NAMES * 3}
+        assert kept(keeper.keep([], tmp_path / "maps")) == {place.name: NAMES * 3}
 
 
 def test_children_are_found(tmp_path, tmp):
-    with runtime(NAMES, tmp) as child, keeping([os.getpid()], tmp_path, tmp) as us:
+    with runtime(NAMES, tmp) as child, keeping([os.getpid()], tmp) as us:
         assert child.pid in tree([os.getpid()])
-        assert f"perf-{child.pid}.map" in kept(us.keep([]))
+        assert f"perf-{child.pid}.map" in kept(us.keep([], tmp_path / "maps"))
 
 
 def test_process_that_ended_unseen_is_found_by_its_number(tmp_path, tmp):
-    with keeping([os.getpid()], tmp_path, tmp) as keeper:
+    with keeping([os.getpid()], tmp) as keeper:
         with runtime(NAMES, tmp, hold=False) as child:
             pass
-        assert kept(keeper.keep([child.pid])) == {f"perf-{child.pid}.map": NAMES}
+        assert kept(keeper.keep([child.pid], tmp_path / "maps")) == {f"perf-{child.pid}.map": NAMES}
 
 
 def write_link(place, secret):
@@ -140,8 +140,8 @@ def test_what_is_not_the_processes_own_is_not_read(tmp_path, tmp, write, why):
     with runtime(NAMES, tmp_path) as child:
         place = tmp / f"perf-{child.pid}.map"
         write(place, secret)
-        with keeping([child.pid], tmp_path, tmp) as keeper:
-            assert kept(keeper.keep([child.pid])) == {place.name: ""}
+        with keeping([child.pid], tmp) as keeper:
+            assert kept(keeper.keep([child.pid], tmp_path / "maps")) == {place.name: ""}
 
     assert keeper.refused == (f"{tmp}/{place.name} {why}: not read",)
 
@@ -168,9 +168,9 @@ def test_map_of_a_process_of_another_user_is_its_own(tmp_path, tmp):
     user = f"--reuid={NOBODY} --regid={NOBODY} --clear-groups".split()
     with (
         shell("setpriv", *user, "sh", "-c", script) as child,
-        keeping([child.pid], tmp_path, tmp) as keeper,
+        keeping([child.pid], tmp) as keeper,
     ):
-        found = kept(keeper.keep([]))
+        found = kept(keeper.keep([], tmp_path / "maps"))
 
     assert found == {f"perf-{child.pid}.map": "1 2 theirs\n"}
     assert keeper.refused == ()
@@ -179,8 +179,8 @@ def test_map_of_a_process_of_another_user_is_its_own(tmp_path, tmp):
 @pytest.mark.parametrize(("limit", "cut"), [(len(NAMES), False), (len(NAMES) - 1, True)])
 def test_size_is_limited(tmp_path, tmp, monkeypatch, limit, cut):
     monkeypatch.setattr(perf_maps, "MAX_MAP", limit)
-    with runtime(NAMES, tmp) as child, keeping([child.pid], tmp_path, tmp) as keeper:
-        found = kept(keeper.keep([]))
+    with runtime(NAMES, tmp) as child, keeping([child.pid], tmp) as keeper:
+        found = kept(keeper.keep([], tmp_path / "maps"))
 
     assert found == {f"perf-{child.pid}.map": NAMES[:limit]}
     assert ("its last names are missing" in "".join(keeper.refused)) == cut
@@ -191,9 +191,9 @@ def test_all_maps_together_are_limited(tmp_path, tmp, monkeypatch):
     with (
         runtime(NAMES, tmp) as one,
         runtime(NAMES, tmp) as two,
-        keeping([one.pid, two.pid], tmp_path, tmp) as keeper,
+        keeping([one.pid, two.pid], tmp) as keeper,
     ):
-        found = kept(keeper.keep([]))
+        found = kept(keeper.keep([], tmp_path / "maps"))
 
     assert sorted(map(len, found.values())) == [5, len(NAMES)]
     assert len(keeper.refused) == 1
@@ -204,9 +204,9 @@ def test_number_of_maps_is_limited(tmp_path, tmp, monkeypatch):
     with (
         runtime(NAMES, tmp) as one,
         runtime(NAMES, tmp) as two,
-        keeping([one.pid, two.pid], tmp_path, tmp) as keeper,
+        keeping([one.pid, two.pid], tmp) as keeper,
     ):
-        found = kept(keeper.keep([]))
+        found = kept(keeper.keep([], tmp_path / "maps"))
 
     assert len(found) == 1
     assert keeper.refused == ("maps of more than 1 processes, the limit",)
@@ -219,8 +219,8 @@ def test_container_has_a_tmp_and_a_number_of_its_own(tmp_path):
     spaces = ("--mount", "--pid", "--fork", "--mount-proc")
     with shell("unshare", *spaces, "sh", "-c", script) as child:
         (inner,) = set(tree([child.pid])) - {child.pid}
-        with keeping([child.pid], tmp_path, perf_maps.TMP) as keeper:
-            found = kept(keeper.keep([]))
+        with keeping([child.pid], perf_maps.TMP) as keeper:
+            found = kept(keeper.keep([], tmp_path / "maps"))
 
     assert found == {f"perf-{inner}.map": "1 2 inside\n"}
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -157,7 +158,7 @@ class PerfSession:
         self._settings = settings
         self._windows = Windows()
         self._lost = self._cpu_ns = 0
-        self._maps = MapKeeper((target.pid, *target.pids), process.folder / "maps")
+        self._maps = MapKeeper((target.pid, *target.pids))
         self._maps.start()
 
     def set_phase(self, phase: int) -> None:
@@ -202,9 +203,12 @@ class PerfSession:
 
         try:
             data = perf_read.read(self._process.open_data(), "perf.data")
-            maps = self._maps.keep(perf_read.processes(data))
-            names = perf_read.resolver(data, maps)
-            return perf_read.gather(data, windows, names, launched=self._target.pid)
+            with TemporaryDirectory(prefix="ci-flame-maps-") as folder:
+                maps = self._maps.keep(perf_read.processes(data), Path(folder))
+                names = perf_read.resolver(data, maps)
+                return perf_read.gather(data, windows, names, launched=self._target.pid)
+        except OSError as error:
+            raise CollectError(f"maps of JIT compilers cannot be copied: {error}") from error
         except (FormatError, UnrecognisedError) as error:
             raise CollectError(
                 f"what perf record wrote cannot be read: {error.message}",

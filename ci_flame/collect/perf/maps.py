@@ -40,9 +40,8 @@ class _Held:
 class MapKeeper:
     """Holds the maps of a process tree open, from `start` to `close`."""
 
-    def __init__(self, pids: Iterable[int], folder: Path, *, tmp: str = TMP) -> None:
+    def __init__(self, pids: Iterable[int], *, tmp: str = TMP) -> None:
         self._roots = tuple(pids)
-        self._folder = folder
         self._tmp = tmp
         self._held: dict[int, _Held] = {}
         self._uids: dict[int, int] = {}
@@ -72,25 +71,25 @@ class MapKeeper:
             for pid in tree(self._roots):
                 self._look_at(pid)
 
-    def keep(self, pids: Iterable[int]) -> Path:
-        """Copy the maps of these processes; return the folder with `perf-PID.map` of each.
+    def keep(self, pids: Iterable[int], folder: Path) -> Path:
+        """Copy the maps of these processes into a folder, as `perf-PID.map` of each; return it.
 
         Those that ended before they were seen are looked for by their number, and must belong
         to the user of the tree and be younger than the recording. A process without a map
         that was taken has an empty one, so that nobody looks for another.
         """
         self.look()
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         with self._lock:
             for pid in sorted(set(pids) - set(self._held)):
                 if pid > 0 and self._uids:
                     self._open(pid, Path(self._tmp), pid, set(self._uids.values()), self._began_ns)
                 if pid not in self._held:
-                    (self._folder / f"perf-{pid}.map").write_bytes(b"")
+                    (folder / f"perf-{pid}.map").write_bytes(b"")
             room = MAX_ALL
             for pid, held in sorted(self._held.items()):
-                room -= self._copy(pid, held, room)
-        return self._folder
+                room -= self._copy(pid, held, folder, room)
+        return folder
 
     def close(self) -> None:
         """Let go of everything; the copies stay where they are."""
@@ -145,7 +144,7 @@ class MapKeeper:
                 if each >= 0:
                     os.close(each)
 
-    def _copy(self, pid: int, held: _Held, room: int) -> int:
+    def _copy(self, pid: int, held: _Held, folder: Path, room: int) -> int:
         """Copy one map's bytes; return how many."""
         limit = min(room, MAX_MAP)
         size = os.fstat(held.descriptor).st_size
@@ -155,7 +154,7 @@ class MapKeeper:
                 " its last names are missing"
             )
         at = 0
-        with (self._folder / f"perf-{pid}.map").open("wb") as copy:
+        with (folder / f"perf-{pid}.map").open("wb") as copy:
             while at < limit:
                 piece = os.pread(held.descriptor, min(_CHUNK, limit - at), at)
                 if not piece:

@@ -7,6 +7,9 @@ perf runs from `start` to `close`, disabled outside of benchmarks. Inside of one
 enabled, and windows are cut by time: samples carry CLOCK_MONOTONIC stamps, and so does each
 `set_phase`. An enable or disable for every window would cost a round trip through perf's main
 loop: 0.1 ms in the middle, 4 to 8 ms beside busy processes, of windows of 10 ms.
+
+Its files lose their names as soon as both sides have opened them, so that nobody has to remove
+them, and a process of its own (`watch`) ends perf should we be killed.
 """
 
 import mmap
@@ -17,6 +20,7 @@ import signal
 import stat
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -33,6 +37,7 @@ CLOSE_SECONDS: Final = 8.0
 MAX_DATA: Final = 1 << 30
 """Bytes of one recording: at 1999 Hz hours of frame pointers, half a minute of DWARF stacks."""
 _ENDED_SECONDS: Final = 5.0
+_WATCH: Final = Path(__file__).with_name("watch.py")
 _SLICE_SECONDS: Final = 0.2
 _TAIL_LINES: Final = 4
 _TAIL_BYTES: Final = 64 << 10
@@ -82,7 +87,7 @@ class Windows:
 
 
 class PerfProcess:
-    """A perf record, its control FIFO and its folder of temporary files."""
+    """A perf record, its control FIFO and, until it has started, its folder of temporary files."""
 
     def __init__(self, program: str, pids: tuple[int, ...], settings: Settings) -> None:
         self.program = program
@@ -93,6 +98,8 @@ class PerfProcess:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._commands = self._answers = -1
+        self._opened: list[int] = []
+        self._watch: subprocess.Popen[bytes] | None = None
         self._enabled = False
         self._cpu_before = 0
         self.cpu_ns = 0
@@ -120,10 +127,40 @@ class PerfProcess:
                     # Ctrl-C is for us; we end perf when its recording is complete.
                     process_group=0,
                 )
+            self._watch = self._watched(self._process.pid)
         except OSError as error:
             raise CollectError(f"perf record: {error.strerror}") from error
         if not self._say("disable", START_SECONDS):
             raise CollectError(f"it ended: {self.tail()}")
+        self._forget_names()
+
+    def _watched(self, pid: int) -> "subprocess.Popen[bytes]":
+        """Return the process that ends perf should we not be able to."""
+        watched: list[int] = []
+        try:
+            watched += [os.pidfd_open(os.getpid()), os.pidfd_open(pid)]
+            return subprocess.Popen(
+                [sys.executable, "-I", "-S", _WATCH, *map(str, watched), self.folder],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=watched,
+                cwd="/",
+                start_new_session=True,  # whoever ends our process group does not end this one
+            )
+        finally:
+            for each in watched:
+                os.close(each)
+
+    def _forget_names(self) -> None:
+        """Remove the files, which perf has opened and we do now; they are reached as ours."""
+        try:
+            for path in (self.data, self._words):
+                self._opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise CollectError(f"it wrote no {path.name}: {error.strerror}") from error
+        self.data, self._words = (Path(f"/proc/self/fd/{each}") for each in self._opened)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _fifo(self, name: str) -> int:
         path = self.folder / name
@@ -255,10 +292,16 @@ class PerfProcess:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(CLOSE_SECONDS / 2)
             self._kill()
-        for each in (self._commands, self._answers):
+        if self._watch is not None:
+            with suppress(OSError):
+                self._watch.kill()
+            with suppress(subprocess.TimeoutExpired):
+                self._watch.wait(_ENDED_SECONDS)
+        for each in (self._commands, self._answers, *self._opened):
             if each >= 0:
                 os.close(each)
         self._commands = self._answers = -1
+        self._opened.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
