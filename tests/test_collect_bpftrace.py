@@ -15,7 +15,7 @@ from test_cli import call
 from test_collect_perf import go, tree, waiting
 
 from ci_flame.baseline import folder
-from ci_flame.collect import COLLECTORS, Target, choose, machine
+from ci_flame.collect import COLLECTORS, Target, choose, machine, process_tree
 from ci_flame.collect.bpftrace import collector as bpftrace
 from ci_flame.collect.bpftrace import process as bpftrace_process
 from ci_flame.collect.bpftrace.collector import Seen, gather
@@ -169,7 +169,7 @@ def test_a_process_that_runs_already_and_another_one(tree):
         go(one)
         go(other)
         time.sleep(0.3)
-        _, *more = bpftrace.family((one.pid, other.pid))
+        _, *more = process_tree.tree((one.pid, other.pid))
         session = COLLECTORS["bpftrace"].start(Target(one.pid, python=False, pids=tuple(more)))
         try:
             time.sleep(1.0)

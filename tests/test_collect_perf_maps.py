@@ -13,7 +13,8 @@ import pytest
 from test_cli import call
 
 from ci_flame.collect.perf import maps as perf_maps
-from ci_flame.collect.perf.maps import MapKeeper, tree
+from ci_flame.collect.perf.maps import MapKeeper
+from ci_flame.collect.process_tree import tree
 
 NOBODY = 65534
 NAMES = "1000 20 LazyCompile:*add /app/x.js:1\n"
@@ -223,19 +224,6 @@ def test_container_has_a_tmp_and_a_number_of_its_own(tmp_path):
             found = kept(keeper.keep([], tmp_path / "maps"))
 
     assert found == {f"perf-{inner}.map": "1 2 inside\n"}
-
-
-def test_tree_of_a_process_that_is_gone_is_empty():
-    child = subprocess.Popen(["true"])
-    child.wait()
-
-    assert tree([child.pid]) == ()
-
-
-def test_tree_is_bounded(monkeypatch):
-    monkeypatch.setattr(perf_maps, "MAX_PROCESSES", 1)
-
-    assert tree([os.getpid(), os.getppid()]) == (os.getpid(),)
 
 
 needs_perf = pytest.mark.skipif(shutil.which("perf") is None, reason="perf is not installed")

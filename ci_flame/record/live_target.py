@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from ci_flame.collect.process_tree import is_alive, stat_words, tree
 from ci_flame.errors import CollectError, UsageError
 
 MAX_PROCESSES: Final = 4096
 """Members of one target; each is opened by the collector."""
 CGROUPS: Final = Path("/sys/fs/cgroup")
 _PROC: Final = Path("/proc")
+_EVERYBODY: Final = 1 << 22
+"""The kernel's own limit of processes: what is too many is told by its number."""
 _KERNEL_THREAD: Final = 0x00200000
 """PF_KTHREAD of the flags in /proc/PID/stat."""
 _PYTHON: Final = re.compile(r"(?:lib)?python(?P<version>3\.\d+)?[dtmu]*(?:\.so[.\d]*)?")
@@ -45,7 +48,7 @@ class LiveTarget:
         roots = tuple(pid for pid in self.roots() if is_alive(pid))
         if not roots:
             return ()
-        found = _descendants(roots)
+        found = tree(roots, limit=_EVERYBODY)
         if len(found) > MAX_PROCESSES:
             raise UsageError(
                 f"{self.label} has {len(found)} processes; the limit is {MAX_PROCESSES}",
@@ -185,18 +188,10 @@ def python_version(pid: int) -> str | None:
     return version
 
 
-def is_alive(pid: int) -> bool:
-    """Tell whether a process runs: there, and not only waiting for its parent to take note."""
-    try:
-        return _stat(pid)[0] not in "ZX"
-    except (OSError, IndexError):
-        return False
-
-
 def parent(pid: int) -> int:
     """Return a process's parent; 0 where it is gone."""
     try:
-        return int(_stat(pid)[1])
+        return int(stat_words(pid)[1])
     except (OSError, IndexError, ValueError):
         return 0
 
@@ -216,15 +211,9 @@ def working_folder(pid: int) -> str:
     return ""
 
 
-def _stat(pid: int) -> list[str]:
-    """Return the words of /proc/PID/stat behind the name: state, parent, group, …."""
-    text = (_PROC / str(pid) / "stat").read_text(errors="surrogateescape")
-    return text.rpartition(") ")[2].split()
-
-
 def _flags(pid: int) -> int:
     try:
-        return int(_stat(pid)[6])
+        return int(stat_words(pid)[6])
     except (OSError, IndexError, ValueError):
         return 0
 
@@ -238,25 +227,6 @@ def _status(pid: int) -> Mapping[str, str] | None:
         key: value.strip()
         for key, colon, value in (each.partition(":") for each in text.split("\n"))
     }
-
-
-def _descendants(roots: Iterable[int]) -> tuple[int, ...]:
-    """Return the roots and what they have started, themselves or through others."""
-    children: dict[int, list[int]] = {}
-    for place in _PROC.iterdir():
-        if place.name.isdecimal():
-            with suppress(OSError, IndexError, ValueError):
-                words = _stat(int(place.name))
-                if words[0] not in "ZX":
-                    children.setdefault(int(words[1]), []).append(int(place.name))
-    found: dict[int, None] = dict.fromkeys(roots)
-    waiting = list(found)
-    while waiting:
-        for child in children.get(waiting.pop(), ()):
-            if child not in found:
-                found[child] = None
-                waiting.append(child)
-    return tuple(found)
 
 
 # -- what they used -------------------------------------------------------------------
@@ -308,7 +278,7 @@ class Meter:
 
 def _used(pid: int) -> _Used | None:
     try:
-        words = _stat(pid)
+        words = stat_words(pid)
         # A process's CPU clock, all of its threads, ended ones too: see clock_getcpuclockid(3).
         own_ns = time.clock_gettime_ns((~pid << 3) | 2)
         reaped_ns = (int(words[13]) + int(words[14])) * _TICK_NS

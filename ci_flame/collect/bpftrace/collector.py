@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from ci_flame.collect import Obstacle, Recording, Session, Target
 from ci_flame.collect.bpftrace import process
 from ci_flame.collect.bpftrace.cost import Meter
+from ci_flame.collect.process_tree import MAX_PROCESSES, tree
 from ci_flame.errors import CollectError
 from ci_flame.formats import bpftrace
 from ci_flame.formats.bpftrace import Entry, Output, Trace
@@ -38,8 +39,6 @@ PHASE: Final = 1
 FREQUENCY_HZ: Final = range(1, 20_001)
 MAX_DEPTH: Final = 127
 """Frames that bpftrace keeps of a stack; deeper ones lose their outermost."""
-MAX_PROCESSES: Final = 4_096
-"""Of which mappings are kept."""
 _EAGER_SECONDS: Final = 1.0
 _PERIODS: Final = (0.005, 0.05)
 """Between two looks at the mappings, in the first second and later."""
@@ -141,7 +140,7 @@ class BpftraceSession:
         self._program = process.Program("the bpftrace collector", script, words)
         self._seen.start()
         self._program.start()
-        self._meter = Meter(family((self._program.pid,)))
+        self._meter = Meter(tree((self._program.pid,)))
 
     def set_phase(self, phase: int) -> None:
         """Do nothing: the whole session is one window."""
@@ -215,7 +214,7 @@ class Seen:
 
     def look(self) -> None:
         """Keep the mappings of every process of the tree that has new ones."""
-        for pid in family(self._roots):
+        for pid in tree(self._roots):
             try:
                 text = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape")
             except OSError:
@@ -264,22 +263,6 @@ class Seen:
                 library, symbol = self._names.name(space, address, 0)
                 return clean_frame(Frame(symbol, library, Kind.NATIVE))
         return UNKNOWN
-
-
-def family(roots: Iterable[int]) -> list[int]:
-    """Return the processes and all their living descendants."""
-    found: dict[int, None] = dict.fromkeys(roots)
-    waiting = list(found)
-    while waiting and len(found) < MAX_PROCESSES:
-        pid = waiting.pop()
-        with suppress(OSError):
-            for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names, many of them
-                with suppress(OSError, ValueError):
-                    told = Path(f"/proc/{pid}/task/{task}/children").read_text(encoding="ascii")
-                    new = [each for each in map(int, told.split()) if each not in found]
-                    found.update(dict.fromkeys(new))
-                    waiting += new
-    return list(found)
 
 
 @dataclass(slots=True)

@@ -11,16 +11,16 @@ import stat
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from ci_flame.collect.process_tree import stat_words, tree
 
 TMP: Final = "/tmp"  # noqa: S108 - where perf and the runtimes have agreed to meet
 MAX_MAP: Final = 64 << 20
 MAX_ALL: Final = 256 << 20
 MAX_MAPS: Final = 256
-MAX_PROCESSES: Final = 4096
 LOOK_SECONDS: Final = 0.25
 _CHUNK: Final = 1 << 20
 _SLACK_NS: Final = 2_000_000_000
@@ -178,22 +178,6 @@ def _unfit(found: os.stat_result, uids: set[int], since_ns: int) -> str:
     return ""
 
 
-def tree(pids: Iterable[int]) -> tuple[int, ...]:
-    """Return living processes and their descendants, parents first; bounded."""
-    found: dict[int, None] = {}
-    waiting = list(pids)
-    while waiting and len(found) < MAX_PROCESSES:
-        pid = waiting.pop(0)
-        if pid in found or not Path(f"/proc/{pid}").is_dir():
-            continue
-        found[pid] = None
-        with suppress(OSError, ValueError):
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                with suppress(OSError):
-                    waiting += map(int, (thread / "children").read_text().split())
-    return tuple(found)
-
-
 def _own_number(process: Path) -> int:
     """Return the pid that a process has in its own namespace: the one it writes into names."""
     for line in (process / "status").read_text(errors="replace").splitlines():
@@ -205,8 +189,7 @@ def _own_number(process: Path) -> int:
 def _started_ns(pid: int) -> int:
     """Return when a process began, as the files' clock tells it; 0 if that is not known."""
     try:
-        words = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        ticks = int(words[_START_FIELD])
+        ticks = int(stat_words(pid)[_START_FIELD])
     except (OSError, ValueError, IndexError):
         return 0
     since_boot_ns = ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
