@@ -7,6 +7,7 @@ from synthetic import SHOP, synthetic_measurement
 
 from ci_flame import config
 from ci_flame.config import terms
+from ci_flame.config.metric_names import NAMES
 from ci_flame.config.terms import Terms
 from ci_flame.diff import diff_benchmark
 from ci_flame.diff.figures import figures
@@ -323,7 +324,11 @@ def test_reads_metric_rules_and_the_overhead():
         ("metric: run_queue.p99_ms", "the rule limits nothing"),
         ("metric: runqueue.p99_ms\n    max: 5", 'did you mean "run_queue"'),
         ("metric: run_queue\n    max: 5", '"run_queue" is no metric'),
-        ("metric: run_queue.p99_ms\n    max: 5s", '"5s" is not a number'),
+        ("metric: run_queue.p99_ms\n    max: 5 seconds", '"5 seconds": run_queue.p99_ms is in ms'),
+        ("metric: run_queue.p99_ms\n    max: 5%", '"5%": run_queue.p99_ms is in ms'),
+        ("metric: steal.percent\n    max: 5ms", '"5ms": steal.percent is in %'),
+        ("metric: block_io.requests\n    max: 5ms", '"5ms": block_io.requests is a plain number'),
+        ("metric: run_queue.p99_ms\n    max: lots", '"lots" is not a number'),
         ("metric: run_queue.p99_ms\n    max: -5", '"-5" is not a number'),
         ("metric: run_queue.p99_ms\n    max_growth: 5ms", "max_growth of a metric is a share"),
         ("metric: run_queue.p99_ms\n    max: 5\n    frames: '*'", "frames has no meaning with"),
@@ -336,6 +341,76 @@ def test_wrong_words_are_refused_by_name(rule, said):
         read(f"rules:\n  - {rule}\n")
 
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("run_queue.p98_ms", "run_queue.p99_ms"),
+        ("run_queue.p99_us", "run_queue.p99_ms"),  # no unit that a recording tells
+        ("run_queue.p99", "run_queue.p99_ms"),
+        ("run_queue.precent", "run_queue.percent"),
+        ("run_queue.vda.p99_ms", "run_queue.p99_ms"),
+        ("steal.p99_ms", "steal.percent"),
+        ("block_io.p99", "block_io.p99_ms"),
+        ("block_io.vda.write.p98_ms", "block_io.vda.write.p99_ms"),
+        ("block_io.*.write.p99", "block_io.*.write.p99_ms"),
+        ("block_io.writes_per_iteration", "block_io.write_bytes_per_iteration"),
+        ("collector.percnt", "collector.percent"),
+    ],
+)
+def test_a_name_that_nothing_records_is_refused_with_the_nearest(name, meant):
+    with pytest.raises(PolicyError) as refused:
+        read(f"rules:\n  - metric: '{name}'\n    max: 5\n")
+
+    told = str(refused.value)
+    family = name.partition(".")[0]
+    assert f'unknown metric "{name}"; did you mean "{meant}' in told
+    assert f"{family} has: " in told
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"{family}.{each}" for family, names in NAMES.items() for each in names),
+        "run_queue.p*_ms", "run_queue.*", "*.p99_ms", "block_io.*.p99_ms", "block_io.a.read.p50_ms",
+        "block_io.sd?.*.p50_ms", "block_io.*", "collector.bpf.sample.ns", "collector.unsent",
+        "collector.anything_else", "bpftrace.x.@[a]", "bpftrace.own_script.@x.p98",
+    ],
+)  # fmt: skip
+def test_names_and_globs_that_something_may_record_are_read(name):
+    made = read(f"rules:\n  - metric: '{name}'\n    max: 5\n")
+
+    assert made.rules[0].metric == name
+
+
+@pytest.mark.parametrize(
+    ("words", "maximum"),
+    [("5", 5.0), ("5 ms", 5.0), ("2s", 2000.0), ("250us", 0.25), ("1ns", 1e-6)],
+)
+def test_times_are_told_in_any_unit(words, maximum):
+    made = read(f"rules:\n  - {{metric: run_queue.p99_ms, max: {words}}}\n")
+
+    assert made.rules[0].maximum == maximum
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ("bpftrace.x.@syscalls[python]", "bpftrace.x.@syscalls[python3] was, is it meant?"),
+        ("run_queue.percent", "of run_queue there are run_queue.p50_ms"),
+        ("block_io.p99_ms", "`ci-flame doctor` says what the collectors can tell here"),
+    ],
+)
+def test_a_metric_that_was_not_recorded_is_told_with_what_was(wanted, told):
+    others = {"bpftrace__x__@syscalls[python3]": 3.0}
+    made = measured([1.0] * 3, "run_queue.p50_ms", **others)
+    got = judge_alone(
+        made, Mode.ON_CPU, policy(metric=wanted, maximum=1.0), Note("no-baseline", "")
+    )
+
+    (text,) = texts(got, "metric-missing")
+    assert told in text
 
 
 @pytest.mark.parametrize("text", ["overhead: {}\n", "overhead: {max: 6}\n", "overhead: 6%\n"])

@@ -11,6 +11,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Final, TypeVar
 
+from ci_flame.config import metric_names
 from ci_flame.config.yaml_tree import Listing, Node, Scalar, Section, nearest, quote
 from ci_flame.errors import UsageError
 from ci_flame.policy import Limit, Policy, Rule, Severity, Waiver
@@ -23,8 +24,6 @@ RULE_KEYS: Final = (
 )  # fmt: skip
 METRIC_KEYS: Final = ("metric", "max", "max_growth", "benchmarks", "certainty", "severity")
 """Keys of a rule that has a metric: the others are about stacks."""
-METRIC_FAMILIES: Final = ("run_queue", "steal", "block_io", "collector", "bpftrace")
-"""First parts of metrics' names."""
 WAIVER_KEYS: Final = ("frames", "benchmarks", "until", "reason")
 MARKER_RULE_FIELDS: Final = (
     "frames", "max_growth", "min_impact", "budget", "certainty", "severity", "self_only",
@@ -39,6 +38,7 @@ _NS_OF: Final = {"ns": 1, "us": 1_000, "µs": 1_000, "μs": 1_000, "ms": 1_000_0
 _SHARE: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*%", re.ASCII)
 _TIME: Final = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*(ns|us|µs|μs|ms|s)", re.ASCII)
 _DECIMAL: Final = re.compile(r"\d{1,18}(?:\.\d{1,9})?", re.ASCII)
+_WITH_UNIT: Final = re.compile(r"\d+(?:\.\d+)?\s*[^\W\d_%]*%?")
 _PLAIN: Final = re.compile(r"\d+(?:\.\d*)?", re.ASCII)
 T = TypeVar("T")
 
@@ -144,30 +144,31 @@ def _certainty(text: str) -> float:
 
 
 def _metric(text: str) -> str:
-    """Return a glob on metrics; its first part must be one that exists."""
+    """Return a glob on metrics; a name that no recording can have is refused."""
     word = text.strip()
     _globs((word,))
-    family, dot, rest = word.partition(".")
-    if not any(mark in family for mark in "*?["):
-        if family not in METRIC_FAMILIES:
-            raise _WordError(
-                f"unknown metric {quote(word)}{nearest(family, METRIC_FAMILIES)}",
-                f"metrics begin with: {', '.join(METRIC_FAMILIES)}",
-            )
-        if not dot or not rest:
-            raise _WordError(f"{quote(word)} is no metric", f"for example {family}.percent")
+    if wrong := metric_names.wrong(word):
+        raise _WordError(*wrong)
     return word
 
 
 def parse_maximum(text: str, metric: str) -> float:
-    """Return 5.0 for `5` or, of a metric in ms, `5ms`: in the unit that its name ends with."""
+    """Return 5.0 for `5` or, of a metric in ms, `5ms`: in the unit that its name ends with.
+
+    Times may be in any unit: `2s` of a metric in ms is 2000.
+    """
     word = text.strip()
     unit = metric_unit(metric)
+    if unit == "ms" and (time := _TIME.fullmatch(word)):
+        return float(Decimal(time[1]) * _NS_OF[time[2]] / _NS_OF["ms"])
     number = word.removesuffix(unit).strip() if unit else word
-    if not _DECIMAL.fullmatch(number):
-        shown = f" (or 5 {unit})" if unit else ""
-        raise _WordError(f"{quote(text)} is not a number", f"write for example 5{shown}")
-    return float(number)
+    if _DECIMAL.fullmatch(number):
+        return float(number)
+    shown = f" (or 5 {unit})" if unit else ""
+    if _WITH_UNIT.fullmatch(word):
+        told = f"is in {unit}" if unit else "is a plain number"
+        raise _WordError(f"{quote(text)}: {metric} {told}", f"write for example 5{shown}")
+    raise _WordError(f"{quote(text)} is not a number", f"write for example 5{shown}")
 
 
 def _severity(text: str) -> Severity:

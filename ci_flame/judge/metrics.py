@@ -6,6 +6,7 @@ A benchmark's value is the median over its processes. `max` needs one side only;
 judged against the spread between processes, and never with fewer than three of them.
 """
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -20,6 +21,8 @@ from ci_flame.policy import Policy, Rule, Severity, matches_name
 from ci_flame.profile import Frame, Kind
 from ci_flame.verdict import Figure, Finding, Note, Outcome, Sort, limit_text, metric_text
 
+_SHOWN: Final = 8
+"""Names of metrics that a note lists."""
 LEAST_PROCESSES: Final = 3
 """A side; two say nothing of how far processes spread."""
 
@@ -78,7 +81,7 @@ def judge(
                 Note(
                     "metric-missing",
                     f"{rule.metric} was not recorded, so that the rule {rule.place} cannot be"
-                    " judged; `ci-flame doctor` says what the collectors can tell here",
+                    f" judged{_recorded(figures, rule)}",
                     benchmark,
                 )
             )
@@ -115,6 +118,20 @@ def _did_not_occur(figures: Figures | None, rule: Rule) -> bool:
         for name in ("seconds", "keys_left_out", "full_maps")
     )
     return ran is not None and bool(ran.after) and not any(each and each.after for each in less)
+
+
+def _recorded(figures: Figures | None, rule: Rule) -> str:
+    """Return what was recorded instead: the name that is nearest, or what others there are."""
+    names = (
+        [] if figures is None else [name for name, each in figures.metrics.items() if each.after]
+    )
+    if near := difflib.get_close_matches(rule.metric, names, n=1, cutoff=0.7):
+        return f"; {near[0]} was, is it meant?"
+    family = rule.metric.partition(".")[0]
+    alike = [name for name in names if name.startswith(f"{family}.") and name.count(".") == 1]
+    if alike:
+        return f"; of {family} there are {', '.join(alike[:_SHOWN])}"
+    return "; `ci-flame doctor` says what the collectors can tell here"
 
 
 def _matching(figures: Figures | None, rule: Rule) -> list[Metric]:
