@@ -403,6 +403,38 @@ def test_interrupted_sessions_keep_what_was_recorded_as_incomplete(shop, number)
     kept = folder.load(shop.path / ".ci-flame" / "run", incomplete_ok=True)
     assert [each.benchmark for each in kept.measurements] == ["test_shop.py::test_fixture"]
     assert not kept.complete
+    cut = "interrupted while test_shop.py::test_marker was recorded"
+    made.stdout.fnmatch_lines([f"{cut}: the run holds 1 of 2 benchmarks"])
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_session_that_is_stopped_in_its_first_benchmark_says_what_is_left(shop, number, earlier):
+    if earlier:
+        assert compared(shop, "same").ret == 0
+    shop.makepyfile(
+        test_shop=f"""
+        import os, signal
+        def test_fixture(flame):
+            os.kill(os.getpid(), signal.{number})
+        """
+    )
+    words = ("--flame-replay", "same", "--flame-baseline", "before")
+    made = shop.runpytest_subprocess("--flame", *NOT_HERE, *words)
+
+    assert made.ret == 2
+    told = "interrupted while test_shop.py::test_fixture was recorded: no benchmark was complete"
+    kept = "; .ci-flame/run is that of an earlier session" if earlier else ""
+    made.stdout.fnmatch_lines([f"ci-flame: {told}, nothing was kept{kept}"])
+    assert (shop.path / ".ci-flame" / "run").exists() is earlier
+
+
+def test_an_error_of_collection_is_no_interruption_of_a_recording(shop):
+    shop.makepyfile(test_broken="import nothing_of_that_name")
+    made = compared(shop, "same")
+
+    assert made.ret == 2
+    made.stdout.no_fnmatch_line("*nothing was kept*")
 
 
 def test_collecting_only_records_nothing(shop):

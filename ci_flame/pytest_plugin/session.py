@@ -75,6 +75,10 @@ class Session:
         self._complete = True
         self._unused: list[str] = []
         self._trouble = ""
+        self._cut_off = ""
+        """The benchmark that was being recorded when the session was stopped."""
+        self._stopped = False
+        """Ctrl-C, SIGTERM or `pytest.exit` ended the session."""
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> Self:
@@ -243,6 +247,9 @@ class Session:
             try:
                 returned = yield
                 self._conclude(benchmark)
+            except (KeyboardInterrupt, pytest.exit.Exception):
+                self._cut_off = item.nodeid
+                raise
             except CiFlameError as error:
                 # Without `from None` pytest shows the error, too, as what this one followed.
                 raise pytest.fail.Exception(f"ci-flame: {error}", pytrace=False) from None
@@ -282,6 +289,10 @@ class Session:
             pytest.fail(sentences(verdicts), pytrace=False)
 
     # -- the end ------------------------------------------------------------------------
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Remember it; errors of collection end the session the same way."""
+        self._stopped = not isinstance(excinfo.value, pytest.Session.Interrupted)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -325,7 +336,8 @@ class Session:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show every benchmark: what changed, what was too small to see, where the report is."""
-        if self._verdict is None and not self._unused and not self._trouble:
+        stopped = self._not_recorded() if self._stopped else []
+        if self._verdict is None and not self._unused and not self._trouble and not stopped:
             return
         terminalreporter.section("ci-flame")
         if self._verdict is not None:
@@ -339,10 +351,26 @@ class Session:
                 terminalreporter.write_line(f"report: {report}")
                 marked = "" if self._complete else " (interrupted: marked incomplete, no baseline)"
                 terminalreporter.write_line(f"run:    {self.suite.config.out}{marked}")
+        for line in stopped:
+            terminalreporter.write_line(line, yellow=True)
         for line in self._unused:
             terminalreporter.write_line(f"note: {line}")
         if self._trouble:
             terminalreporter.write_line(self._trouble, red=True)
+
+    def _not_recorded(self) -> list[str]:
+        """Return what became of what an interruption cut off; nothing where it was no benchmark."""
+        if self._child is not None or self._worker or not self._selected:
+            return []
+        done, wanted = len(self.suite.judged), len(self._selected)
+        if done == wanted:
+            return []
+        during = f" while {self._cut_off} was recorded" if self._cut_off else ""
+        if done:
+            return [f"interrupted{during}: the run holds {done} of {wanted} benchmarks"]
+        out = self.suite.config.out
+        kept = f"; {out} is that of an earlier session" if out.exists() else ""
+        return [f"ci-flame: interrupted{during}: no benchmark was complete, nothing was kept{kept}"]
 
 
 def pipeline_policy(config: Config, selected: Selected) -> None:

@@ -120,6 +120,8 @@ class Sampler:
         self._window_cpu_ns = 0
         """CPU time of the polls that found a window open."""
         self._polled_cpu = time.process_time_ns()
+        self._start_cpu_ns = 0
+        """Of the windows' CPU time, what finding an interpreter in a new program took."""
         self._unsupported: dict[str, int] = {}
         on_cpu, off_cpu = Mode.ON_CPU in modes, Mode.OFF_CPU in modes
         if on_cpu:
@@ -175,9 +177,13 @@ class Sampler:
 
     def _take(self) -> None:
         self._object.consume()
-        for number, image in list(self._sought.items()):
-            if self._search(image):
-                del self._sought[number]
+        if self._sought:
+            before = time.process_time_ns()
+            for number, image in list(self._sought.items()):
+                if self._search(image):
+                    del self._sought[number]
+            if self._phase[0] != 0:
+                self._start_cpu_ns += time.process_time_ns() - before
         self._snapshot()
         if self._timers:
             self._timers.redraw()
@@ -244,7 +250,8 @@ class Sampler:
         metrics["collector.cpu_ns"] = float(cpu - self._cpu_before)
         self._cpu_before = cpu
         metrics["collector.window_cpu_ns"] = float(self._window_cpu_ns)
-        self._window_cpu_ns = 0
+        metrics["collector.start_cpu_ns"] = float(min(self._start_cpu_ns, self._window_cpu_ns))
+        self._window_cpu_ns = self._start_cpu_ns = 0
         metrics["collector.rss_bytes"] = float(_peak_rss_bytes())
         if self._timed:
             metrics |= self._program_costs()
