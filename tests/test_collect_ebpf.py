@@ -979,6 +979,18 @@ def test_the_collector_tells_what_it_cost():
     assert idle.metrics["collector.bpf.on_sample.runs"] < metrics["collector.bpf.on_sample.runs"]
 
 
+def test_what_a_starting_program_costs_the_collector_is_told_apart():
+    words = [sys.executable, "-S", "-c", "sum(i * i for i in range(3_000_000))"]
+    with sampling(frequency_hz=1999) as session:
+        quiet, _ = window(session, for_cpu_seconds(0.3, mixed_work))
+        started, _ = window(session, lambda: subprocess.run(words, check=True))
+
+    before, after = quiet.metrics, started.metrics
+    assert before["collector.start_cpu_ns"] < after["collector.start_cpu_ns"]
+    assert after["collector.start_cpu_ns"] > 1_000_000
+    assert after["collector.start_cpu_ns"] <= after["collector.window_cpu_ns"]
+
+
 def test_eight_busy_threads_at_4999_hz_lose_nothing(tmp_path):
     body = """
     import hashlib, threading

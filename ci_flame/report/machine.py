@@ -23,6 +23,8 @@ _AXIS: Final = 16
 """Pixels below the bars."""
 _LABELS: Final = 4
 """Octaves between two labels of the axis: a factor of 16."""
+_TOLD_NS: Final = 1e6
+"""CPU time of the collector at a program's start that is told from here on."""
 NOTHING: Final = "\N{EN DASH}"
 
 Values = dict[str, object]
@@ -46,7 +48,8 @@ def line(figures: Figures | None) -> str:
     if figures is None:
         return ""
     parts = []
-    cost = figures.median("collector.percent")
+    cost = figures.median("collector.lasting_percent")
+    cost = figures.median("collector.percent") if cost is None else cost
     if cost is not None:
         dearest = ""
         if figures.programs:
@@ -55,7 +58,9 @@ def line(figures: Figures | None) -> str:
                 f" ({visible(first.name)} {duration(first.average_ns)}"
                 f" x {first.events_per_second:,.0f}/s)"
             )
-        parts.append(f"collector {metric_text('collector.percent', cost)} of a CPU{dearest}")
+        start_ns = figures.median("collector.start_cpu_ns") or 0.0
+        once = f" and {duration(start_ns)} once, at the start" if start_ns >= _TOLD_NS else ""
+        parts.append(f"collector {metric_text('percent', cost)} of a CPU{dearest}{once}")
     delay = figures.median("run_queue.percent")
     if delay is not None:
         worst = figures.median("run_queue.p99_ms")

@@ -117,11 +117,9 @@ class Sampler:
         self._stats_before: dict[str, tuple[int, int]] = {}
         self._cpu_before = 0
         self._full = self._full_before = 0
-        self._window_cpu_ns = 0
-        """CPU time of the polls that found a window open."""
-        self._polled_cpu = time.process_time_ns()
-        self._start_cpu_ns = 0
-        """Of the windows' CPU time, what finding an interpreter in a new program took."""
+        self._window_cpu_ns = self._start_cpu_ns = self._polled_cpu = 0
+        """CPU time of the polls that found a window open; of it, what finding the interpreter and
+        the libraries of a program that had just been started took."""
         self._unsupported: dict[str, int] = {}
         on_cpu, off_cpu = Mode.ON_CPU in modes, Mode.OFF_CPU in modes
         if on_cpu:
@@ -161,6 +159,8 @@ class Sampler:
             self.close()
             raise
         self.python_version = root.image.python
+        # From here on: loading the programs was before the first window.
+        self._polled_cpu = time.process_time_ns()
 
     def next_poll_seconds(self) -> float:
         """Return how long the caller may wait before the next `poll`."""
@@ -177,14 +177,14 @@ class Sampler:
 
     def _take(self) -> None:
         self._object.consume()
-        if self._sought:
+        if self._sought or self._stale:
             before = time.process_time_ns()
             for number, image in list(self._sought.items()):
                 if self._search(image):
                     del self._sought[number]
+            self._snapshot()
             if self._phase[0] != 0:
                 self._start_cpu_ns += time.process_time_ns() - before
-        self._snapshot()
         if self._timers:
             self._timers.redraw()
 
