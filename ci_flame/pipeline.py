@@ -4,6 +4,7 @@ Stages are imported where they are called, so that `ci-flame --help` costs nothi
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,11 +16,12 @@ from ci_flame.config import DEFAULT_BASELINE, BaselineKind, BaselineSpec, Config
 from ci_flame.config.terms import Terms
 from ci_flame.errors import BaselineError, InterruptedRunError, MissingBaselineError, UsageError
 from ci_flame.policy import Policy
-from ci_flame.profile import Mode, Run
+from ci_flame.profile import Environment, Mode, Run
 from ci_flame.report_folder import Report
-from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, worst
 
 if TYPE_CHECKING:
+    from ci_flame.judge.history import History
     from ci_flame.record.live_target import LiveTarget
 
 PASS, USAGE, FAIL, NOT_RECORDED, NO_BASELINE, INCONCLUSIVE, INTERRUPTED = 0, 2, 1, 3, 4, 5, 130
@@ -33,6 +35,10 @@ class Found:
     run: Run | None
     told: str
     """For headers: `baseline .ci-flame/baseline (commit 1a2b3c4)`, `no baseline: …`."""
+    history: "History | None" = None
+    """The builds beside it, where it comes from a store."""
+    notes: tuple[str, ...] = ()
+    """What of a store could not be used, each in one line."""
 
 
 def exit_code(outcome: Outcome, policy: Policy, *, compared: bool = True) -> int:
@@ -79,8 +85,31 @@ def load_baseline(spec: BaselineSpec, start: Path) -> Found:
             return _found(folder.load(start / spec.value), spec.value)
         case BaselineKind.GIT:
             return _found(git.load(spec.value, start), str(spec))
+        case BaselineKind.STORE:
+            raise UsageError(f"baseline {spec} is chosen by what is compared with it")
         case BaselineKind.RERUN | BaselineKind.TREE:
             raise UsageError(f"baseline {spec} is recorded, not loaded", "ci-flame check does that")
+
+
+def find_baseline(config: Config, environment: Environment, start: Path) -> Found:
+    """Return the stored run that a run recorded in this environment is compared with.
+
+    Of a store it is the build of the nearest ancestor, with the builds beside it; of anything
+    else it is what `load_baseline` returns.
+    """
+    spec = config.baseline
+    if spec.kind is not BaselineKind.STORE:
+        return load_baseline(spec, start)
+    from ci_flame import stored  # noqa: PLC0415
+    from ci_flame.baseline import store  # noqa: PLC0415
+    from ci_flame.judge.history import History  # noqa: PLC0415
+
+    listing = store.read(start / spec.value)
+    chosen = stored.choose(listing, environment, start, config.keep, config.anchor)
+    if chosen.base is None:
+        return Found(None, chosen.told, notes=chosen.notes)
+    history = History(chosen.base, chosen.siblings, chosen.anchor)
+    return Found(chosen.base, chosen.told, history, chosen.notes)
 
 
 def checkout(spec: BaselineSpec) -> Path:
@@ -111,22 +140,28 @@ def usable(run: Run, name: str) -> None:
 # -- judging --------------------------------------------------------------------------
 
 
-def compare(before: Run, after: Run, policy: Policy) -> Verdict:
+def compare(before: Run, after: Run, policy: Policy, history: "History | None" = None) -> Verdict:
     """Return the verdict on two runs; BaselineError where the first cannot be a before side."""
     usable(before, "before")
-    return judge_runs(before, after, Terms(policy))
+    return judge_runs(before, after, Terms(policy), history)
 
 
-def judge_runs(before: Run | None, after: Run, terms: Terms) -> Verdict:
-    """Return the verdict on a run, benchmark by benchmark, each by its own policy."""
+def judge_runs(
+    before: Run | None, after: Run, terms: Terms, history: "History | None" = None
+) -> Verdict:
+    """Return the verdict on a run, benchmark by benchmark, each by its own policy.
+
+    `history`: the builds beside the baseline, where it comes from a store.
+    """
     from ci_flame.diff import diff  # noqa: PLC0415
     from ci_flame.judge import assemble, judge  # noqa: PLC0415
 
     if before is None:
         return _judge_alone(after, terms)
-    changes = diff(before, after)
+    changes = diff(before, after, history.between if history else None)
     if not terms.benchmarks:
-        return judge(changes, terms.policy, after=after, family=terms.family)
+        verdict = judge(changes, terms.policy, after=after, family=terms.family)
+        return _reviewed(verdict, after, terms, history)
     family = terms.family or max(1, len(changes.benchmarks))
     judged: list[BenchmarkVerdict] = []
     notes: dict[Note, None] = {}
@@ -147,7 +182,31 @@ def judge_runs(before: Run | None, after: Run, terms: Terms) -> Verdict:
         judged += part.benchmarks
         notes |= dict.fromkeys(part.notes)
     judged.sort(key=lambda each: (each.benchmark, list(Mode).index(Mode(each.mode))))
-    return assemble(tuple(judged), tuple(notes), changes, terms.policy, bias=after.environment.bias)
+    verdict = assemble(
+        tuple(judged), tuple(notes), changes, terms.policy, bias=after.environment.bias
+    )
+    return _reviewed(verdict, after, terms, history)
+
+
+def _reviewed(verdict: Verdict, after: Run, terms: Terms, history: "History | None") -> Verdict:
+    """Let the builds beside the baseline have their say."""
+    if history is None or verdict.diff is None or verdict.diff.differences:
+        return verdict
+    from ci_flame.judge.history import review  # noqa: PLC0415
+
+    family = terms.family or max(1, len(verdict.diff.benchmarks))
+    benchmarks = []
+    for each in verdict.benchmarks:
+        measurement = after.measurement(each.benchmark)
+        policy = terms.policy_of(each.benchmark)
+        benchmarks.append(
+            each if measurement is None else review(each, measurement, policy, family, history)
+        )
+    return replace(
+        verdict,
+        benchmarks=tuple(benchmarks),
+        outcome=worst(each.outcome for each in benchmarks),
+    )
 
 
 def _judge_alone(after: Run, terms: Terms) -> Verdict:
@@ -180,6 +239,7 @@ def write_report(
     policies: Mapping[str, Policy] | None = None,
     family: int | None = None,
     note: Note | None = None,
+    history: "History | None" = None,
 ) -> None:
     """Write the report folder; `explain` needs nothing else.
 
@@ -187,13 +247,13 @@ def write_report(
     benchmarks selected, `note` says why there is no before side.
     """
     terms = Terms(config.policy, policies or {}, family, note)
-    report_folder.save(verdict, Report(before, after, terms), folder)
+    report_folder.save(verdict, Report(before, after, terms, history), folder)
 
 
 def explain(folder: Path) -> Verdict:
     """Judge again what is in a report folder, from the runs and the policy in it."""
     report = report_folder.load(folder)
-    return judge_runs(report.before, report.after, report.terms)
+    return judge_runs(report.before, report.after, report.terms, report.history)
 
 
 # -- recording ------------------------------------------------------------------------
@@ -228,8 +288,16 @@ def check_command(
     _discard_report(config)
     start = Path.cwd()
     note: Note | None = None
+    history: History | None = None
     before: Run | None
-    if config.baseline.kind in (BaselineKind.RERUN, BaselineKind.TREE):
+    if config.baseline.kind is BaselineKind.STORE:
+        check_store(config, start)
+        after = record_command(config, name, command, repeat, jit)
+        found = find_baseline(config, after.environment, start)
+        before, history = found.run, found.history
+        note = None if before else Note("no-baseline", found.told)
+        tell(found)
+    elif config.baseline.kind in (BaselineKind.RERUN, BaselineKind.TREE):
         before, after = _record_both(config, name, command, repeat, jit)
     else:
         found = load_baseline(config.baseline, start)
@@ -240,15 +308,36 @@ def check_command(
         raise InterruptedRunError(
             f"interrupted; {config.out} holds the repetitions that had ended, marked incomplete"
         )
-    verdict = judge_runs(before, after, Terms(config.policy, note=note))
-    write_report(verdict, before, after, config, config.report, note=note)
+    verdict = judge_runs(before, after, Terms(config.policy, note=note), history)
+    write_report(verdict, before, after, config, config.report, note=note, history=history)
     return verdict
+
+
+def check_store(config: Config, start: Path) -> None:
+    """Raise before anything is recorded where the store or the anchor is not there."""
+    from ci_flame import stored  # noqa: PLC0415
+    from ci_flame.baseline import store  # noqa: PLC0415
+
+    listing = store.read(start / config.baseline.value)
+    if config.anchor:
+        stored.commit_of(config.anchor, listing, start)
+    if not listing.builds and config.policy.baseline_required:
+        raise MissingBaselineError(
+            f"no baseline: {listing.store} holds no build, and the policy requires one",
+            f"ci-flame baseline add RUN --store {listing.store}",
+        )
+
+
+def tell(found: Found) -> None:
+    """Say on stderr what the run is compared with, and what of a store could not be used."""
+    for line in (found.told, *found.notes):
+        sys.stderr.write(f"ci-flame: {line}\n")
 
 
 def _discard_report(config: Config) -> None:
     """Remove the report of an earlier build; UsageError where what is still needed lies in it."""
     needed = [config.record.replay] if config.record.replay else []
-    if config.baseline.kind is BaselineKind.FOLDER:
+    if config.baseline.kind in (BaselineKind.FOLDER, BaselineKind.STORE):
         needed.append(Path(config.baseline.value))
     place = os.path.realpath(config.report)
     for each in needed:
@@ -307,6 +396,8 @@ def check_pytest(config: Config, command: Sequence[str]) -> tuple[int, Outcome]:
             spec = BaselineSpec(BaselineKind.TREE, str(tree))
         elif spec.kind is BaselineKind.TREE:
             checkout(spec)
+        elif spec.kind is BaselineKind.STORE:
+            check_store(config, Path.cwd())  # which build it is depends on the recorder: pytest
         else:
             found = load_baseline(spec, Path.cwd())
             if found.run is None and config.policy.baseline_required:

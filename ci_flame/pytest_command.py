@@ -58,9 +58,12 @@ def options(config: Config) -> list[str]:
     words = ["--flame", "--flame-out", str(config.out.absolute())]
     words += ["--flame-report", str(config.report.absolute())]
     baseline = config.baseline
-    if baseline.kind in (BaselineKind.FOLDER, BaselineKind.TREE):
+    if baseline.kind in (BaselineKind.FOLDER, BaselineKind.STORE, BaselineKind.TREE):
         baseline = replace(baseline, value=str(Path(baseline.value).absolute()))
     words += ["--flame-baseline", str(baseline)]
+    if baseline.kind is BaselineKind.STORE:
+        words += ["--flame-keep", str(config.keep)]
+        words += ["--flame-anchor", config.anchor] if config.anchor else []
     if config.policy_file is not None:
         words += ["--flame-policy", str(config.policy_file.absolute())]
     words += ["--flame-collector", record.collector]

@@ -1,6 +1,7 @@
 """Edge: the report folder: a verdict, every rendering of it, and all that it was made from.
 
     before/ after/   the runs               policy.json   what they were judged by
+    siblings/ anchor/   builds beside the baseline, where it came from a store
     verdict.json  report.html  junit.xml  summary.md  <benchmark>.svg  <benchmark>.folded
 
 It is written under a temporary name and renamed, so that whoever finds it finds it whole.
@@ -14,13 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ci_flame.config import terms as terms_file
 from ci_flame.config.terms import Terms
 from ci_flame.errors import FormatError, UsageError, WriteError
 from ci_flame.profile import Mode, Run
 from ci_flame.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from ci_flame.judge.history import History
 
 TERMS_NAME: Final = "policy.json"
 VERDICT_NAME: Final = "verdict.json"
@@ -31,6 +35,9 @@ RENDERED: Final = {
     "summary.md": "markdown",
 }
 """File -> key of `report.REPORTERS`."""
+SIBLINGS: Final = "siblings"
+ANCHOR: Final = "anchor"
+MAX_SIBLINGS: Final = 100
 MAX_BYTES: Final = 256 * 1024 * 1024
 
 
@@ -41,6 +48,8 @@ class Report:
     before: Run | None
     after: Run
     terms: Terms
+    history: "History | None" = None
+    """The builds beside the baseline, where it came from a store."""
 
 
 def save(verdict: Verdict, report: Report, folder: Path) -> None:
@@ -55,10 +64,43 @@ def save(verdict: Verdict, report: Report, folder: Path) -> None:
         run_folder.save(report.after, scratch / "after")
         if report.before is not None:
             run_folder.save(report.before, scratch / "before")
+        if report.history is not None:
+            _save_history(report.history, report.after, scratch)
         _write(scratch / TERMS_NAME, terms_file.encode(report.terms))
         for name, reporter in RENDERED.items():
             _write(scratch / name, REPORTERS[reporter](verdict))
         _pictures(verdict, scratch)
+
+
+def _save_history(history: "History", after: Run, scratch: Path) -> None:
+    """Keep what the judge read of other builds: the benchmarks of this run."""
+    from ci_flame.baseline import folder as run_folder  # noqa: PLC0415
+
+    kept = history.only([each.benchmark for each in after.measurements])
+    for number, run in enumerate(kept.siblings, 1):
+        run_folder.save(run, scratch / SIBLINGS / f"{number:03}")
+    if kept.anchor is not None:
+        run_folder.save(kept.anchor, scratch / ANCHOR)
+
+
+def _load_history(folder: Path, before: Run) -> "History | None":
+    """Return the builds beside the baseline; None where the report has none."""
+    from ci_flame.baseline import folder as run_folder  # noqa: PLC0415
+    from ci_flame.judge.history import History  # noqa: PLC0415
+
+    places: list[Path] = []
+    if (folder / SIBLINGS).is_dir():
+        places = sorted(each for each in (folder / SIBLINGS).iterdir() if each.name.isdecimal())
+    if len(places) > MAX_SIBLINGS:
+        raise FormatError(str(folder / SIBLINGS), f"{len(places)} builds; at most {MAX_SIBLINGS}")
+    anchor = folder / ANCHOR
+    if not places and not anchor.is_dir():
+        return None
+    return History(
+        before,
+        tuple(run_folder.load(place) for place in places),
+        run_folder.load(anchor) if anchor.is_dir() else None,
+    )
 
 
 def _pictures(verdict: Verdict, scratch: Path) -> None:
@@ -80,11 +122,13 @@ def load(folder: Path) -> Report:
 
     _must_be_report(folder)
     terms = terms_file.decode(_read(folder / TERMS_NAME), str(folder / TERMS_NAME))
-    before = folder / "before"
+    place = folder / "before"
+    before = run_folder.load(place) if place.exists() else None
     return Report(
-        before=run_folder.load(before) if before.exists() else None,
+        before=before,
         after=run_folder.load(folder / "after", incomplete_ok=True),
         terms=terms,
+        history=None if before is None else _load_history(folder, before),
     )
 
 

@@ -50,6 +50,8 @@ class Sort(StrEnum):
     """Cost is past `budget`, whatever it was before."""
     METRIC = "metric"
     """A figure that is not of stacks is past `max`, or grew past `max_growth`."""
+    CREEP = "creep"
+    """Cost grew past `max_growth` since the fixed anchor, and not since the baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class Finding:
     """`Most of it is in shop.parser:tokenize.` where a callee that no rule names explains it."""
     budget_interval: "tuple[float, float] | None" = None
     """90 % interval of what a budget limits: share of the benchmark, or ns per iteration."""
+    since: str = ""
+    """The anchor that it grew since (`1a2b3c4d5e of 2026-09-01`); empty: the baseline."""
     figure: Figure | None = None
     """What a metric's rule found; `frame` is then its name in brackets, and no code."""
 
@@ -115,6 +119,8 @@ class Finding:
             return f"{self.benchmark}: {_metric(self.figure)}; limit {self.limit}."
         budget = self.sort is Sort.BUDGET
         said = _budget(self) if budget else _new(self) if not self.change.before_ns else _grew(self)
+        if self.since:
+            said = f"slow creep: {said}, since the anchor {self.since}"
         extras = (self.cause, self.work, self.changed)
         limit = f"{'budget' if budget else 'limit'} {self.limit}"
         if not budget and not self.change.before_ns and self.rule.min_impact > 0:

@@ -48,7 +48,7 @@ def save(run: Run, folder: Path) -> None:
         # A link to a folder stays a link: what it leads to is replaced.
         place = _real(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
-        _ignore_in_git(place)
+        ignore_in_git(place)
         fresh = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         try:
             # mkdtemp makes it private; a run is as readable as any other folder.
@@ -107,6 +107,15 @@ def load(folder: Path, *, incomplete_ok: bool = False) -> Run:
             f"record it again: {cure}",
         )
     return run
+
+
+def read_file(folder: Path, name: str, limit: int) -> bytes:
+    """Return a regular file of a folder, `limit` bytes at most; no link is followed inside it.
+
+    Raises BaselineError where there is no such folder, FormatError for anything else.
+    """
+    with _opened(folder) as root:
+        return _read(root, folder, name, limit)
 
 
 def assemble(read: Callable[[str, int], bytes], source: str) -> Run:
@@ -272,7 +281,7 @@ def _keep_others(before: Path, folder: Path) -> None:
             entry.rename(folder / entry.name)
 
 
-def _ignore_in_git(folder: Path) -> None:
+def ignore_in_git(folder: Path) -> None:
     """Put a `.gitignore` for everything into `.ci-flame`, unless there is one."""
     home = next((each for each in folder.parents if each.name == HOME), None)
     if home is None or (home / ".gitignore").exists():

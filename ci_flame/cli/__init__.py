@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 import ci_flame
-from ci_flame.cli import converting, judging, recording, system, top
+from ci_flame.cli import baselines, converting, judging, recording, system, top
 from ci_flame.errors import CiFlameError, CollectError, InterruptedRunError, UsageError
 
 
@@ -72,6 +72,7 @@ for _command in (
     judging.compare,
     judging.explain,
     judging.gate,
+    baselines.baseline,
     converting.report,
     converting.export,
     converting.import_,

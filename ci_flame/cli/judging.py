@@ -1,6 +1,7 @@
 """Edge: `compare`, `explain` and `gate`: verdicts from what was recorded."""
 # ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,33 @@ from ci_flame.errors import UsageError
 @click.argument("after")
 @click.option("--policy", metavar="FILE", help="Policy file; default: ci-flame.yml above.")
 @click.option("-o", "--out", metavar="DIR", help=f"Report folder; default {DEFAULT_REPORT}.")
-def compare(before: str, after: str, policy: str | None, out: str | None) -> int:
-    """Compare two recorded runs; BEFORE may also be git:REV[:PATH]."""
+@click.option("--keep", metavar="K", help="store: builds that the verdict reads; default 10.")
+@click.option("--anchor", metavar="REV", help="store: growth since this build warns, too.")
+def compare(
+    *,
+    before: str,
+    after: str,
+    policy: str | None,
+    out: str | None,
+    keep: str | None,
+    anchor: str | None,
+) -> int:
+    """Compare two recorded runs; BEFORE may also be git:REV[:PATH] or store:DIR."""
     from ci_flame import pipeline
     from ci_flame.baseline import folder
     from ci_flame.config import parse_baseline
 
-    config = configure(policy, report=out)
-    found = pipeline.load_baseline(parse_baseline(before), Path.cwd())
+    config = replace(
+        configure(policy, report=out, keep=keep, anchor=anchor), baseline=parse_baseline(before)
+    )
     later = folder.load(Path(after), incomplete_ok=True)
+    found = pipeline.find_baseline(config, later.environment, Path.cwd())
     if found.run is None:
         raise UsageError(f"BEFORE {before}: {found.told}", "give a run folder")
-    verdict = pipeline.compare(found.run, later, config.policy)
-    pipeline.write_report(verdict, found.run, later, config, config.report)
+    if found.history is not None:
+        pipeline.tell(found)
+    verdict = pipeline.compare(found.run, later, config.policy, found.history)
+    pipeline.write_report(verdict, found.run, later, config, config.report, history=found.history)
     show(verdict)
     click.echo(f"ci-flame: {verdict.outcome.value}; {config.report / 'report.html'}", err=True)
     return pipeline.exit_code(verdict.outcome, config.policy)
@@ -50,7 +65,7 @@ def explain(folder: str, policy: str | None) -> int:
     terms = report.terms
     if policy is not None:
         terms = Terms(configure(policy).policy, family=terms.family, note=terms.note)
-    verdict = pipeline.judge_runs(report.before, report.after, terms)
+    verdict = pipeline.judge_runs(report.before, report.after, terms, report.history)
     show(verdict)
     for rule in terms.policy.rules:
         click.echo(_rule_line(rule))

@@ -149,7 +149,11 @@ def _live_words(
 
 
 @click.command(context_settings=_COMMAND_SETTINGS)
-@click.option("--baseline", metavar="SPEC", help="folder:DIR, git:REV[:PATH], rerun:REV, none.")
+@click.option(
+    "--baseline", metavar="SPEC", help="folder:DIR, store:DIR, git:REV[:PATH], rerun:REV, none."
+)
+@click.option("--keep", metavar="K", help="store: builds that the verdict reads; default 10.")
+@click.option("--anchor", metavar="REV", help="store: growth since this build warns, too.")
 @click.option("-o", "--out", metavar="DIR", help=f"Report folder; default {DEFAULT_REPORT}.")
 @click.option("--run", "run_folder", metavar="DIR", help="Run folder; default .ci-flame/run.")
 @click.option(
@@ -168,6 +172,8 @@ def _live_words(
 def check(
     *,
     baseline: str | None,
+    keep: str | None,
+    anchor: str | None,
     out: str | None,
     run_folder: str | None,
     as_pytest: bool | None,
@@ -199,6 +205,8 @@ def check(
     config = configure(
         policy,
         baseline=baseline,
+        keep=keep,
+        anchor=anchor,
         out=run_folder,
         report=out,
         processes=repeat,

@@ -16,6 +16,7 @@ from ci_flame.config import sampling
 from ci_flame.config.baselines import BaselineKind as BaselineKind
 from ci_flame.config.baselines import BaselineSpec as BaselineSpec
 from ci_flame.config.baselines import parse_baseline as parse_baseline
+from ci_flame.config.baselines import revision as revision
 from ci_flame.config.policy_file import (
     MARKER_RULE_FIELDS,
     flag_of,
@@ -49,7 +50,7 @@ POLICY_KEYS: Final = (
     "inconclusive",
     "overhead",
 )
-BASELINE_KEYS: Final = ("from", "required")
+BASELINE_KEYS: Final = ("from", "store", "keep", "anchor", "required")
 MARKER_RECORD_FIELDS: Final = ("processes", "seconds", "gc")
 """Marker keywords that change the recording of one test, not its policy."""
 
@@ -92,6 +93,10 @@ class Config:
 
     record: RecordConfig = field(default_factory=RecordConfig)
     baseline: BaselineSpec = field(default_factory=BaselineSpec)
+    keep: int = 10
+    """Builds of a store that a verdict reads beside the baseline, and `prune` keeps."""
+    anchor: str = ""
+    """Revision that growth is also judged since; empty: what the store has pinned as anchor."""
     policy: Policy = field(default_factory=Policy)
     out: Path = Path(".ci-flame/run")
     """Where the run is written (`-o` of record, `--flame-out`)."""
@@ -116,6 +121,7 @@ _RANGES: Final[Mapping[str, _Range]] = {
     "processes": _Range(1, 100, whole=True, unit="processes"),
     "seconds": _Range(0.05, 600, whole=False, unit="s"),
     "round_ms": _Range(0.5, 10_000, whole=False, unit="ms"),
+    "keep": _Range(1, 100, whole=True, unit="builds"),
 }
 _NUMBER: Final = re.compile(r"\d{1,12}(?:\.\d{1,9})?", re.ASCII)
 RECORD_KEYS: Final = tuple(each.name for each in fields(RecordConfig) if each.name != "scripts")
@@ -158,7 +164,7 @@ def load(policy_file: Path | None, *, start: Path, today: date | None = None) ->
     config = parse_policy(_read(path), _shown(path), today=day)
     base = path.resolve().parent
     baseline, record = config.baseline, config.record
-    if baseline.kind in (BaselineKind.FOLDER, BaselineKind.TREE):
+    if baseline.kind in (BaselineKind.FOLDER, BaselineKind.STORE, BaselineKind.TREE):
         baseline = replace(baseline, value=str(base / baseline.value))
     if record.replay is not None:
         record = replace(record, replay=base / record.replay)
@@ -237,7 +243,7 @@ def _with_key(config: Config, key: str, node: Node) -> Config:
             required = section.entries.get("required")
             if required is not None:
                 policy = replace(policy, baseline_required=flag_of(required, "required"))
-            return replace(config, baseline=_baseline(section), policy=policy)
+            return _stored(replace(config, baseline=_baseline(section), policy=policy), section)
         case "rules":
             return replace(config, policy=replace(policy, rules=read_rules(node)))
         case "waivers":
@@ -267,8 +273,33 @@ def _trusted(policy: Policy, key: str, node: Node) -> Policy:
     return replace(policy, inconclusive_fails=word == "fail")
 
 
+def _stored(config: Config, section: Section) -> Config:
+    """Return the config with what the policy says of a store of baselines."""
+    for key, read_value in (("keep", _keep), ("anchor", revision)):
+        node = section.entries.get(key)
+        if node is None:
+            continue
+        try:
+            config = replace(config, **{key: read_value(text_of(node, key), key)})  # type: ignore[arg-type]
+        except UsageError as error:
+            node.fail(error.message, error.hint)
+    return config
+
+
+def _keep(word: object, shown: str) -> int:
+    return int(_figure("keep", word, shown))
+
+
 def _baseline(section: Section) -> BaselineSpec:
     node = section.entries.get("from")
+    store = section.entries.get("store")
+    if store is not None:
+        if node is not None:
+            store.fail("from and store both name the baseline", "leave one of them out")
+        try:
+            return BaselineSpec(BaselineKind.STORE, str(_path(text_of(store, "store"), "store")))
+        except UsageError as error:
+            store.fail(error.message, error.hint)
     if node is None:
         return BaselineSpec()
     try:
@@ -359,7 +390,7 @@ def _path(word: str, shown: str) -> Path:
 
 FLAGS: Final = (
     "out", "report", "baseline", "collector", "frequency", "processes", "seconds", "quick",
-    "replay", "mode", "event", "call_graph",
+    "replay", "mode", "event", "call_graph", "keep", "anchor",
 )  # fmt: skip
 """Keys of `flags` in `build`; None or a missing key leaves what the file says."""
 _FLAG_FIELDS: Final = {"frequency": "frequency_hz", "processes": "processes", "seconds": "seconds"}
@@ -388,6 +419,10 @@ def build(
     config = replace(config, record=record, quick=bool(given.get("quick")))
     if "baseline" in given:
         config = replace(config, baseline=parse_baseline(str(given["baseline"])))
+    if "keep" in given:
+        config = replace(config, keep=_keep(given["keep"], f"{prefix}keep"))
+    if "anchor" in given:
+        config = replace(config, anchor=revision(str(given["anchor"]), f"{prefix}anchor"))
     for name in ("out", "report"):
         if name in given:
             folder = _path(str(given[name]), f"{prefix}{name}")

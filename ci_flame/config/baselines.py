@@ -18,6 +18,8 @@ class BaselineKind(StrEnum):
     """A run folder committed in a git revision (`git:REV[:PATH]`)."""
     RERUN = "rerun"
     """The base commit, checked out in a worktree and recorded in this job (`rerun:REV`)."""
+    STORE = "store"
+    """A folder of builds of the base branch (`store:DIR`); the base commit's is the gate."""
     TREE = "tree"
     """A folder with the base commit checked out; what `rerun:REV` becomes for pytest."""
     NONE = "none"
@@ -25,7 +27,7 @@ class BaselineKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BaselineSpec:
-    """`folder:DIR`, `git:REV[:PATH]`, `rerun:REV`, `tree:DIR`, `none` or `auto`, parsed."""
+    """`folder:DIR`, `store:DIR`, `git:REV[:PATH]`, `rerun:REV`, `tree:DIR`, `none`, `auto`."""
 
     kind: BaselineKind = BaselineKind.AUTO
     value: str = ""
@@ -36,7 +38,7 @@ class BaselineSpec:
 
 
 def parse_baseline(text: str) -> BaselineSpec:
-    """Return the spec of `folder:DIR`, a bare DIR, `git:REV[:PATH]`, `rerun:REV`, `none`, `auto`.
+    """Return the spec of `folder:DIR`, `store:DIR`, `git:REV[:PATH]`, `rerun:REV`, `none`, `auto`.
 
     A word without a colon is a folder; so is one whose part before the colon holds a `/`.
     Raises UsageError that names the nearest kind.
@@ -68,8 +70,17 @@ def parse_baseline(text: str) -> BaselineSpec:
 
 _FORMS: Final = {
     "folder": "folder:DIR",
+    "store": "store:DIR, for example store:.ci-flame/store",
     "git": "git:REV, for example git:origin/main",
     "rerun": "rerun:REV, for example rerun:origin/main",
     "tree": "tree:DIR",
 }
-_BASELINE_FORMS: Final = "auto, folder:DIR, git:REV[:PATH], rerun:REV, tree:DIR, none"
+_BASELINE_FORMS: Final = "auto, folder:DIR, store:DIR, git:REV[:PATH], rerun:REV, tree:DIR, none"
+
+
+def revision(text: str, shown: str) -> str:
+    """Return the words of a git revision; UsageError for what git would not take for one."""
+    word = text.strip()
+    if not word or word.startswith("-") or not word.isprintable() or " " in word:
+        raise UsageError(f"{shown}: {quote(text)} is not a revision", "for example v1.4 or 1a2b3c4")
+    return word

@@ -5,13 +5,14 @@ is taken out by the reference work (`noise.py`), then both sides are told in the
 Waiting (off-CPU) is compared as it was timed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from ci_flame import noise
+from ci_flame.between import Between
 from ci_flame.diff import speed
 from ci_flame.diff.columns import (
     NOTHING,
@@ -49,6 +50,7 @@ NOMINAL_FALSE_FAILURES: Final = 0.005
 """Per build; what `smallest_visible` of a diff assumes where no policy is known yet."""
 NOTED: Final = 0.01
 """Of the wall time: waiting that was left out is said from here on."""
+Spreads = Callable[[str, Mode], Between | None]
 VISIBLE_SHARE: Final = 0.05
 """Own share from which on a function belongs to `smallest_visible`."""
 
@@ -101,8 +103,12 @@ class RunDiff:
     removed: tuple[str, ...]
 
 
-def diff_benchmark(before: Measurement, after: Measurement, mode: Mode) -> BenchmarkDiff:
+def diff_benchmark(
+    before: Measurement, after: Measurement, mode: Mode, *, between: Between | None = None
+) -> BenchmarkDiff:
     """Compare one benchmark of two runs, every function and call path of it.
+
+    `between`: how far builds of the same code spread, where more than these two are known.
 
     Swapping the sides negates every `log_ratio`; a side without samples gives an empty diff
     that says so in its notes.
@@ -142,10 +148,10 @@ def diff_benchmark(before: Measurement, after: Measurement, mode: Mode) -> Bench
         prior = noise.fit_prior(first.frame_own, second.frame_own)
         centre = speed.centre_of_functions(first.frame_own, second.frame_own, prior)
         clock = speed.machine(first.clocks, second.clocks, centre)
-        made = Columns(evidence, places, clock, prior)
+        made = Columns(evidence, places, clock, prior, between)
         notes += _drifting(evidence, clock.kinds)
     else:
-        made = Columns(evidence, places, None, noise.Prior(1.0, noise.WAIT_SPREAD))
+        made = Columns(evidence, places, None, noise.Prior(1.0, noise.WAIT_SPREAD), between)
         notes += _waiting_notes(evidence)
     clock = made.clock
     total = made.change(0)
@@ -290,9 +296,10 @@ def visible_at(made: Columns, share: float, alpha: float) -> float:
         error = np.sqrt(sum(spread**2 / n for spread, n in zip(spreads, counts, strict=True)))
         known = noise.UNSEEN_WAIT_DEGREES if min(counts) == 1 else noise.WAIT_DEGREES
         degrees = known + sum(counts) - 2
+        error = np.sqrt(error**2 + _typical(made))
         return float(noise.visible_growth(np.array([error]), degrees, alpha)[0])
     prior, clock = made.prior, made.clock
-    variance = clock.systematic**2
+    variance = clock.systematic**2 + _typical(made)
     for side in (before, after):
         processes = len(side.clocks)
         samples = share * float(side.total.sum())
@@ -307,6 +314,11 @@ def visible_at(made: Columns, share: float, alpha: float) -> float:
     if clock.anchor == "shares":
         seen = _through_shares(seen, np.array([share]), clock)
     return float(seen[0])
+
+
+def _typical(made: Columns) -> float:
+    """Return the variance of ln cost that two builds of the same code add."""
+    return 2 * made.spread.typical if made.spread else 0.0
 
 
 def differences(before: Environment, after: Environment) -> tuple[str, ...]:
@@ -341,8 +353,11 @@ def differences(before: Environment, after: Environment) -> tuple[str, ...]:
     return tuple(found)
 
 
-def diff(before: Run, after: Run) -> RunDiff:
-    """Compare two runs benchmark by benchmark; those that only one has are named."""
+def diff(before: Run, after: Run, between: Spreads | None = None) -> RunDiff:
+    """Compare two runs benchmark by benchmark; those that only one has are named.
+
+    `between` tells of a benchmark and mode how far builds of the same code spread.
+    """
     one = {measurement.benchmark: measurement for measurement in before.measurements}
     other = {measurement.benchmark: measurement for measurement in after.measurements}
     return RunDiff(
@@ -352,7 +367,9 @@ def diff(before: Run, after: Run) -> RunDiff:
         after.commit,
         differences(before.environment, after.environment) + single_files(before, after),
         tuple(
-            diff_benchmark(one[name], measurement, mode)
+            diff_benchmark(
+                one[name], measurement, mode, between=between(name, mode) if between else None
+            )
             for name, measurement in other.items()
             if name in one
             for mode in (measurement.modes or (Mode.ON_CPU,))

@@ -10,7 +10,8 @@ from typing import Final, Generic, TypeVar, overload
 
 import numpy as np
 
-from ci_flame import noise
+from ci_flame import between, noise
+from ci_flame.between import Between
 from ci_flame.diff import speed
 from ci_flame.diff.evidence import Evidence, Indices
 from ci_flame.noise import Estimates, Floats, Machine, Prior
@@ -123,8 +124,12 @@ class Columns:
         places: Mapping[Frame, Place],
         clock: Machine | None,
         prior: Prior,
+        spread: Between | None = None,
     ) -> None:
-        """Compare both sides; without a clock the rows are waiting, in ns per iteration."""
+        """Compare both sides; without a clock the rows are waiting, in ns per iteration.
+
+        `spread`: how far builds of the same code differ, which comes on top.
+        """
         before, after = evidence.sides
         self.evidence = evidence
         self.prior = prior
@@ -133,7 +138,8 @@ class Columns:
         self.functions = len(evidence.frames)
         self.nodes = len(evidence.parent)
         self._clock = clock
-        self.estimates = self.compare(
+        self.spread = spread
+        self.estimates = self._compare(
             np.vstack(
                 [before.total, before.frame_own, before.frame_total, before.node_own,
                  before.node_total]
@@ -142,15 +148,38 @@ class Columns:
                 [after.total, after.frame_own, after.frame_total, after.node_own,
                  after.node_total]
             ),
+            self._between(),
         )  # fmt: skip
         self.clock = speed.uncorrected(self.estimates) if clock is None else clock
 
     def compare(self, before: Floats, after: Floats) -> Estimates:
         """Return what rows cost on both sides; rows as in `evidence`, the benchmark first."""
+        spread = self.spread
+        if spread is None:
+            return self._compare(before, after, None)
+        rows = np.full(len(before), spread.typical)
+        rows[0] = spread.whole
+        return self._compare(before, after, rows)
+
+    def _compare(self, before: Floats, after: Floats, rows: Floats | None) -> Estimates:
+        """Return the same; `rows` is each row's variance between builds."""
         if self._clock is None:
             waits = [side.waits for side in self.evidence.sides]
-            return noise.compare_waits(before, after, *waits)
-        return noise.compare(before, after, self._clock, self.prior)
+            found = noise.compare_waits(before, after, *waits)
+        else:
+            found = noise.compare(before, after, self._clock, self.prior)
+        if rows is None or self.spread is None:
+            return found
+        return between.widen(found, rows, self.spread.degrees)
+
+    def _between(self) -> Floats | None:
+        """Return the variance between builds of each row of `estimates`."""
+        spread, frames = self.spread, self.evidence.frames
+        if spread is None:
+            return None
+        own = [spread.own.get(frame, spread.typical) for frame in frames]
+        total = [spread.total.get(frame, spread.typical) for frame in frames]
+        return np.array([spread.whole, *own, *total, *[spread.typical] * (2 * self.nodes)])
 
     @cached_property
     def whole_ns(self) -> float:

@@ -100,7 +100,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
     group.addoption("--flame", action="store_true", help="record benchmarks and judge them")
     add("out", "folder that the run is written to (.ci-flame/run)", "DIR")
-    add("baseline", "folder:DIR, git:REV, rerun:REV, tree:DIR, none or auto", "SPEC")
+    add("baseline", "folder:DIR, store:DIR, git:REV, rerun:REV, tree:DIR, none or auto", "SPEC")
+    add("keep", "builds of a store that a verdict reads beside the baseline (10)", "K")
+    add("anchor", "growth since this build of a store warns, too (what is pinned)", "REV")
     add("policy", "policy file (ci-flame.yml here or above)", "FILE")
     add("report", "folder that the report is written to (.ci-flame/report)", "DIR")
     add("processes", "processes per benchmark (5)", "N")

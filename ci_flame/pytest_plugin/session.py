@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 WORKER_KEY: Final = "ci_flame"
 _FLAGS: Final = (
     "out", "report", "baseline", "collector", "frequency", "processes", "seconds", "replay",
-    "mode",
+    "mode", "keep", "anchor",
 )  # fmt: skip
 _OVERHEAD: Final = 1.35
 """Wall time of a process's rounds with the reference work, over their CPU time."""
@@ -99,17 +99,18 @@ class Session:
         child = processes.read_plan(os.environ)
         if child is not None:
             settings = Config(record=child.record, baseline=BaselineSpec(BaselineKind.NONE))
-            before = Before()
+            before: Before = Before()
         else:
             if not given:
                 closing.enter_context(_ended_by_sigterm())
             settings = _settings(config)
             if given:
                 settings = replace(settings, baseline=_spec(given["baseline"]))
-            before = _before(settings, config.rootpath, closing)
         replayed = settings.record.collector == "replay"
         project = _project(config.rootpath)
         recorder = None if replayed else Recorder(settings.record, project)
+        if child is None:
+            before = _before(settings, config.rootpath, closing, recorder)
         if recorder is not None:
             closing.callback(recorder.close)
             if not given and child is None:
@@ -169,6 +170,7 @@ class Session:
         if self.suite.recorder is not None:
             bias = BIASES.get(self.suite.recorder.collector.name, "")
             lines[1:1] = [f"ci-flame: {bias}"] if bias else []
+        lines += [f"ci-flame: {note}" for note in self.suite.before.notes]
         return lines
 
     def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
@@ -421,8 +423,11 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _before(settings: Config, root: Path, closing: ExitStack) -> Before:
-    """Find the before side; whatever is named and not there is an error."""
+def _before(settings: Config, root: Path, closing: ExitStack, recorder: Recorder | None) -> Before:
+    """Find the before side; whatever is named and not there is an error.
+
+    Which build of a store that is depends on what `recorder` records (None: replayed).
+    """
     spec = settings.baseline
     if spec.kind is BaselineKind.RERUN:
         tree = closing.enter_context(rerun.worktree(spec.value, root))
@@ -432,10 +437,18 @@ def _before(settings: Config, root: Path, closing: ExitStack) -> Before:
     if spec.kind is BaselineKind.TREE:
         base = pipeline.checkout(spec)
         return Before(tree=Tree(_project(root), base), told=f"baseline {spec}, recorded beside")
-    found = pipeline.load_baseline(spec, Path.cwd())
+    if spec.kind is BaselineKind.STORE:
+        pipeline.check_store(settings, Path.cwd())
+        if recorder is not None:
+            environment = recorder.environment
+        else:
+            environment = folder.load(settings.record.replay or Path()).environment
+        found = pipeline.find_baseline(settings, environment, Path.cwd())
+    else:
+        found = pipeline.load_baseline(spec, Path.cwd())
     if found.run is None and settings.policy.baseline_required:
         raise BaselineError(found.told, "the policy says baseline: {required: true}; record one")
-    return Before(run=found.run, told=found.told)
+    return Before(run=found.run, told=found.told, history=found.history, notes=found.notes)
 
 
 def _invocation(config: pytest.Config) -> Invocation:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ci_flame import pipeline
 from ci_flame.baseline import folder, git
@@ -26,6 +26,9 @@ from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Proce
 from ci_flame.record import processes
 from ci_flame.record.recorder import Recorded, Recorder, must_have_samples
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, worst
+
+if TYPE_CHECKING:
+    from ci_flame.judge.history import History
 
 _META: Final = "benchmark.json"
 
@@ -74,6 +77,10 @@ class Before:
     tree: processes.Tree | None = None
     """A checkout that is recorded in this session."""
     told: str = "no baseline: none was asked for"
+    history: "History | None" = None
+    """The builds beside a stored one, where it comes from a store."""
+    notes: tuple[str, ...] = ()
+    """What of a store could not be used, each in one line."""
 
 
 class Suite:
@@ -263,7 +270,15 @@ class Suite:
         short = next((each for each in notes if each.slug == "too-short"), None)
         if short is not None and mode is Mode.ON_CPU:
             return judge_alone(after, mode, policy, short)
-        return judge_benchmark(diff_benchmark(before, after, mode), policy, family=self.family)
+        history = self.before.history
+        if history is None:
+            return judge_benchmark(diff_benchmark(before, after, mode), policy, family=self.family)
+        from ci_flame.judge.history import review  # noqa: PLC0415 - as above
+
+        spread = history.between(after.benchmark, mode)
+        changes = diff_benchmark(before, after, mode, between=spread)
+        verdict = judge_benchmark(changes, policy, family=self.family)
+        return review(verdict, after, policy, self.family, history)
 
     def _nothing_to_compare(self, benchmark: str) -> Note:
         if self.before.run is None and self.before.tree is None:
@@ -387,6 +402,7 @@ class Suite:
             },
             family=self.family,
             note=None if before else Note("no-baseline", self.before.told),
+            history=self.before.history if before else None,
         )
 
 
