@@ -60,7 +60,8 @@ def choose(
         siblings = [each for build in near if (each := _readable(build, notes)) is not None]
     fixed = _anchor(listing, anchor, environment, start, notes)
     how = "" if base.header.commit in past else ", which is no ancestor of what is checked out"
-    beside = f", {len(siblings)} more builds beside it" if siblings else ""
+    builds = f"{len(siblings)} more build{'s' * (len(siblings) != 1)}"
+    beside = f", {builds} beside it" if siblings else ""
     since = f"; anchor {fixed.commit[:10]}" if fixed is not None else ""
     told = f"baseline store:{listing.store} (commit {base.name}{how}{beside}{since})"
     return Chosen(run, tuple(siblings), fixed, told, tuple(dict.fromkeys(notes)))
