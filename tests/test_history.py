@@ -51,14 +51,14 @@ def shifting(count, spread, seed):
 
 
 def test_builds_that_differ_do_not_fail_each_other():
-    """Same code, functions 5 % apart between builds: the pair alone cries wolf, siblings know."""
+    """Same code, functions 8 % apart between builds: the pair alone cries wolf, siblings know."""
     alone = known = 0
     for seed in range(1, 13):
-        *siblings, base, after = shifting(7, 0.05, seed)
+        *siblings, base, after = shifting(7, 0.08, seed)
         alone += judge(base, after).outcome is Outcome.FAIL
         known += judge(base, after, *siblings).outcome is Outcome.FAIL
 
-    assert alone >= 2
+    assert alone >= 3
     assert known <= 1
 
 
