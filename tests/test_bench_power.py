@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -20,8 +21,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.power import (  # noqa: E402 - the bench is not installed
+    command,
     compare,
     draw,
+    peers,
     record,
     report,
     results,
@@ -58,8 +61,8 @@ def test_a_campaign_has_600_comparisons_of_the_same_code_and_all_goals():
     rows = [(v.kind, v.function, v.percent, u.seconds) for u in units for v in u.variants.values()]
 
     assert kinds == {name: kind.wanted for name, kind in schedule.KINDS.items()}
-    assert rows.count(("same", "", 0, 1.0)) >= 600
-    assert rows.count(("growth", "f10", 20, 6.0)) >= 40
+    assert rows.count(("same", "", 0, 1.0)) + rows.count(("same", "", 0, 2.0)) >= 600
+    assert rows.count(("growth", "f10", 20, 3.0)) >= 40
     assert rows.count(("masked", "f10", 10, 6.0)) >= 40
     assert rows.count(("growth", "f60", 30, 1.0)) >= 60
 
@@ -329,6 +332,26 @@ def test_other_code_does_not_go_on_with_a_campaign(campaign_folder):
         pass
 
 
+def test_the_smoke_version_goes_on_or_begins_anew(campaign_folder, monkeypatch):
+    with campaign_folder.locked():
+        campaign_folder.put(Task(unit_of(), "before", 0), a_run(), {})
+        with pytest.raises(CiFlameError, match="another process"):
+            command._begin_anew(store.Store(campaign_folder.place))
+    command._begin_anew(campaign_folder)
+    assert campaign_folder.has(Task(unit_of(), "before", 0))
+
+    monkeypatch.setattr(store, "measuring", lambda: "other code")
+    command._begin_anew(campaign_folder)
+    assert not campaign_folder.has(Task(unit_of(), "before", 0))
+    with campaign_folder.locked():
+        pass
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(164, "3 min"), (5399, "90 min"), (5400, "1.5 h")])
+def test_durations(seconds, words):
+    assert record.duration(seconds) == words
+
+
 # -- verdicts ----------------------------------------------------------------------
 
 
@@ -351,6 +374,81 @@ def test_rounds_that_were_left_out_do_not_fill_a_cut():
     all_counted = len(compare.cut(process, 0.5).rounds)
 
     assert len(compare.cut(replace(process, rounds=busy), 0.5).rounds) >= 2 * all_counted - 2
+
+
+def put_synthetic(kept, unit, tasks, *, factor=1.0):
+    """Store made-up processes of the workload `core`; `f10` costs `factor` times as much after."""
+    loop = "bench_power:test;workloads:Plain.__call__"
+    for task in tasks:
+        share = {name: units * 10_000.0 for name, units in schedule.SPREAD.items()}
+        share["f10"] *= factor if task.side.endswith("after") else 1.0
+        costs = {"bench_power:test": 1e3, loop: 2e3} | {
+            f"{loop};workloads:{name}": cost for name, cost in share.items()
+        }
+        measurement = synthetic_measurement(
+            costs, processes=1, benchmark=compare.benchmark_of("core"), rounds=40,
+            seconds=unit.seconds, seed=zlib.crc32(task.name.encode()),
+        )  # fmt: skip
+        kept.put(task, synthetic_run(measurement), {"load": 1.0, "commit": "c0ffee"})
+
+
+def both_sides(unit):
+    return [task for tasks in schedule.sides(unit).values() for task in tasks]
+
+
+def test_a_unit_is_judged_from_its_recordings(campaign_folder):
+    campaign_folder.place.mkdir()
+    unit = unit_of("goal15", variants={"core": Variant("growth", "f10", 60)}, seconds=3.0)
+    put_synthetic(campaign_folder, unit, both_sides(unit), factor=1.6)
+    rows = compare.compare(campaign_folder, iter([unit]))
+
+    assert [each.seconds for each in rows] == [15.0, 10.0, 5.0]
+    assert all(each.verdicts["10"].outcome == "fail" for each in rows)
+    assert all(each.verdicts["10"].right for each in rows)
+    assert not any(each.verdicts["10"].innocent for each in rows)
+    assert rows[0].share == pytest.approx(0.10, abs=0.02)
+    assert rows[0].growth == pytest.approx(0.60, abs=0.2)
+    assert rows[0].samples > 2 * rows[2].samples
+    assert rows[0].commit == "c0ffee"
+
+
+def test_the_peers_judge_the_same_runs(campaign_folder):
+    """Their own code says so: a benchmark that is twice as dear fails all of them."""
+    slow, quick = (
+        synthetic_measurement({text: cost * factor for text, cost in SHOP.items()}, seed=seed)
+        for seed, factor in ((1, 3.0), (2, 1.0))
+    )
+    fails = peers.verdicts(quick, slow)
+
+    assert fails == dict.fromkeys(peers.NAMES, True)
+    assert peers.verdicts(slow, quick) == dict.fromkeys(peers.NAMES, False)
+
+
+def test_what_failed_by_mistake_is_recorded_again_and_judged_on_that(campaign_folder):
+    campaign_folder.place.mkdir()
+    unit = unit_of(variants={"core": Variant()})
+    put_synthetic(campaign_folder, unit, both_sides(unit), factor=2.0)  # a machine gone mad
+
+    assert compare.unconfirmed(campaign_folder, unit) == ["core"]
+    (first,) = compare.kept_rows(campaign_folder, unit)
+    assert first.confirmed == {}
+    assert report.after_confirming(first, 10)
+    put_synthetic(campaign_folder, unit, schedule.confirming(unit, "core"))
+    (second,) = compare.kept_rows(campaign_folder, unit)
+    assert second.confirmed["10"].outcome == "pass"
+    assert not report.after_confirming(second, 10)
+
+
+def test_rows_are_kept_until_something_changes(campaign_folder, monkeypatch):
+    campaign_folder.place.mkdir()
+    unit = unit_of(variants={"core": Variant()})
+    put_synthetic(campaign_folder, unit, both_sides(unit))
+    (first,) = compare.kept_rows(campaign_folder, unit)
+    monkeypatch.setattr(compare, "rows_of", lambda *_arguments: [])
+
+    assert compare.kept_rows(campaign_folder, unit) == [compare.row_of(compare.plain(first))]
+    monkeypatch.setattr(compare, "JUDGE", "another judge")
+    assert compare.kept_rows(campaign_folder, unit) == []
 
 
 GUILTY = Frame("f10", "workloads")
@@ -417,7 +515,7 @@ def test_a_false_failure_is_one_that_the_second_recording_did_not_take_back():
 
 def goal_row(unit, outcome, **changed):
     variant = {"kind": "growth", "function": "f10", "percent": 20}
-    return row(unit, outcome, kind="goal", variant=variant, seconds=15.0, right=outcome == "fail",
+    return row(unit, outcome, kind="goal15", variant=variant, seconds=15.0, right=outcome == "fail",
                samples=3000.0, **changed)  # fmt: skip
 
 
@@ -451,10 +549,11 @@ def test_rows_come_back_from_the_repository(tmp_path):
         replace(goal_row(1, "fail"), verdicts={"0": innocent, "5": innocent, "10": innocent}),
     ]
     rows[0] = replace(rows[0], peers={**rows[0].peers, "mean": True})
-    results.save(rows, None, tmp_path)
+    results.save(rows, {"cpu": "X"}, tmp_path)
 
     assert results.load(tmp_path) == rows
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["goal.json", "same.json"]
+    assert results.machine(tmp_path) == {"cpu": "X"}
+    assert sorted(file.name for file in tmp_path.glob("[!m]*")) == ["goal15.json", "same.json"]
 
 
 def test_broken_results_are_refused_by_name(tmp_path):
@@ -474,6 +573,31 @@ def test_curves_are_drawn(tmp_path):
     draw.curves([goal_row(unit, "fail") for unit in range(4)], tmp_path / "power.png")
 
     assert (tmp_path / "power.png").read_bytes().startswith(b"\x89PNG")
+
+
+def run_command(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "bench.power", *map(str, words)],
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=120,
+    )  # fmt: skip
+
+
+def test_the_command_reports_stored_results(tmp_path):
+    results.save([row(0), goal_row(1, "fail")], {}, tmp_path)
+    done = run_command("report", "--results", tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 (100 %)" in done.stdout
+    assert "No campaign" not in done.stdout
+
+
+def test_the_command_says_what_is_missing(tmp_path):
+    done = run_command("compare", "--recordings", tmp_path / "nothing", "--results", tmp_path)
+
+    assert done.returncode == 2
+    assert "power: there is nothing to report" in done.stderr
+    assert "hint: record longer" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- for real ----------------------------------------------------------------------

@@ -2,17 +2,20 @@
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from bench.power import compare, draw, record, report, results, schedule
 from bench.power.schedule import Unit
-from bench.power.store import RECORDINGS, ROOT, Store
+from bench.power.store import CAMPAIGN, RECORDINGS, ROOT, Store, write
 from ci_flame.errors import CiFlameError
 
 PAGE = ROOT / "docs" / "power.md"
 PICTURE = ROOT / "docs" / "power.png"
+QUICK = RECORDINGS.with_name(".recordings-quick")
 QUICK_HOURS = 4 / 60
 """And half a minute to judge."""
 
@@ -26,9 +29,16 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument("--hours", type=float, default=24.0, help="stop recording after these (24)")
     made.add_argument("--units", type=int, help="record so many units (a whole campaign)")
-    made.add_argument("--recordings", type=Path, default=RECORDINGS, help="folder of the campaign")
+    made.add_argument("--recordings", type=Path, help=f"folder of the campaign ({RECORDINGS})")
+    made.add_argument(
+        "--results", type=Path, default=results.RESULTS,
+        help="folder of the results; docs/power.md is written from the project's own",
+    )  # fmt: skip
     made.add_argument(
         "--quick", action="store_true", help="two short units, printed, not published"
+    )
+    made.add_argument(
+        "--busy", type=float, help="part of a round that others may have, 0 to 1 (0.2); 1: all"
     )
     made.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     return made
@@ -49,36 +59,47 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(told: argparse.Namespace) -> None:
-    place = told.recordings
-    if told.quick and place == RECORDINGS:
-        place = RECORDINGS.with_name(".recordings-quick")
-    store = Store(place)
+    store = Store(told.recordings or (QUICK if told.quick else RECORDINGS), told.busy)
     if told.what in {"all", "record"}:
+        if told.quick:
+            _begin_anew(store)
         made = schedule.quick() if told.quick else None
         hours = min(told.hours, QUICK_HOURS) if told.quick else told.hours
         record.record(store, hours, units=told.units, made=made)
-    published = None if told.quick else results.RESULTS
-    rows = []
-    if told.what in {"all", "compare"}:
-        made = schedule.quick() if told.quick else _recorded(store)
-        rows = compare.compare(store, made, told.workers)
-        if published is not None and rows:
-            results.save(rows, compare.machine(store), published)
-    elif told.what == "report" and published is not None:
-        rows = results.load(published)
     if told.what == "record":
         return
+    if told.what == "report":
+        rows, machine = results.load(told.results), results.machine(told.results)
+    else:
+        made = schedule.quick() if told.quick else _recorded(store)
+        rows = compare.compare(store, made, told.workers)
+        machine = results.machine_of(compare.machine(store))
     if not rows:
         raise CiFlameError(
             "there is nothing to report: no unit is recorded whole",
             "record longer: python -m bench.power record --hours 1",
         )
-    machine = results.machine(published) if published is not None else {}
     print(report.text(rows, machine))
-    if published is not None and told.what in {"all", "report"}:
+    if told.quick:
+        return
+    if told.what != "report":
+        results.save(rows, machine, told.results)
+        print(f"\nresults: {told.results}")
+    if told.what != "compare" and told.results == results.RESULTS:
         draw.curves(rows, PICTURE)
-        PAGE.write_text(report.page(rows, machine), encoding="utf-8")
+        write(PAGE, report.page(rows, machine).encode())
         print(f"\n{PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)} are written")
+
+
+def _begin_anew(store: Store) -> None:
+    """Empty the folder of the smoke version, unless an interrupted one can go on."""
+    with store.locked(agree=False):
+        with suppress(CiFlameError):
+            store.agree()
+            if not all(store.complete(unit) for unit in schedule.quick()):
+                return
+        (store.place / CAMPAIGN).unlink(missing_ok=True)
+        shutil.rmtree(store.place / "units", ignore_errors=True)
 
 
 def _recorded(store: Store) -> Iterator[Unit]:

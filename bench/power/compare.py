@@ -24,13 +24,11 @@ from ci_flame.verdict import Outcome
 
 LIMITS: Final = (0, 5, 10)
 """In percent."""
-CUTS: Final[Mapping[float, tuple[float, ...]]] = {
-    1.0: (1.0,),
-    2.0: (2.0, 1.0),
-    6.0: (6.0, 3.0, 2.0, 1.0),
-}
-"""Seconds of each process -> what it is cut to."""
-JUDGE: Final = digest("ci_flame", "bench/power/compare.py")
+CUTS: Final[Mapping[str, tuple[float, ...]]] = {
+    "goal15": (3.0, 2.0, 1.0), "goal30": (6.0, 3.0, 2.0, 1.0), "curve": (2.0, 1.0),
+}  # fmt: skip
+"""Kind -> seconds of a process that its recordings are cut to; others stay whole."""
+JUDGE: Final = digest("ci_flame", "bench/power")
 """Of the judge that this process has loaded."""
 MODULE: Final = "workloads"
 ABOVE: Final = frozenset({"[total]", "test", "Plain.__call__", "Paced.__call__"})
@@ -198,7 +196,7 @@ def rows_of(store: Store, unit: Unit) -> list[Row]:
     load = sum(each["load"] for each in told) / len(told)
     made = []
     for workload in unit.variants:
-        for seconds in CUTS.get(unit.seconds, (unit.seconds,)):
+        for seconds in CUTS.get(unit.kind, (unit.seconds,)):
             before = side(runs["before"], workload, seconds)
             after = side(runs["after"], workload, seconds)
             row = _row(unit, workload, before, after, seconds=seconds)
@@ -219,6 +217,7 @@ def _row(unit: Unit, workload: str, before: Run, after: Run, *, seconds: float) 
         change = benchmark.total
     rounds = [r for run in (before, after) for p in run.measurements[0].processes for r in p.rounds]
     wall = sum(each.wall_ns for each in rounds)
+    seen = benchmark.smallest_visible
     return Row(
         unit=unit.number,
         kind=unit.kind,
@@ -235,7 +234,7 @@ def _row(unit: Unit, workload: str, before: Run, after: Run, *, seconds: float) 
         growth=None if change is None else round(change.growth, 4),
         low=None if change is None else round(change.low, 4),
         high=None if change is None else round(change.high, 4),
-        visible=benchmark.smallest_visible,
+        visible=None if seen is None else round(seen, 4),
         delay=round(sum(each.run_delay_ns for each in rounds) / max(wall, 1), 4),
         dropped=round(sum(bool(each.dropped) for each in rounds) / max(len(rounds), 1), 4),
     )
@@ -245,24 +244,47 @@ def _row(unit: Unit, workload: str, before: Run, after: Run, *, seconds: float) 
 
 
 def unconfirmed(store: Store, unit: Unit) -> list[str]:
-    """Return the workloads of a same-code unit that failed at any limit; [] until it is whole.
+    """Return the workloads of a same-code unit that failed at any limit; [] until it is whole."""
+    rows = kept_rows(store, unit) if store.complete(unit) else []
+    return [row.workload for row in rows if any(failed(each) for each in row.verdicts.values())]
 
-    What was found is kept beside the recordings until the judge's code changes.
-    """
-    if not store.complete(unit):
-        return []
-    file = store.file(unit, "failed.json")
+
+def kept_rows(store: Store, unit: Unit) -> list[Row]:
+    """Return the rows of a unit, from beside its recordings where nothing has changed since."""
+    file = store.file(unit, "rows.json")
+    made_of = [JUDGE, *sorted(each.name for each in file.parent.glob("*.zip"))]
     if file.exists():
         kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["judge"] == JUDGE:
-            return list(kept["failed"])
-    found = [
-        row.workload
-        for row in rows_of(store, unit)
-        if any(failed(each) for each in row.verdicts.values())
-    ]
-    write(file, json.dumps({"judge": JUDGE, "failed": found}).encode())
-    return found
+        if kept["made_of"] == made_of:
+            return [row_of(told) for told in kept["rows"]]
+    rows = rows_of(store, unit)
+    write(file, json.dumps({"made_of": made_of, "rows": [plain(row) for row in rows]}).encode())
+    return rows
+
+
+def plain(row: Row) -> dict[str, Any]:
+    """Return a row as JSON holds it; `row_of` takes it back."""
+    told = asdict(row)
+    defaults = asdict(Judged(""))
+    for name in ("verdicts", "confirmed"):
+        told[name] = {
+            limit: {k: v for k, v in each.items() if k == "outcome" or v != defaults[k]}
+            for limit, each in told[name].items()
+        }
+    told["peers"] = sorted(name for name, fails in row.peers.items() if fails)
+    return {key: round(v, 4) if isinstance(v, float) else v for key, v in told.items()}
+
+
+def row_of(told: Mapping[str, Any]) -> Row:
+    """Return the row that `plain` wrote; KeyError or TypeError where it is none."""
+    made = dict(told)
+    made["peers"] = {name: name in told["peers"] for name in peers.NAMES}
+    for name in ("verdicts", "confirmed"):
+        made[name] = {
+            limit: Judged(**{**each, "innocent": tuple(each.get("innocent", ()))})
+            for limit, each in told[name].items()
+        }
+    return Row(**made)
 
 
 def _confirmed(store: Store, row: Row, unit: Unit, first: Run) -> dict[str, Judged]:
@@ -294,7 +316,7 @@ def compare(store: Store, made: Iterator[Unit], workers: int = 1) -> list[Row]:
     whole = [unit for unit in made if store.complete(unit)]
     rows: list[Row] = []
     with ProcessPoolExecutor(workers) as pool:
-        for unit, future in [(unit, pool.submit(rows_of, store, unit)) for unit in whole]:
+        for unit, future in [(unit, pool.submit(kept_rows, store, unit)) for unit in whole]:
             try:
                 rows += future.result()
             except CiFlameError as error:

@@ -37,19 +37,36 @@ class Progress:
 
     deadline: float
     """Of time.monotonic."""
-    began: float
+    left_s: float = 0.0
+    """What is missing would take so long on a quiet machine."""
+    took_s: float = 0.0
+    expected_s: float = 0.0
+    """Of what was recorded: how long it took, and would have taken on a quiet machine."""
     recorded: int = 0
     failed: int = 0
+
+    def add(self, task: Task, took_s: float, workloads: int) -> None:
+        """Count a process that was recorded."""
+        expected_s = schedule.expected_s(task.unit, workloads)
+        self.recorded += 1
+        self.took_s += took_s
+        self.expected_s += expected_s
+        self.left_s = max(0.0, self.left_s - expected_s)
 
     def line(self, task: Task, took_s: float) -> str:
         """Return one line on a task that was recorded."""
         unit = task.unit
-        hours = (self.deadline - time.monotonic()) / 3600
+        missing = duration(self.left_s * self.took_s / self.expected_s)
         return (
             f"{datetime.now(UTC):%H:%M:%S} unit {unit.number} ({unit.kind} {unit.nth},"
             f" {unit.seconds:g} s, {unit.condition}, {unit.mode}) {task.name}: {took_s:.0f} s;"
-            f" {self.recorded} recorded, {self.failed} failed, {hours:.1f} h left"
+            f" {self.recorded} recorded, {self.failed} failed, about {missing} missing"
         )
+
+
+def duration(seconds: float) -> str:
+    """Return `3 min` or `7.5 h`."""
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
 
 
 def record(
@@ -67,27 +84,20 @@ def record(
     """
     count = schedule.campaign() if units is None else units
     wanted = list(islice(made or schedule.units(), count))
-    progress = Progress(time.monotonic() + hours * 3600, time.monotonic())
+    progress = Progress(time.monotonic() + hours * 3600)
     with store.locked(), _ended_by_sigterm():
+        missing = [task for task in schedule.tasks(iter(wanted)) if not store.has(task)]
+        progress.left_s = sum(schedule.expected_s(task.unit) for task in missing)
         if say:
-            _announce(store, wanted)
+            told = f"about {duration(progress.left_s)} on a quiet machine"
+            print(f"{len(wanted)} units, {len(missing)} processes missing: {told}", flush=True)
+            print(f"recordings: {store.place}", flush=True)
         for task in schedule.tasks(iter(wanted)):
             if not _one(store, task, progress, say=say):
                 return progress
             if not _confirm(store, task, progress, say=say):
                 return progress
     return progress
-
-
-def _announce(store: Store, wanted: list[Unit]) -> None:
-    missing = [task for task in schedule.tasks(iter(wanted)) if not store.has(task)]
-    hours = sum(schedule.expected_s(task.unit) for task in missing) / 3600
-    print(
-        f"{len(wanted)} units, {len(missing)} processes missing: about {hours:.1f} h",
-        f"recordings: {store.place}",
-        sep="\n",
-        flush=True,
-    )
 
 
 def _one(
@@ -101,6 +111,7 @@ def _one(
         failures = json.loads(log.read_text(encoding="utf-8")) if log.exists() else []
         if len(failures) >= _ATTEMPTS:
             return True
+        store.agree()
         start = time.monotonic()
         told = {
             "began": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
@@ -108,7 +119,7 @@ def _one(
             "commit": git.state(SUITE).commit,
         }
         try:
-            run = process(store.place, task, only)
+            run = process(store, task, only)
             took_s = time.monotonic() - start
             store.put(task, run, {**told, "took_s": round(took_s, 2)})
         except (CiFlameError, OSError) as error:
@@ -118,7 +129,7 @@ def _one(
                 f"unit {task.unit.number} {task.name} failed: {error}", file=sys.stderr, flush=True
             )
             continue
-        progress.recorded += 1
+        progress.add(task, took_s, len(only or task.unit.variants))
         if say:
             print(progress.line(task, took_s), flush=True)
     return True
@@ -140,7 +151,7 @@ def _confirm(store: Store, last: Task, progress: Progress, *, say: bool) -> bool
     return True
 
 
-def process(place: Path, task: Task, only: tuple[str, ...] = ()) -> Run:
+def process(store: Store, task: Task, only: tuple[str, ...] = ()) -> Run:
     """Record one process of all workloads (or `only` some), as a user's further process is.
 
     Raises ChildError with its last lines.
@@ -151,7 +162,9 @@ def process(place: Path, task: Task, only: tuple[str, ...] = ()) -> Run:
         for name, variant in task.unit.variants.items()
         if not only or name in only
     }
-    file = place / "plan.json"  # one path for both sides: its length is part of the stack's place
+    file = (
+        store.place / "plan.json"
+    )  # one path for both sides: its length is part of the stack's place
     write(file, json.dumps(plan).encode())
     os.environ[_PLAN] = str(file)
     # Whatever plugins the project's own tests use take start-up time, and no part in this.
@@ -164,7 +177,7 @@ def process(place: Path, task: Task, only: tuple[str, ...] = ()) -> Run:
         ini=str(SUITE / "pytest.ini"),
         extra=("-p", "ci_flame.pytest_plugin", "-p", "no:cacheprovider"),
     )
-    config = RecordConfig(seconds=task.unit.seconds)
+    config = RecordConfig(seconds=task.unit.seconds, busy=store.busy)
     seconds = schedule.expected_s(task.unit, len(plan))
     with _hog(wanted=task.hog):
         return processes.run(

@@ -23,8 +23,11 @@ from ci_flame.profile import Run
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 RECORDINGS: Final = Path(__file__).parent / ".recordings"
+CAMPAIGN: Final = "campaign.json"
 _TOLD: Final = "task.json"
-_MEASURING: Final = ("ci_flame/record", "ci_flame/collect", "ci_flame/simplify.py")
+_MEASURING: Final = (
+    "ci_flame/record", "ci_flame/collect", "ci_flame/simplify.py", "ci_flame/pytest_plugin/item.py",
+)  # fmt: skip
 _SUITE: Final = "bench/power/suite"
 
 
@@ -55,11 +58,13 @@ class Recorded:
 class Store:
     """The folder of one campaign."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, busy: float | None = None) -> None:
         self.place = place
+        self.busy = busy
+        """Rounds in which others had the CPU for more than this are left out; None: the default."""
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, agree: bool = True) -> Iterator[None]:
         """Hold the campaign; CiFlameError where another process records it, or it is another's.
 
         The first recorder writes what it measures with; a later one must measure with the same.
@@ -73,21 +78,28 @@ class Store:
                     f"{self.place}: another process records this campaign",
                     "wait for it, or name another folder with --recordings",
                 ) from None
-            self._agree()
+            if agree:
+                self.agree()
             yield
 
-    def _agree(self) -> None:
-        file = self.place / "campaign.json"
-        now = measuring()
+    def agree(self) -> None:
+        """Raise CiFlameError where the code that measures is not the one that began."""
+        file = self.place / CAMPAIGN
+        now = {"measuring": measuring(), "busy": self.busy}
         if not file.exists():
-            write(file, json.dumps({"measuring": now}).encode())
+            write(file, json.dumps(now).encode())
             return
-        then = json.loads(file.read_text(encoding="utf-8"))["measuring"]
-        if then != now:
+        then = json.loads(file.read_text(encoding="utf-8"))
+        cure = "name another folder with --recordings"
+        if then.get("measuring") != now["measuring"]:
             raise CiFlameError(
-                f"{self.place} was recorded by other code (digest {then}, now {now}):"
-                " its recordings and new ones do not mix",
-                "name another folder with --recordings, or record in a checkout of the old commit",
+                f"{self.place} was recorded by other code (digest {then.get('measuring')},"
+                f" now {now['measuring']}): its recordings and new ones do not mix",
+                f"{cure}, or record in a checkout of the old commit",
+            )
+        if then.get("busy") != self.busy:
+            raise CiFlameError(
+                f"{self.place} was recorded with --busy {then.get('busy')}, not {self.busy}", cure
             )
 
     def file(self, unit: Unit, name: str) -> Path:
