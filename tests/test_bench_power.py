@@ -644,7 +644,6 @@ def test_a_campaign_goes_on_after_a_kill(tmp_path, monkeypatch):
     assert {name: zips()[name] for name in first} == first
 
     monkeypatch.setattr(schedule, "PROCESSES", 2)
-    monkeypatch.setattr(compare, "PROCESSES", 2)
     unit = replace(schedule.make(0, "same", 0), seconds=0.3, variants={"core": schedule.Variant()})
     (made,) = compare.compare(store.Store(place), iter([unit]))
     assert made.workload == "core"

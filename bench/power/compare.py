@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from bench.power import peers, schedule
-from bench.power.schedule import PROCESSES, SHARES, Task, Unit, Variant
+from bench.power.schedule import SHARES, Task, Unit, Variant
 from bench.power.store import Store, digest, write
 from ci_flame.diff import RunDiff, diff
 from ci_flame.errors import CiFlameError
@@ -223,7 +223,7 @@ def _row(unit: Unit, workload: str, before: Run, after: Run, *, seconds: float) 
         kind=unit.kind,
         nth=unit.nth,
         workload=workload,
-        seconds=PROCESSES * seconds,
+        seconds=schedule.PROCESSES * seconds,
         condition=unit.condition,
         mode=unit.mode,
         variant={key: value for key, value in asdict(variant).items() if value},
