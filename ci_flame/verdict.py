@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isfinite
 from typing import TYPE_CHECKING, Final
@@ -107,6 +107,8 @@ class Finding:
     """The anchor that it grew since (`1a2b3c4d5e of 2026-09-01`); empty: the baseline."""
     figure: Figure | None = None
     """What a metric's rule found; `frame` is then its name in brackets, and no code."""
+    was: str = ""
+    """The function's name before, where it has another one now."""
 
     @property
     def waiting(self) -> bool:
@@ -156,6 +158,8 @@ class BenchmarkVerdict:
     """Smallest growth that would have been seen in a function of 5 % or more (0.06 = 6 %)."""
     figures: "Figures | None" = None
     """Metrics, latencies and the collector's cost; with the first mode of a benchmark only."""
+    visible: "Mapping[Frame, float]" = field(default_factory=dict)
+    """Smallest growth that would have been seen, by function that was judged (0.06 = 6 %)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +276,8 @@ def _subject(finding: Finding) -> str:
     if finding.frame == TOTAL:
         return "the benchmark itself"
     name = str(finding.frame)
+    if finding.was:
+        name = f"{name} (was {finding.was})"
     if finding.self_only:
         name = f"own cost of {name}"
     return f"{name} under {finding.under}" if finding.under else name

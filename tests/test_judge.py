@@ -280,7 +280,7 @@ def test_a_renamed_function_moved(old, new):
 
     assert got.outcome is Outcome.PASS
     assert "moved" in slugs(got)
-    assert any(f"{new} is new" in note.text and old in note.text for note in got.notes)
+    assert any(note.text.startswith(f"{new} was {old} (") for note in got.notes)
 
 
 def test_a_renamed_function_that_grew_fails():

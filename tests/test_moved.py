@@ -1,80 +1,167 @@
 """Cost that moved is not cost that grew, up to its limits."""
 
 import pytest
-from synthetic import SHOP, Noise, synthetic_measurement
+from synthetic import SHOP, Noise, grown, synthetic_measurement
 
 from ci_flame.diff import diff_benchmark
+from ci_flame.judge import judge_benchmark
 from ci_flame.judge.family import Family
 from ci_flame.judge.moved import moves
-from ci_flame.policy import Limit, Rule
+from ci_flame.policy import Limit, Policy, Rule
 from ci_flame.profile import Mode
+from ci_flame.verdict import Outcome
 
 API = "bench_shop:test_checkout;shop.api:checkout"
+PAGE = f"{API};shop.render:page"
 STEADY = Noise(function=0.002, misfit=0.002, dispersion=0.2)
 TEN = Rule(max_growth=Limit(share=0.10))
 
 
-def found(before, after):
-    columns = diff_benchmark(
+def compared(before, after):
+    return diff_benchmark(
         synthetic_measurement(before, seed=1, noise=STEADY),
         synthetic_measurement(after, seed=2, noise=STEADY),
         Mode.ON_CPU,
-    ).columns
-    found = moves(Family(columns, (TEN,), 0.005))
-    return {str(move.frame): move for move in found.values()}
+    )
 
 
-def renamed(factor):
-    return {
-        path.replace("shop.render:page", "shop.render:draw"): cost * factor
-        if path.endswith("page")
-        else cost
-        for path, cost in SHOP.items()
-    }
+def found(before, after, rule=TEN):
+    family = Family(compared(before, after).columns, (rule,), 0.005)
+    return {str(move.frame): move for move in moves(family, range(family.count)).values()}
+
+
+def judged(before, after, *rules):
+    return judge_benchmark(compared(before, after), Policy(rules=rules or (TEN,)), family=1)
+
+
+def named(got):
+    return [str(finding.frame) for finding in got.findings]
+
+
+def moved(got):
+    return [note.text for note in got.notes if note.slug == "moved"]
+
+
+def split(first, second):
+    """`page` became `head` and `body`, beside one another."""
+    left = {path: cost for path, cost in SHOP.items() if path != PAGE}
+    return left | {f"{API};shop.render:head": first, f"{API};shop.render:body": second}
 
 
 @pytest.mark.parametrize(
-    ("factor", "rule", "breaks"),
+    ("first", "second", "rule", "breaks"),
     [
-        (1.0, TEN, False),
-        (1.05, TEN, False),
-        (1.3, TEN, True),
-        (1.3, Rule(max_growth=Limit(share=0.5)), False),
-        (1.3, Rule(max_growth=Limit(ns=20_000.0)), True),  # 130 -> 169 µs
-        (1.3, Rule(max_growth=Limit(ns=60_000.0)), False),
-        (1.3, Rule(max_growth=Limit(share=0.1), min_impact=0.2), False),
-        (0.5, Rule(max_growth=Limit(share=0.0)), False),
+        (70_000.0, 60_000.0, TEN, False),  # 130 as before
+        (73_000.0, 63_000.0, TEN, False),  # +5 %
+        (91_000.0, 78_000.0, TEN, True),  # +30 %
+        (91_000.0, 78_000.0, Rule(max_growth=Limit(share=0.5)), False),
+        (91_000.0, 78_000.0, Rule(max_growth=Limit(ns=10_000.0)), True),  # each by its part
+        (91_000.0, 78_000.0, Rule(max_growth=Limit(ns=30_000.0)), False),
+        (91_000.0, 78_000.0, Rule(max_growth=Limit(share=0.1), min_impact=0.2), False),
+        (40_000.0, 30_000.0, Rule(max_growth=Limit(share=0.0)), False),
     ],
 )
-def test_a_rename_is_judged_by_its_net_growth(factor, rule, breaks):
-    move = found(SHOP, renamed(factor))["shop.render:draw"]
+def test_a_split_is_judged_by_its_net_growth(first, second, rule, breaks):
+    got = {name: move for name, move in found(SHOP, split(first, second)).items() if move.new}
 
-    assert move.after_ns / move.left_ns == pytest.approx(factor, rel=0.05)
-    assert move.breaks(rule) is breaks
+    assert set(got) == {"shop.render:head", "shop.render:body"}
+    for move in got.values():
+        assert move.after_ns / move.left_ns == pytest.approx((first + second) / 130e3, rel=0.05)
+        assert move.breaks(rule) is breaks
 
 
 def test_the_words():
-    assert str(found(SHOP, renamed(1.0))["shop.render:draw"]).startswith(
-        "shop.render:draw is new and takes 26 % of the benchmark, which left shop.render:page"
+    assert str(found(SHOP, split(70_000.0, 60_000.0))["shop.render:head"]).startswith(
+        "shop.render:head is new and takes 14 % of the benchmark, which left shop.render:page"
         " at the same place: it moved, net "
     )
 
 
-def test_callees_of_what_was_renamed_are_not_new():
-    after = {path.replace("shop.cart:total", "shop.basket:total"): c for path, c in SHOP.items()}
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        # extracted: a part of the caller's own cost is a function now
+        (SHOP | {PAGE: 60_000.0, f"{PAGE};shop.render:escape": 70_000.0}, ["shop.render:escape"]),
+        # merged into a new one
+        (
+            {
+                path: cost
+                for path, cost in SHOP.items()
+                if not path.endswith(("page", "tokenize", "parse"))
+            }
+            | {f"{API};shop.all:work": 310_000.0},
+            ["shop.all:work"],
+        ),
+    ],
+    ids=["extracted", "merged"],
+)
+def test_what_moved_passes_and_is_told(after, expected):
+    got = judged(SHOP, after)
 
-    assert set(found(SHOP, after)) == {"shop.basket:total"}
+    assert got.outcome is Outcome.PASS
+    assert [text.split(" is new")[0] for text in moved(got)] == expected
 
 
-def test_a_whole_renamed_branch_moved():
-    after = {
-        path.replace("shop.cart:total", "shop.basket:total").replace(
-            "json:dumps", "orjson:dumps"
-        ): c
-        for path, c in SHOP.items()
-    }
+SPREAD = SHOP | {f"{API};shop.render:foot": 60_000.0}
+MERGED = {path: cost for path, cost in SPREAD.items() if not path.endswith("foot")}
+"""`foot` is gone; what it did may be in `page` now."""
 
-    assert set(found(SHOP, after)) == {"shop.basket:total", "orjson:dumps"}
+
+@pytest.mark.parametrize(
+    ("page", "outcome"),
+    [
+        (190_000.0, Outcome.PASS),  # 130 + 60
+        (200_000.0, Outcome.PASS),  # +5 % of both
+        (250_000.0, Outcome.FAIL),  # +32 %
+    ],
+)
+def test_a_function_that_took_in_another_is_judged_by_its_net_growth(page, outcome):
+    got = judged(SPREAD, MERGED | {PAGE: page})
+
+    assert got.outcome is outcome
+    assert named(got) == (["shop.render:page"] if outcome is Outcome.FAIL else [])
+    if outcome is Outcome.PASS:
+        (text,) = moved(got)
+        assert text.startswith(
+            "shop.render:page took in shop.render:foot, gone at the same place: that cost moved,"
+            " net "
+        )
+
+
+def test_two_that_grew_do_not_share_what_is_gone_twice():
+    # 60 µs are gone; page and total grew by 60 each.
+    after = MERGED | {PAGE: 190_000.0, f"{API};shop.cart:total": 150_000.0}
+    got = judged(SPREAD, after)
+
+    assert got.outcome is Outcome.FAIL
+
+
+def test_growth_beside_a_split_is_not_excused_by_it():
+    after = grown(split(70_000.0, 60_000.0), "shop.cart:total", 1.6)
+    got = judged(SHOP, after)
+
+    assert named(got) == ["shop.cart:total"]
+    assert len(moved(got)) == 2
+
+
+OWN = Rule(max_growth=Limit(share=0.10), self_only=True)
+
+
+@pytest.mark.parametrize(
+    ("own", "outcome"),
+    [
+        (180_000.0, Outcome.PASS),  # 60 + tokenize's 120
+        (240_000.0, Outcome.FAIL),
+    ],
+)
+def test_an_inlined_callee_is_no_growth_of_own_cost(own, outcome):
+    parse = f"{API};shop.parser:parse"
+    after = {path: cost for path, cost in SHOP.items() if not path.endswith("tokenize")}
+    got = judged(SHOP, after | {parse: own}, OWN)
+
+    assert got.outcome is outcome
+    if outcome is Outcome.PASS:
+        assert "took in shop.parser:tokenize" in moved(got)[0]
 
 
 @pytest.mark.parametrize(
@@ -82,9 +169,12 @@ def test_a_whole_renamed_branch_moved():
     [
         SHOP | {f"{API};shop.log:write": 38_000.0},
         # a neighbour that shrank excuses nothing
-        SHOP | {f"{API};shop.log:write": 38_000.0, f"{API};shop.render:page": 92_000.0},
+        SHOP | {f"{API};shop.log:write": 38_000.0, PAGE: 92_000.0},
+        # nor does a function that grew
+        grown(SHOP, "json:dumps", 1.6) | {PAGE: 100_000.0},
     ],
-    ids=["added", "masked"],
+    ids=["added", "masked", "masked growth"],
 )
 def test_new_cost_is_not_moved_cost(after):
     assert found(SHOP, after) == {}
+    assert judged(SHOP, after).outcome is Outcome.FAIL

@@ -253,6 +253,7 @@ def failing(benchmark: str = BENCHMARK, outcome: Outcome = Outcome.FAIL) -> Benc
         ),
         diff,
         diff.smallest_visible,
+        visible={each.frame: 0.03 + 0.01 * n for n, each in enumerate(diff.frames[:5])},
     )
 
 

@@ -5,7 +5,7 @@ is taken out by the reference work (`noise.py`), then both sides are told in the
 Waiting (off-CPU) is compared as it was timed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ci_flame import noise
 from ci_flame.between import Between
-from ci_flame.diff import speed
+from ci_flame.diff import renames, speed
 from ci_flame.diff.columns import (
     NOTHING,
     Change,
@@ -27,10 +27,12 @@ from ci_flame.diff.evidence import Evidence, collect
 from ci_flame.diff.figures import Figures, collector_notes, figures
 from ci_flame.diff.imports import single_files
 from ci_flame.noise import Floats, Machine
-from ci_flame.profile import Environment, Measurement, Mode, Run
+from ci_flame.profile import Environment, Frame, Measurement, Mode, Run
 
 __all__ = [
     "NOTHING",
+    "TENFOLD",
+    "VISIBLE_SHARE",
     "BenchmarkDiff",
     "Change",
     "Columns",
@@ -44,6 +46,7 @@ __all__ = [
     "left_out",
     "smallest_visible",
     "visible_at",
+    "visible_growth",
 ]
 
 NOMINAL_FALSE_FAILURES: Final = 0.005
@@ -51,6 +54,8 @@ NOMINAL_FALSE_FAILURES: Final = 0.005
 NOTED: Final = 0.01
 """Of the wall time: waiting that was left out is said from here on."""
 Spreads = Callable[[str, Mode], Between | None]
+TENFOLD: Final = 9.0
+"""Growth from which on nothing is said to be visible."""
 VISIBLE_SHARE: Final = 0.05
 """Own share from which on a function belongs to `smallest_visible`."""
 
@@ -84,6 +89,8 @@ class BenchmarkDiff:
     """It is on the CPU for under a tenth of the time, and both sides' waiting was recorded."""
     own_cost_percent: float | None = None
     """What the collector took of one CPU (`Figures.own_cost_percent`), told with every mode."""
+    renamed: Mapping[Frame, Frame] = field(default_factory=dict)
+    """Functions that have another name now, after -> before; they are compared by the new one."""
     columns: "Columns | None" = field(default=None, repr=False, compare=False)
     """What the judge reads; None where a side has no samples."""
 
@@ -114,6 +121,9 @@ def diff_benchmark(
     that says so in its notes.
     """
     evidence = collect((before, after), mode)
+    renamed = renames.find(evidence)
+    if renamed:
+        evidence = collect((before, after), mode, renamed)
     sides = evidence.sides
     counts = tuple(len(side.clocks) for side in sides)
     notes = []
@@ -179,6 +189,7 @@ def diff_benchmark(
         told,
         waits,
         cost,
+        {after: before for before, after in renamed.items()},
         made,
     )
 
@@ -265,15 +276,19 @@ def smallest_visible(made: Columns, alpha: Floats | float) -> float | None:
     large = rows[chosen]
     levels = np.broadcast_to(alpha, rows.shape)[chosen]
     if len(large):
-        seen = noise.visible_growth(
-            estimates.standard_error[large], estimates.degrees[large], levels
-        )
-        if made.clock.anchor == "shares":
-            seen = _through_shares(seen, share[chosen], made.clock)
-        worst = float(seen.max())
+        errors, degrees = estimates.standard_error[large], estimates.degrees[large]
+        worst = float(visible_growth(made, errors, degrees, share[chosen], levels).max())
     else:
         worst = visible_at(made, VISIBLE_SHARE, float(np.min(alpha, initial=1.0)))
-    return worst if worst < 9.0 else None  # noqa: PLR2004 - tenfold
+    return worst if worst < TENFOLD else None
+
+
+def visible_growth(
+    made: Columns, standard_error: Floats, degrees: Floats, share: Floats, alpha: Floats
+) -> Floats:
+    """Return the smallest growth that shows four times of five in costs of these shares."""
+    seen = noise.visible_growth(standard_error, degrees, alpha)
+    return _through_shares(seen, share, made.clock) if made.clock.anchor == "shares" else seen
 
 
 def _through_shares(seen: Floats, share: Floats, clock: Machine) -> Floats:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -150,7 +151,8 @@ class _Stacks:
     The measurements outlive it, so that an id stays with its frame.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, renamed: Mapping[Frame, Frame]) -> None:
+        self._renamed = renamed
         self.frames: list[Frame] = []
         self.stacks: list[tuple[int, ...]] = []
         self._kept: list[Stack] = []
@@ -206,9 +208,10 @@ class _Stacks:
     def _frame(self, frame: Frame) -> int:
         found = self._by_frame_id.get(id(frame))
         if found is None:
-            found = self._by_frame.setdefault(frame, len(self.frames))
+            named = self._renamed.get(frame, frame)
+            found = self._by_frame.setdefault(named, len(self.frames))
             if found == len(self.frames):
-                self.frames.append(frame)
+                self.frames.append(named)
             self._by_frame_id[id(frame)] = found
         return found
 
@@ -324,13 +327,17 @@ def _waits(measurement: Measurement, mode: Mode, stacks: _Stacks) -> _Seen:
     return found
 
 
-def collect(measurements: Sequence[Measurement], mode: Mode) -> Evidence:
+def collect(
+    measurements: Sequence[Measurement],
+    mode: Mode,
+    renamed: Mapping[Frame, Frame] = MappingProxyType({}),
+) -> Evidence:
     """Read the rounds of one side or two into arrays over the same functions and paths.
 
     Interpreter-internal leaves are charged to the Python frame above them and kept as nodes
-    of the tree that are not judged.
+    of the tree that are not judged. `renamed` functions go by their other name (`renames.py`).
     """
-    stacks = _Stacks()
+    stacks = _Stacks(renamed)
     read = _samples if mode is Mode.ON_CPU else _waits
     sides = [read(measurement, mode, stacks) for measurement in measurements]
 

@@ -26,7 +26,7 @@ from ci_flame.judge.asked import Answer, ask, over
 from ci_flame.judge.causes import Broken, deepest, explained_by
 from ci_flame.judge.family import TOLD, Family, Unit
 from ci_flame.judge.moved import Move, moves
-from ci_flame.judge.notes import blind_to, circumstances, not_certain, unjudged
+from ci_flame.judge.notes import blind_to, circumstances, not_certain, renames, unjudged
 from ci_flame.policy import Policy, Rule, Severity
 from ci_flame.profile import Measurement, Mode, Run
 from ci_flame.verdict import (
@@ -74,16 +74,14 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
     kept = deepest(broken, columns)
     found += [_finding(each, diff, columns) for each in kept]
     unsure = [each for each in unsure if not explained_by(each[0], kept, columns)]
-    notes += [Note("moved", str(move), diff.benchmark) for move in moved]
+    notes += [Note("moved", text, diff.benchmark) for text in (*renames(diff), *map(str, moved))]
     notes += not_certain(unsure, diff, columns)
     notes += _hidden(family_of, kept, diff)
     notes += circumstances(diff, columns)
     seen = smallest_visible(columns, family_of.own_alpha())
+    notes.append(blind_to(family_of, seen, diff.benchmark))
     verdict = _finish(diff, policy, found, notes, outcome=machine.outcome, seen=seen)
-    if verdict.outcome is Outcome.PASS:
-        blind = blind_to(family_of, seen, diff.benchmark)
-        return replace(verdict, notes=(*verdict.notes, blind))
-    return verdict
+    return replace(verdict, visible=family_of.visible())
 
 
 def _apply(
@@ -91,19 +89,22 @@ def _apply(
 ) -> tuple[list[Broken], list[tuple[Unit, Rule, Answer]], list[Move]]:
     """Return what broke a rule, what may have, and what only moved."""
     columns = family.columns
-    shifted = moves(family)
-    moved = np.isin(family.function, list(shifted))
     real = family.adjusted <= family.level
-    worth = real | (family.q_values <= NOT_CERTAIN_Q) | moved
+    new = family.estimates.samples_before[1:] == 0
+    worth = real | (family.q_values <= NOT_CERTAIN_Q) | new
+    passed = [
+        np.flatnonzero(family.asked(number) & over(rule, family.estimates, columns)[1:] & worth)
+        for number, rule in enumerate(family.rules)
+    ]
+    shifted = moves(family, sorted({index for some in passed for index in some.tolist()}))
     broken: list[Broken] = []
     unsure: list[tuple[Unit, Rule, Answer]] = []
     told: dict[str, Move] = {}
-    for number, rule in enumerate(family.rules):
-        passed = over(rule, family.estimates, columns)[1:]
-        for index in np.flatnonzero(family.asked(number) & passed & worth).tolist():
+    for rule, indices in zip(family.rules, passed, strict=True):
+        for index in indices.tolist():
             unit = family.unit(index)
             answer = ask(rule, unit, diff, columns)
-            move = shifted.get(unit.function) if unit.mask is None else None
+            move = shifted.get(index)
             if move is not None and not move.breaks(rule):
                 told[str(move.frame)] = move
             elif unit.real and answer.agreed and answer.certainty >= rule.certainty:
@@ -160,6 +161,7 @@ def _finding(each: Broken, diff: BenchmarkDiff, columns: Columns) -> Finding:
         place=columns.places.get(unit.frame),
         under=unit.under if unit.mask is not None else "",
         cause=each.cause,
+        was=str(diff.renamed.get(unit.frame, "")),
     )
 
 

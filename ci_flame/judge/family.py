@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from ci_flame import noise
-from ci_flame.diff import Columns
+from ci_flame.diff import TENFOLD, Columns, visible_growth
 from ci_flame.diff.evidence import Evidence, Flags, Indices
 from ci_flame.judge import levels
 from ci_flame.noise import Estimates, Floats
@@ -301,6 +301,30 @@ class Family:
             index < self._own_count, int(tree.depth[node]), group, "", function, None, None,
             *closed,
         )  # fmt: skip
+
+    def visible(self) -> dict[Frame, float]:
+        """Return the smallest growth that would have been seen, by function that is judged.
+
+        Of the cost that its rules read: with callees where it has any, else its own. Functions
+        that are new, gone, or of which not even a tenfold growth would have shown are left out.
+        """
+        estimates, columns = self.estimates, self.columns
+        both = (estimates.samples_before[1:] > 0) & (estimates.samples_after[1:] > 0)
+        known = np.flatnonzero((self.function >= 0) & (self.group != TOLD) & both)
+        rows = known + 1
+        seen = visible_growth(
+            columns,
+            estimates.standard_error[rows],
+            estimates.degrees[rows],
+            self._pooled(known),
+            self.alpha[known],
+        )
+        frames = columns.evidence.frames
+        return {
+            frames[function]: growth
+            for function, growth in zip(self.function[known].tolist(), seen.tolist(), strict=True)
+            if growth < TENFOLD
+        }
 
     def own_alpha(self) -> Floats:
         """Return the level that own growth of each function is told at; the least where none is."""

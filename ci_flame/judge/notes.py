@@ -6,7 +6,15 @@ from typing import Final
 import numpy as np
 
 from ci_flame import noise
-from ci_flame.diff import BenchmarkDiff, Columns, change, visible_at
+from ci_flame.diff import (
+    TENFOLD,
+    VISIBLE_SHARE,
+    BenchmarkDiff,
+    Columns,
+    change,
+    visible_at,
+    visible_growth,
+)
 from ci_flame.judge.asked import Answer
 from ci_flame.judge.family import Family, Unit
 from ci_flame.policy import Rule
@@ -20,6 +28,8 @@ LEAST_WAITS: Final = 10
 LEAST_WAITING: Final = 0.01
 """Of the wall time; less waiting is nobody's problem."""
 SHOWN_NOTES: Final = 3
+SMALL_SHARE: Final = 0.01
+"""Own share below which a function is not spoken of."""
 
 
 def unjudged(diff: BenchmarkDiff) -> tuple[Note, Outcome] | None:
@@ -146,6 +156,24 @@ def _more(unit: Unit, rule: Rule, answer: Answer) -> float:
     return max(factor, 1.1)
 
 
+def renames(diff: BenchmarkDiff) -> list[str]:
+    """Return what to say of functions that have another name now, the largest first."""
+    names = {str(after): str(before) for after, before in diff.renamed.items()}
+    costs = {
+        name: each.total.after_ns
+        for each in (diff.frames if names else ())
+        if (name := str(each.frame)) in names
+    }
+    ordered = sorted(names, key=lambda name: (-costs.get(name, 0.0), name))
+    told = [
+        f"{name} was {names[name]} (same callers, callees or name, about its cost): compared as one"
+        for name in ordered[:SHOWN_NOTES]
+    ]
+    if len(ordered) > SHOWN_NOTES:
+        told.append(f"{len(ordered) - SHOWN_NOTES} more functions have another name or module now")
+    return told
+
+
 def circumstances(diff: BenchmarkDiff, columns: Columns) -> list[Note]:
     """Return notes on what weakens this comparison."""
     notes = []
@@ -187,19 +215,46 @@ def circumstances(diff: BenchmarkDiff, columns: Columns) -> list[Note]:
 
 
 def blind_to(family: Family, seen: float | None, benchmark: str) -> Note:
-    """Return what a PASS could not have seen."""
+    """Return what this comparison could have seen, and to what it was blind."""
     columns = family.columns
     if not family.rules:
         return Note("blind", "no rule limits growth here", benchmark)
-    large = "any growth" if seen is None else f"growth under {percent(seen)} %"
-    if columns.waiting:
-        told = f"blind to {large} of waits that are 5 % of the waiting or more"
-        return Note("blind", told, benchmark)
-    small = visible_at(columns, 0.01, family.least)
-    tiny = f"under {percent(small)} %" if small < 9.0 else "of any size"  # noqa: PLR2004
-    return Note(
-        "blind",
-        f"blind to {large} of own cost in functions of 5 % of the benchmark or more, and to"
-        f" growth {tiny} in one of 1 %",
-        benchmark,
+    where = (
+        "waits over 5 % of the waiting"
+        if columns.waiting
+        else ("functions over 5 % of the benchmark")
     )
+    if seen is None:
+        large = f"blind to any growth in {where}"
+    else:
+        large = (
+            f"growth of {percent(seen)} % or more cannot hide in {where} (at that size it shows 4"
+            " times of 5)"
+        )
+    if columns.waiting:
+        return Note("blind", large, benchmark)
+    return Note("blind", f"{large}; {_blind_to_small(family)}", benchmark)
+
+
+def _blind_to_small(family: Family) -> str:
+    """Return what can hide in functions of one to five percent."""
+    columns = family.columns
+    estimates, rows = columns.estimates, np.arange(1, 1 + columns.functions)
+    share = estimates.samples_before[rows] / max(estimates.samples_before[0], 1.0)
+    chosen = (share >= SMALL_SHARE) & (share < VISIBLE_SHARE) & (estimates.samples_after[rows] > 0)
+    if chosen.any():
+        growth = float(
+            visible_growth(
+                columns,
+                estimates.standard_error[rows[chosen]],
+                estimates.degrees[rows[chosen]],
+                share[chosen],
+                family.own_alpha()[chosen],
+            ).max()
+        )
+        count = int(chosen.sum())
+        where = f"in {count} smaller {'one' if count == 1 else 'ones'} of 1 % or more"
+    else:
+        growth = visible_at(columns, SMALL_SHARE, family.least)
+        where = "in one of 1 %"
+    return f"blind below {percent(growth)} % {where}" if growth < TENFOLD else f"blind {where}"

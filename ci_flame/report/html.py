@@ -59,6 +59,7 @@ _COLUMNS: Final = (
     Column("change", "Change", "After - before, per iteration"),
     Column("growth", "Growth", "Change / before"),
     Column("plot", "90 % interval", sort=False),
+    Column("seen", "Could have seen", "Growth from which on it would have shown, 4 times of 5"),
     Column("share", "Share", "Of the benchmark, after"),
 )
 
@@ -351,6 +352,7 @@ def _data(each: BenchmarkVerdict, graph: Picture, rows: Sequence[FrameChange]) -
             "place": [
                 visible(f"{row.place.file}:{row.place.line}") if row.place else "" for row in rows
             ],
+            "seen": [number(each.visible.get(row.frame, float("inf"))) for row in rows],
             "total": change_columns([row.total for row in rows]),
             "own": change_columns([row.own for row in rows]),
         },

@@ -7,10 +7,11 @@ Schema history:
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
-from ci_flame.profile import TOTAL, Environment, Place
+from ci_flame.profile import TOTAL, Environment, Frame, Place
 from ci_flame.report import machine
 from ci_flame.verdict import BenchmarkVerdict, Figure, Finding, Note, Outcome, Verdict
 
@@ -81,7 +82,7 @@ def _benchmark(each: BenchmarkVerdict, kept: int) -> Json:
         "findings": [_finding(finding, each.diff) for finding in each.findings],
         "notes": [_note(note) for note in each.notes],
         "diff": None if each.diff is None else _evidence(each.diff),
-        "functions": [_function(frame) for frame in frames[:kept]],
+        "functions": [_function(frame, each.visible) for frame in frames[:kept]],
         "functions_left_out": max(0, len(frames) - kept),
         "figures": machine.document(each.figures),
     }
@@ -95,6 +96,7 @@ def _evidence(diff: BenchmarkDiff) -> Json:
         "processes_before": diff.processes_before,
         "processes_after": diff.processes_after,
         "notes": list(diff.notes),
+        "renamed": {str(after): str(before) for after, before in diff.renamed.items()},
     }
 
 
@@ -136,6 +138,7 @@ def _finding(finding: Finding, diff: BenchmarkDiff | None) -> Json:
         "cause": finding.cause,
         "work": finding.work,
         "changed": finding.changed,
+        "was": finding.was,
     }
 
 
@@ -156,12 +159,13 @@ def _impact(finding: Finding, diff: BenchmarkDiff | None) -> float | None:
     return _number((finding.change.after_ns - finding.change.before_ns) / diff.total.before_ns)
 
 
-def _function(frame: FrameChange) -> Json:
+def _function(frame: FrameChange, seen: Mapping[Frame, float]) -> Json:
     return {
         "function": str(frame.frame),
         "kind": frame.frame.kind.value,
         **_place(frame.place),
         "path": [str(each) for each in frame.path],
+        "smallest_visible": _number(seen.get(frame.frame)),
         "own": change(frame.own),
         "total": change(frame.total),
     }

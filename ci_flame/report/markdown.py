@@ -7,7 +7,7 @@ image, a mention or HTML, and the whole stays under the limit where GitHub would
 import re
 from typing import Final
 
-from ci_flame.diff import BenchmarkDiff
+from ci_flame.diff import BenchmarkDiff, FrameChange
 from ci_flame.profile import TOTAL
 from ci_flame.report import machine, terminal
 from ci_flame.report.words import columns, cut, duration, growth, interval, plural, share, visible
@@ -119,21 +119,27 @@ def _table(each: BenchmarkVerdict) -> list[str]:
     blamed = {finding.frame for finding in each.findings}
     if not frames:
         return ["No function changed more than noise can explain.", ""]
+    figures = "before | after | growth | 90 % interval | could have seen | of the benchmark"
     lines = [
-        "| function | before | after | growth | 90 % interval | of the benchmark |",
-        "|:--|--:|--:|--:|--:|--:|",
+        f"| function | {figures} |",
+        "|:--|--:|--:|--:|--:|--:|--:|",
     ]
     for frame in frames[:ROWS]:
         total = frame.total
         name = _bold(code(str(frame.frame)), blamed=frame.frame in blamed)
         lines.append(
             f"| {name} | {duration(total.before_ns)} | {duration(total.after_ns)}"
-            f" | {growth(total)} | {interval(total)}"
+            f" | {growth(total)} | {interval(total)} | {_seen(each, frame)}"
             f" | {share(total.before_share)} → {share(total.after_share)} |"
         )
     if len(frames) > ROWS:
-        lines.append(f"| and {plural(len(frames) - ROWS, 'function')} more | | | | | |")
+        lines.append(f"| and {plural(len(frames) - ROWS, 'function')} more | | | | | | |")
     return [*lines, ""]
+
+
+def _seen(each: BenchmarkVerdict, frame: FrameChange) -> str:
+    seen = each.visible.get(frame.frame)
+    return "" if seen is None else share(seen)
 
 
 def _bold(name: str, *, blamed: bool) -> str:

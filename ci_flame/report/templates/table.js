@@ -15,6 +15,7 @@ const tableMethods = {
       change: (r) => Math.abs(costs.after[r] - costs.before[r]),
       growth: (r) => (costs.before[r] > 0 ? costs.after[r] / costs.before[r] : costs.after[r] > 0 ? Infinity : 1),
       share: (r) => costs.after[r],
+      seen: (r) => table.seen[r] ?? Infinity,
     };
     const rows = table.frame.map((_, r) => r);
     const { column, down } = this.order;
@@ -69,6 +70,8 @@ const tableMethods = {
     const plot = make("td", "plot");
     plot.append(this.plot(before, after, costs.low[r], costs.high[r], tone, widest));
     row.append(plot);
+    const seen = this.data.table.seen[r];
+    cell(seen === null ? "–" : format.share(seen), "seen");
     cell(format.share(wholeAfter > 0 ? after / wholeAfter : 0));
     return row;
   },
