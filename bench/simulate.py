@@ -39,6 +39,9 @@ MIXED = Noise(dispersion=2.9, function=0.03, misfit=0.03)
 POOR = Noise(dispersion=1.0, function=0.02, misfit=0.10)
 """The core reference follows the benchmark to 10 % only."""
 
+SPLIT = Noise(split=True)
+"""Half of the functions follow one reference, half the other, which differ by 12 %."""
+
 
 def _renamed(costs: dict[str, float], old: str, new: str) -> dict[str, float]:
     return {text.replace(old, new): value for text, value in costs.items()}
@@ -66,6 +69,8 @@ SAME = [
     ("same, 41 functions, mixed", WIDE, WIDE, MIXED, {}),
     ("same, dominant function, usual", DOMINANT, DOMINANT, USUAL, {}),
     ("same, dominant, no reference", DOMINANT, DOMINANT, USUAL, {"references": ()}),
+    ("same, functions on two references", SHOP, SHOP, SPLIT, {}),
+    ("same, 41 functions on two references", WIDE, WIDE, SPLIT, {}),
     ("same, one function, poor reference", ONE, ONE, POOR, {}),
     ("same, two callers, usual", CALLER[0], CALLER[0], USUAL, {}),
     ("same, 3 processes, mixed", SHOP, SHOP, MIXED, {"processes": 3}),
@@ -83,6 +88,12 @@ CHANGED = [
     ("+30 % at 24 %, masked by another", SHOP,
      grown(grown(SHOP, TOKENIZE, 1.3), "shop.render:page", 1 - 36 / 130), USUAL, {}, TOKENIZE, 0.3),
     ("+30 % at 24 %, poor reference", SHOP, grown(SHOP, TOKENIZE, 1.3), POOR, {}, TOKENIZE, 0.3),
+    ("+20 % at 24 %, functions on two references", SHOP, grown(SHOP, TOKENIZE, 1.2), SPLIT, {},
+     TOKENIZE, 0.2),
+    ("+30 % at 24 %, functions on two references", SHOP, grown(SHOP, TOKENIZE, 1.3), SPLIT, {},
+     TOKENIZE, 0.3),
+    ("+30 % at 26 %, on the other reference", SHOP, grown(SHOP, "shop.render:page", 1.3), SPLIT, {},
+     "shop.render:page", 0.3),
     ("+30 % at 24 %, no reference", SHOP, grown(SHOP, TOKENIZE, 1.3), USUAL, {"references": ()},
      TOKENIZE, 0.3),
     ("+30 % at 60 % (dominant)", DOMINANT, grown(DOMINANT, "m:big", 1.3), USUAL, {}, "m:big", 0.3),

@@ -48,6 +48,8 @@ class Noise:
     """A function's cost, between processes (layout, caches)."""
     dispersion: float = 1.0
     """Variance of sample counts / binomial, per process."""
+    split: bool = False
+    """Every other function follows the memory reference, up to `misfit`, and not the core one."""
 
 
 QUIET = Noise(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.2)
@@ -106,6 +108,10 @@ def synthetic_measurement(
             kind: rng.normal(0, spread) + rng.normal(0, spread, rounds)
             for kind, spread in (("core", noise.misfit), ("memory", noise.memory_misfit))
         }
+        if noise.split:
+            process = rng.normal(0, noise.memory_misfit)
+            misfit["memory"] = process + rng.normal(0, noise.misfit, rounds)
+            local[1::2] *= np.exp(process)
         per_round = seconds * 1e9 / rounds
         nominal = local.sum() * np.exp(machine)
         iterations = max(1, round(per_round / nominal))

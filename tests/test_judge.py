@@ -489,8 +489,9 @@ def test_the_verdict_of_nothing_passes():
         (SHOP, Noise(dispersion=2.9, function=0.03, misfit=0.03), 200),
         (SHOP, Noise(misfit=0.10, function=0.02), 200),
         (DOMINANT, Noise(), 150),
+        (SHOP, Noise(split=True), 150),
     ],
-    ids=["mixed", "poor-reference", "dominant"],
+    ids=["mixed", "poor-reference", "dominant", "two-references"],
 )
 def test_same_code_is_called_real_at_most_at_the_level(truth, noise, builds):
     """At 5 % a build; the seeded count may exceed it by three standard errors only."""

@@ -93,11 +93,18 @@ def _evidence(diff: BenchmarkDiff) -> Json:
         "total": change(diff.total),
         "anchor": diff.anchor,
         "anchor_error": _number(diff.anchor_error),
+        "references": _references(diff),
         "processes_before": diff.processes_before,
         "processes_after": diff.processes_after,
         "notes": list(diff.notes),
         "renamed": {str(after): str(before) for after, before in diff.renamed.items()},
     }
+
+
+def _references(diff: BenchmarkDiff) -> Json:
+    """Return the weights of the reference work in the clock that the costs were told by."""
+    kinds = () if diff.columns is None else diff.columns.clock.kinds
+    return {kind: 1.0 / len(kinds) for kind in kinds}
 
 
 def _finding(finding: Finding, diff: BenchmarkDiff | None) -> Json:
