@@ -123,6 +123,65 @@ def test_functions_of_a_program_and_its_child_have_their_shares(tree):
     assert Path("/proc/sys/kernel/bpf_stats_enabled").read_text() == "0\n"
 
 
+PRINTS_FOR_LONG = """
+import signal, sys, time
+heard = []
+signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+print("ready", flush=True)
+while not heard:
+    time.sleep(0.01)
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as bpftrace: a second one ends it
+time.sleep(3)
+print("maps", flush=True)
+"""
+
+
+@marked
+def test_bpftrace_that_prints_for_long_is_not_interrupted():
+    guard = Path(bpftrace_process.__file__).with_name("guard.py")
+    with subprocess.Popen(
+        [*(sys.executable, "-I", "-S", guard, "30", sys.executable, "-c", PRINTS_FOR_LONG)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as started:
+        assert started.stdout.readline() == "ready\n"
+        started.stdin.close()
+
+        assert started.stdout.readline() == "maps\n"
+        assert started.wait(20) == 0
+
+
+CROWD = """
+import subprocess, sys, time
+sys.stdin.read(1)
+crowd = [subprocess.Popen(["sleep", "2"]) for _ in range(int(sys.argv[1]))]
+for each in crowd:
+    each.wait()
+"""
+
+
+@marked
+@pytest.mark.parametrize(("number", "unfollowed"), [(8, 0), (12, 4)])
+def test_processes_that_the_map_has_no_room_for_are_counted(monkeypatch, number, unfollowed):
+    monkeypatch.setattr(bpftrace_process, "MAX_KEYS", 8)
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", CROWD, str(number)], stdin=subprocess.PIPE
+    ) as child:
+        session = COLLECTORS["bpftrace"].start(Target(child.pid, python=False))
+        try:
+            go(child)
+            child.wait(60)
+            recording = session.read()
+        finally:
+            session.close()
+            child.kill()
+
+    assert recording.metrics["collector.untracked"] == unfollowed
+    told = "4 threads or processes, and what they started, were not sampled: bpftrace's map of"
+    assert [note.startswith(told) for note in recording.notes] == [True] * (unfollowed > 0)
+
+
 @marked
 def test_stacks_that_the_map_has_no_room_for_are_counted(tree, monkeypatch):
     monkeypatch.setattr(bpftrace_process, "MAX_KEYS", 8)

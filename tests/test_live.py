@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from test_cli import call
 
 from ci_flame import pipeline
 from ci_flame.baseline import folder
@@ -143,8 +144,8 @@ while time.monotonic() < end:
     [
         (4_194_304, "process 4194304 does not exist"),
         (2, r"process 2 \(kthreadd\) is a thread of the kernel"),
-        (os.getpid(), r"is ci-flame itself \(process \d+\): the recorder would record itself"),
-        (os.getppid(), "is what has started ci-flame"),
+        (os.getpid(), "is ci-flame itself: ci-flame would record its own work"),
+        (os.getppid(), "is the process that started ci-flame: ci-flame would record its own work"),
     ],
 )
 def test_a_process_that_is_refused(pid, message):
@@ -250,6 +251,13 @@ def test_the_duration_has_bounds(seconds, message):
 )
 def test_durations(text, expected):
     assert duration_s(text) == expected
+
+
+def test_the_duration_of_a_command_is_refused_with_both_ways_that_have_one():
+    done = call("record", "--duration", "5s", "--", "true", check=2)
+
+    assert "ci-flame: --duration is for what runs already; a command runs to its end" in done.stderr
+    assert "  hint: say what runs already by --pid PID or --cgroup PATH, or leave" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1", "1.5s", "1d", "1 s", "1000000", "٣", "1s\n"])

@@ -5,13 +5,17 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci_flame.symbols.elf import read_elf
+from ci_flame.symbols.code_file import read_code_file
+from ci_flame.symbols.elf import OversizedSectionError, content, read_elf
+from ci_flame.symbols.frames import open_image
 from ci_flame.symbols.kernel import KernelNames
 from ci_flame.symbols.modules import Layout, name_module
 from ci_flame.symbols.native import (
@@ -242,6 +246,78 @@ def test_hostile_files_have_no_error(library, tmp_path_factory, data):
     if elf is not None:
         elf.function(0x1100)
         elf.variable("variable")
+
+
+def packed(file, name, *, told=None, cut=None):
+    """Return an ELF file whose section of that name is compressed, and its unpacked size."""
+    image = bytearray(file)
+    (at,) = struct.unpack_from("<Q", image, 40)
+    size, number, names = struct.unpack_from("<3H", image, 58)
+    rows = [list(struct.unpack_from("<IIQQQQIIQQ", image, at + size * i)) for i in range(number)]
+    for index, row in enumerate(rows):
+        start = rows[names][4] + row[0]
+        if image[start : image.index(b"\0", start)] == name:
+            plain = bytes(image[row[4] : row[4] + row[5]])
+            head = struct.pack("<IIQQ", 1, 0, len(plain) if told is None else told, row[8])
+            body = zlib.compress(plain)[:cut]
+            body += bytes(-len(body) % 24)  # pyelftools wants whole entries in the file, too
+            row[2] |= 0x800  # SHF_COMPRESSED
+            row[4], row[5] = len(image), len(head + body)
+            image += head + body
+            struct.pack_into("<IIQQQQIIQQ", image, at + size * index, *row)
+            return bytes(image), len(plain)
+    raise AssertionError(name)
+
+
+def test_a_compressed_table_is_unpacked_up_to_its_limit(library, tmp_path, monkeypatch):
+    file = tmp_path / "libx.so.1"
+    image, size = packed(library.read_bytes(), b".symtab")
+    file.write_bytes(image)
+
+    with file.open("rb") as stream:
+        section = ELFFile(stream).get_section_by_name(".symtab")
+        assert len(content(section, size)) == size
+        with pytest.raises(
+            OversizedSectionError,
+            match=f"section .symtab unpacks to {size} bytes; 1 to {size - 1} are read",
+        ):
+            content(section, size - 1)
+    assert "hidden" in {read_elf(file).function(offset) for offset in range(0x1000, 0x1200)}
+    # What does not come from the file's own bytes is not read at all: `.dynsym` is there, too.
+    assert read_code_file(file) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "cut"),
+    [
+        (0, None),  # for zlib this is no limit
+        ((1 << 28) + 1, None),
+        (1 << 63, None),
+        (1 << 28, None),  # less than told
+        (None, 12),
+        (None, 0),
+    ],
+)
+def test_a_compressed_table_that_lies_is_not_read(library, tmp_path, told, cut):
+    file = tmp_path / "libx.so.1"
+    for name in (b".symtab", b".strtab"):
+        file.write_bytes(packed(library.read_bytes(), name, told=told, cut=cut)[0])
+
+        assert read_elf(file) is None
+
+
+@pytest.mark.parametrize(("told", "read"), [(None, True), (0, False), (1 << 40, False)])
+def test_compressed_call_frame_rules(tmp_path, told, read):
+    """`gcc -gz`: of a file without .eh_frame, all rules are there."""
+    source, program = tmp_path / "x.c", tmp_path / "x.so"
+    source.write_text("int shown(int n) { return n * 3; }\n")
+    flags = ("-g", "-fno-asynchronous-unwind-tables", "-shared", "-fPIC", "-nostdlib")
+    subprocess.run(["gcc", *flags, "-Wl,--no-eh-frame-hdr", "-o", program, source], check=True)
+    subprocess.run(["objcopy", "-R", ".eh_frame", program], check=True)  # the linker's own
+    program.write_bytes(packed(program.read_bytes(), b".debug_frame", told=told)[0])
+
+    image = open_image(str(program))
+    assert (image is not None) == read
 
 
 def test_files_that_are_not_there_or_not_elf():

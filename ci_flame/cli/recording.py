@@ -133,7 +133,10 @@ def _live_words(
     ways = [way for way, given in (("--pid", pid), ("--cgroup", cgroup)) if given is not None]
     if not ways:
         if duration is not None:
-            raise UsageError("--duration is for --pid and --cgroup; a command runs to its end")
+            raise UsageError(
+                "--duration is for what runs already; a command runs to its end",
+                "say what runs already by --pid PID or --cgroup PATH, or leave --duration out",
+            )
         must_have_command(others["COMMAND"])
         return None
     also = [*ways[1:], *(way for way, given in others.items() if given is not None)]

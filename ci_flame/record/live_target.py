@@ -140,11 +140,15 @@ def _must_not_be_ours(pids: Iterable[int], label: str) -> None:
         pid = int(parent) if parent.isdecimal() else 0
     for each in pids:
         if each in ours:
-            what = "ci-flame itself" if each == ours[0] else "what has started ci-flame"
-            verb = "is" if label.startswith("process ") else "holds"
+            what = "ci-flame itself" if each == ours[0] else "the process that started ci-flame"
+            if label.startswith("process "):
+                raise UsageError(
+                    f"{label} is {what}: ci-flame would record its own work",
+                    "give the number of another process",
+                )
             raise UsageError(
-                f"{label} {verb} {what} (process {each}): the recorder would record itself",
-                "start ci-flame outside of it",
+                f"{label} holds {what} (process {each}): ci-flame would record its own work",
+                "start ci-flame from outside of that cgroup",
             )
 
 

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import stat
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import Section
 
 SYMBOL: Final = np.dtype(
     [
@@ -31,6 +33,8 @@ SYMBOL: Final = np.dtype(
 _FUNCTION_KINDS: Final = (2, 10)  # STT_FUNC, STT_GNU_IFUNC
 _CLONE: Final = re.compile(r"\.(?:isra|constprop|part|cold|lto_priv|llvm|localalias)\b.*$|@.*$")
 _MAX_BYTES: Final = 1 << 30
+MAX_UNPACKED: Final = 1 << 28
+"""Bytes of a section that is compressed in the file: a thousandth of that may stand there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,30 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
+_BROKEN: Final = (
+    *(OSError, ELFError, zlib.error, ValueError, KeyError, AttributeError),
+    *(OverflowError, MemoryError),
+)
+
+
+class OversizedSectionError(ELFError):
+    """A section that unpacks to more than is read."""
+
+
+def content(section: Section, limit: int = MAX_UNPACKED) -> bytes:
+    """Return the bytes of a section, unpacked if they are compressed (SHF_COMPRESSED).
+
+    OversizedSectionError where its header tells more than `limit` bytes, or none at all, which
+    pyelftools would take for no limit; other ELFErrors and zlib's where it is broken.
+    """
+    if section.compressed and not 0 < section.data_size <= limit:
+        raise OversizedSectionError(
+            f"section {section.name} unpacks to {section.data_size} bytes; 1 to {limit} are read"
+        )
+    data: bytes = section.data()
+    return data
+
+
 def read_elf(path: Path) -> Elf | None:
     """Return a file's symbols; None if it is gone, not 64-bit little-endian ELF, or broken."""
     try:
@@ -128,7 +156,7 @@ def read_elf(path: Path) -> Elf | None:
             if os.fstat(file.fileno()).st_size > _MAX_BYTES:
                 return None
             return _parse(ELFFile(file))
-    except (OSError, ELFError, ValueError, KeyError, AttributeError, OverflowError, MemoryError):
+    except _BROKEN:
         return None
 
 
@@ -144,8 +172,8 @@ def _parse(file: ELFFile) -> Elf | None:
         section = file.get_section_by_name(name)
         if section is None or section["sh_type"] == "SHT_NOBITS":
             continue
-        data = section.data()
-        strings = b"\0" + file.get_section(section["sh_link"]).data() + b"\0"
+        data = content(section)
+        strings = b"\0" + content(file.get_section(section["sh_link"])) + b"\0"
         usable = len(data) // SYMBOL.itemsize * SYMBOL.itemsize
         symbols = np.frombuffer(data[:usable], dtype=SYMBOL).copy()
         symbols["name"] += 1  # of the byte put before the strings

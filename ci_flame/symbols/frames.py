@@ -5,6 +5,7 @@ have too; by section headers where there is no table, and for `.debug_frame`.
 """
 
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section
 
 from ci_flame.symbols.cfi import CallFrames, Entries, Row, SearchTable
-from ci_flame.symbols.elf import open_regular
+from ci_flame.symbols.elf import content, open_regular
 
 MAX_TABLE: Final = 64 << 20
 """Bytes of an image's search table, or of its frame section where there is no table."""
@@ -143,7 +144,10 @@ def _debug_frames(elf: ELFFile) -> CallFrames | None:
     section = _section(elf, ".debug_frame")
     if section is None or int(section.data_size) > MAX_TABLE:
         return None
-    data: bytes = section.data()
+    try:
+        data = content(section, MAX_TABLE)
+    except (ELFError, zlib.error):
+        return None  # .eh_frame may still tell the rules
 
     def read(offset: int, size: int) -> bytes:
         return data[offset : offset + size] if offset >= 0 else b""

@@ -38,6 +38,7 @@ _PROGRAM: Final = np.dtype(
 )
 _LOAD: Final = 1
 _NO_BITS: Final = 8
+_COMPRESSED: Final = 0x800
 _BUILD_ID: Final = 3
 MAX_SECTION: Final = 1 << 30
 
@@ -57,6 +58,7 @@ class Section:
     link: int
     entry: int
     """Bytes of one entry; 0: the section is no table."""
+    flags: int = 0
 
 
 class Sections:
@@ -80,8 +82,8 @@ class Sections:
             row = rows[int(header["names"])]
             names = self._read(int(row["offset"]), int(row["size"]))
         self.all = tuple(
-            Section(_text(names, name), kind, offset, size, link, entry)
-            for name, kind, _, _, offset, size, link, _, _, entry in rows.tolist()
+            Section(_text(names, name), kind, offset, size, link, entry, flags)
+            for name, kind, flags, _, offset, size, link, _, _, entry in rows.tolist()
         )
         self._by_name = {section.name: section for section in reversed(self.all)}
 
@@ -91,7 +93,9 @@ class Sections:
         return None if section is None or section.kind == _NO_BITS else section
 
     def content(self, section: Section) -> bytes:
-        """Return the bytes of a section."""
+        """Return the bytes of a section; one that is compressed is not a symbol table of ours."""
+        if section.flags & _COMPRESSED:
+            raise BrokenElfError(f"section {section.name} is compressed")
         return self._read(section.offset, section.size)
 
     def linked(self, section: Section) -> bytes:

@@ -167,8 +167,10 @@ class BpftraceSession:
                     **cost,
                     "collector.read_s": round(time.process_time() - start, 3),
                     "collector.unnamed_processes": float(len(gathered.unnamed)),
+                    "collector.untracked": float(gathered.unfollowed),
                 }
             ),
+            notes=_notes(gathered),
         )
 
     def close(self) -> None:
@@ -273,6 +275,8 @@ class Gathered:
     truncated: int = 0
     lost: int = 0
     """Samples whose stacks the map had no room for."""
+    unfollowed: int = 0
+    """Threads that were not sampled, as the map of the tree had no room for them."""
     unnamed: set[int] = field(default_factory=set)
     """Processes whose addresses nobody could name any more."""
 
@@ -284,6 +288,7 @@ def gather(output: Output, seen: Seen) -> Gathered:
     """
     gathered = Gathered()
     maps = {each.name: each.entries for each in output.maps}
+    gathered.unfollowed = _total(maps.get("@unfollowed", ()))
     gathered.lost = max(_total(maps.get("@ticks", ())) - _total(maps.get("@samples", ())), 0)
     for entry in maps.get("@samples", ()):
         pid, kernel, user, comm, count = _parted(entry)
@@ -301,6 +306,16 @@ def gather(output: Output, seen: Seen) -> Gathered:
             stack = (TRUNCATED, *stack)
         gathered.samples[stack] = gathered.samples.get(stack, 0) + count
     return gathered
+
+
+def _notes(gathered: Gathered) -> tuple[str, ...]:
+    if not gathered.unfollowed:
+        return ()
+    told = (
+        f"{gathered.unfollowed} threads or processes, and what they started, were not sampled:"
+        f" bpftrace's map of the tree holds {process.MAX_KEYS}"
+    )
+    return (told,)
 
 
 def _total(entries: Iterable[Entry]) -> int:

@@ -62,9 +62,14 @@ def _end(child: "subprocess.Popen[bytes]", seconds: float) -> int:
     listening = time.monotonic() + min(LISTEN_SECONDS, seconds / 2)
     while child.poll() is None and not _listens(child.pid) and time.monotonic() < listening:
         time.sleep(POLL_SECONDS)
+    heard = False
     while child.poll() is None and time.monotonic() < deadline:
-        # Again and again: while bpftrace starts it does not listen yet.
-        _signal(child.pid, signal.SIGINT)
+        listens = _listens(child.pid)
+        if listens or not heard:
+            # Again where it still listens. Where it no longer does it has heard and prints its
+            # maps, for seconds on a busy machine: now SIGINT would kill it.
+            _signal(child.pid, signal.SIGINT)
+            heard = heard or listens
         try:
             child.wait(max(0.1, min(2.0, deadline - time.monotonic())))
         except subprocess.TimeoutExpired:
