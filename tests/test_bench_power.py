@@ -25,6 +25,7 @@ from bench.power import (  # noqa: E402 - the bench is not installed
     compare,
     draw,
     peers,
+    process,
     record,
     report,
     results,
@@ -672,10 +673,10 @@ def test_a_process_that_fails_is_told_and_left_out(tmp_path, monkeypatch, capsys
 
 
 def test_a_hog_ends_with_the_process_that_it_runs_beside():
-    with record._hog(wanted=True):
+    with process.hog(wanted=True):
         children = _children()
         assert len(children) == 1
-    with record._hog(wanted=False):
+    with process.hog(wanted=False):
         assert _children() == []
 
 
@@ -683,8 +684,8 @@ def test_a_hog_ends_with_the_process_that_it_runs_beside():
 def test_a_hog_does_not_outlive_a_recorder_that_was_killed():
     code = (
         f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from bench.power import record\n"
-        "with record._hog(wanted=True): print(flush=True); time.sleep(60)"
+        "from bench.power import process\n"
+        "with process.hog(wanted=True): print(flush=True); time.sleep(60)"
     )
     recorder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     recorder.stdout.readline()

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,24 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 from bench.power import schedule
 from bench.power.compare import unconfirmed
+from bench.power.process import SUITE, process
 from bench.power.schedule import Task, Unit
 from bench.power.store import Store, write
 from ci_flame.baseline import git
-from ci_flame.config import RecordConfig
 from ci_flame.errors import CiFlameError
-from ci_flame.profile import Run
-from ci_flame.record import processes
 
-SUITE: Final = Path(__file__).parent / "suite"
-_PLAN: Final = "CI_FLAME_POWER_PLAN"
 _ATTEMPTS: Final = 3
-_HOG: Final = "import os\nwhile os.getppid() == {parent}:\n    for _ in range(1_000_000): pass\n"
-"""It ends with its parent, whatever ended that."""
 
 
 @dataclass(slots=True)
@@ -119,7 +111,7 @@ def _one(
             "commit": git.state(SUITE).commit,
         }
         try:
-            run = process(store, task, only)
+            run = process(task, store.place, busy=store.busy, only=only)
             took_s = time.monotonic() - start
             store.put(task, run, {**told, "took_s": round(took_s, 2)})
         except (CiFlameError, OSError) as error:
@@ -149,59 +141,6 @@ def _confirm(store: Store, last: Task, progress: Progress, *, say: bool) -> bool
             if not _one(store, task, progress, say=say, only=(workload,)):
                 return False
     return True
-
-
-def process(store: Store, task: Task, only: tuple[str, ...] = ()) -> Run:
-    """Record one process of all workloads (or `only` some), as a user's further process is.
-
-    Raises ChildError with its last lines.
-    """
-    after = task.side.endswith("after")
-    plan = {
-        name: variant.counts(name)[after]
-        for name, variant in task.unit.variants.items()
-        if not only or name in only
-    }
-    file = (
-        store.place / "plan.json"
-    )  # one path for both sides: its length is part of the stack's place
-    write(file, json.dumps(plan).encode())
-    os.environ[_PLAN] = str(file)
-    # Whatever plugins the project's own tests use take start-up time, and no part in this.
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    invocation = processes.Invocation(
-        arguments=(),
-        positionals=(),
-        folder=str(SUITE),
-        root=str(SUITE),
-        ini=str(SUITE / "pytest.ini"),
-        extra=("-p", "ci_flame.pytest_plugin", "-p", "no:cacheprovider"),
-    )
-    config = RecordConfig(seconds=task.unit.seconds, busy=store.busy)
-    seconds = schedule.expected_s(task.unit, len(plan))
-    with _hog(wanted=task.hog):
-        return processes.run(
-            invocation,
-            "bench_power.py",
-            SUITE / "bench_power.py",
-            config,
-            timeout_s=60 + 15 * seconds,
-        )
-
-
-@contextmanager
-def _hog(*, wanted: bool) -> Iterator[None]:
-    """Run a CPU hog meanwhile."""
-    if not wanted:
-        yield
-        return
-    code = _HOG.format(parent=os.getpid())
-    hog = subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        hog.kill()
-        hog.wait(10)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ CAMPAIGN: Final = "campaign.json"
 _TOLD: Final = "task.json"
 _MEASURING: Final = (
     "ci_flame/record", "ci_flame/collect", "ci_flame/simplify.py", "ci_flame/pytest_plugin/item.py",
+    "bench/power/process.py",
 )  # fmt: skip
 _SUITE: Final = "bench/power/suite"
 
