@@ -609,7 +609,7 @@ from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from bench.power import record, schedule, store
-schedule.PROCESSES = 2
+schedule.PROCESSES = 1
 unit = schedule.make(0, "same", 0)
 unit = replace(unit, seconds=0.3, variants={{"core": schedule.Variant()}})
 record.record(store.Store(Path({place!r})), 1.0, made=iter([unit]))
@@ -640,15 +640,15 @@ def test_a_campaign_goes_on_after_a_kill(tmp_path, monkeypatch):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert f"{4 - len(first)} processes missing" in done.stdout
-    assert set(zips()) >= {"before-0.zip", "before-1.zip", "after-0.zip", "after-1.zip"}
+    assert f"{2 - len(first)} processes missing" in done.stdout
+    assert set(zips()) >= {"before-0.zip", "after-0.zip"}
     assert {name: zips()[name] for name in first} == first
 
-    monkeypatch.setattr(schedule, "PROCESSES", 2)
+    monkeypatch.setattr(schedule, "PROCESSES", 1)
     unit = replace(schedule.make(0, "same", 0), seconds=0.3, variants={"core": schedule.Variant()})
     (made,) = compare.compare(store.Store(place), iter([unit]))
     assert made.workload == "core"
-    assert made.seconds == pytest.approx(0.6)
+    assert made.seconds == pytest.approx(0.3)
     assert set(made.peers) == set(report.NAMES)
     assert "same code" in report.text([made], {})
 
@@ -657,7 +657,7 @@ def test_a_campaign_goes_on_after_a_kill(tmp_path, monkeypatch):
 def test_a_process_that_fails_is_told_and_left_out(tmp_path, monkeypatch, capsys):
     unit = replace(unit_of(), seconds=0.1, variants={"core": Variant()})
 
-    def fails(*_arguments):
+    def fails(*_arguments, **_keywords):
         raise CiFlameError("the disk is on fire")
 
     monkeypatch.setattr(record, "process", fails)
