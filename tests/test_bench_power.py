@@ -567,7 +567,20 @@ def test_broken_results_are_refused_by_name(tmp_path):
 def test_the_page_is_what_the_results_say():
     page = (ROOT / "docs/power.md").read_text(encoding="utf-8")
 
-    assert report.page(results.load(), results.machine()) == page
+    assert report.page(results.load(), results.machine(), results.bytecodes()) == page
+
+
+def test_exact_counts_must_name_the_function():
+    told = [
+        {"python": "3.14.0", "kind": kind, "found": found}
+        for kind, found in (
+            ("same", []), ("same", ["x"]), ("growth", ["workloads:f10 grew"]), ("growth", ["x"]),
+            ("growth", []),
+        )
+    ]  # fmt: skip
+
+    assert report.exact(told).rows == (("3.14.0", "1 of 2 (50 %)", "1 of 3 (33 %)"),)
+    assert "+2 % of f10" in report.page([], {}, told)
 
 
 def test_curves_are_drawn(tmp_path):

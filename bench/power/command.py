@@ -79,7 +79,8 @@ def _run(told: argparse.Namespace) -> None:
             "there is nothing to report: no unit is recorded whole",
             "record longer: python -m bench.power record --hours 1",
         )
-    print(report.text(rows, machine))
+    counted = [] if told.quick else results.bytecodes(told.results)
+    print(report.text(rows, machine, counted))
     if told.quick:
         return
     if told.what != "report":
@@ -87,7 +88,7 @@ def _run(told: argparse.Namespace) -> None:
         print(f"\nresults: {told.results}")
     if told.what != "compare" and told.results == results.RESULTS:
         draw.curves(rows, PICTURE)
-        write(PAGE, report.page(rows, machine).encode())
+        write(PAGE, report.page(rows, machine, counted).encode())
         print(f"\n{PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)} are written")
 
 

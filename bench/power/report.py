@@ -308,10 +308,27 @@ def peers(rows: Sequence[Row]) -> Table:
     return Table(("gate", *columns), tuple(lines))
 
 
+def exact(told: Sequence[Mapping[str, Any]]) -> Table:
+    """Return how often exact counts failed a build, by interpreter."""
+    lines = []
+    for python in sorted({each["python"] for each in told}):
+        cells = []
+        for kind in ("same", "growth"):
+            chosen = [r for r in told if (r["python"], r["kind"]) == (python, kind)]
+            right = [r for r in chosen if any("workloads:f10" in text for text in r["found"])]
+            counted = right if kind == "growth" else [r for r in chosen if r["found"]]
+            cells.append(rate(len(counted), len(chosen)))
+        lines.append((python, *cells))
+    head = ("CPython", "same code failed", "+2 % of f10 failed and named")
+    return Table(head, tuple(lines))
+
+
 # -- all of it ------------------------------------------------------------------------------------
 
 
-def sections(rows: Sequence[Row]) -> list[tuple[str, Table]]:
+def sections(
+    rows: Sequence[Row], counted: Sequence[Mapping[str, Any]] = ()
+) -> list[tuple[str, Table]]:
     """Return headings and tables; none where nothing is recorded."""
     made = (
         []
@@ -325,6 +342,7 @@ def sections(rows: Sequence[Row]) -> list[tuple[str, Table]]:
             ("Power against k", curves(rows)),
         ]
     )
+    made.append(("Exact counts", exact(counted)))
     return [(heading, table) for heading, table in made if table.rows]
 
 
@@ -349,10 +367,12 @@ def recorded(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
     )
 
 
-def text(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
+def text(
+    rows: Sequence[Row], machine: Mapping[str, Any], counted: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """Return everything for a terminal."""
     parts = [recorded(rows, machine)]
-    parts += [f"{heading}\n\n{table}" for heading, table in sections(rows)]
+    parts += [f"{heading}\n\n{table}" for heading, table in sections(rows, counted)]
     return "\n\n".join(parts)
 
 
@@ -363,11 +383,13 @@ def unclear(rows: Sequence[Row]) -> str:
     return f"{rate(count, len(chosen))} comparisons were INCONCLUSIVE."
 
 
-def page(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
+def page(
+    rows: Sequence[Row], machine: Mapping[str, Any], counted: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """Return docs/power.md."""
     tables = "\n\n".join(
         f"## {heading}\n\n{WORDS.get(heading, '').format(unclear=unclear(rows))}{table}"
-        for heading, table in sections(rows)
+        for heading, table in sections(rows, counted)
     )
     return PAGE.format(recorded=recorded(rows, machine), tables=tables)
 
@@ -386,6 +408,10 @@ WORDS: Final[Mapping[str, str]] = {
         " growth has found nothing.\n\n"
     ),
     "Innocent functions": "Builds that accused a function that had not grown past the limit.\n\n",
+    "Exact counts": (
+        "`metric: bytecodes` with `max_growth: 0%`, 51 units of f10 instead of 50, two processes a"
+        " side (`python -m bench.power.bytecodes`).\n\n"
+    ),
     "Power against k": (
         "k: samples in the function, a side (mean of both). The formula is"
         " k = 2 φ (z / ln((1+g)/(1+L)))² with φ = 1 and z for 95 % power = 4.5.\n\n"

@@ -53,6 +53,13 @@ def load(place: Path = RESULTS) -> list[Row]:
     return rows
 
 
+def bytecodes(place: Path = RESULTS) -> list[dict[str, Any]]:
+    """Return the rows of `bench.power.bytecodes`; [] where there are none."""
+    file = place / "bytecodes.json"
+    told: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.exists() else []
+    return told
+
+
 def machine(place: Path = RESULTS) -> dict[str, Any]:
     """Return what the results were recorded on; {} where there are none."""
     file = place / MACHINE
