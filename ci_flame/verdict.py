@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ci_flame.diff import BenchmarkDiff, Change, RunDiff
     from ci_flame.diff.figures import Figures
     from ci_flame.policy import Policy, Rule
-    from ci_flame.profile import Frame, Place, Stack
+    from ci_flame.profile import Frame, Measurement, Place, Stack
 
 
 class Outcome(StrEnum):
@@ -160,6 +160,8 @@ class BenchmarkVerdict:
     """Metrics, latencies and the collector's cost; with the first mode of a benchmark only."""
     visible: "Mapping[Frame, float]" = field(default_factory=dict)
     """Smallest growth that would have been seen, by function that was judged (0.06 = 6 %)."""
+    alone: "Measurement | None" = field(default=None, repr=False, compare=False)
+    """What was recorded, where there was nothing to compare it with: shown as it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from ci_flame.profile import (
     Unit,
 )
 from ci_flame.report import html, json_report, picture, plain, words
+from ci_flame.verdict import BenchmarkVerdict, Outcome
 
 CHROMIUM = "/usr/bin/chromium"
 SIZES = {"wide": (1400, 900), "narrow": (400, 800)}
@@ -405,6 +406,29 @@ def test_a_plain_page_zooms_and_searches(show, unit):
     ).inner_text()
     assert page.locator("tbody tr").count() == len({f for s in whole.stacks for f in s})
     assert page.locator(".vanished, .side").count() == 0
+
+
+@pytest.mark.browser
+def test_what_is_new_is_drawn_plain_beside_what_was_compared(show):
+    measurement = run().measurements[0]
+    new = BenchmarkVerdict(
+        "tests/bench_shop.py::test_new", "on-cpu", Outcome.NO_BASELINE, (), (), None,
+        alone=measurement,
+    )  # fmt: skip
+    page = show(html.render(verdict(failing(), new)))
+    whole = measurement.profile()
+
+    page.locator("[role=tab]", has_text="test_new").click()
+    section = page.locator("section:visible")
+    box(page, "Cart.total").hover()
+
+    assert section.locator("h2 .outcome").inner_text().lower() == "no-baseline"
+    assert page.locator("#tip .figures").inner_text().split("\n")[0] == "cost"
+    assert section.locator("tbody tr").count() == len({f for s in whole.stacks for f in s})
+    assert section.locator("thead th").all_inner_texts()[1] == "Cost"
+    assert section.locator(".vanished, .side").count() == 0
+    page.locator("[role=tab]").first.click()
+    assert "Growth" in page.locator("section:visible thead").inner_text()
 
 
 @pytest.mark.browser

@@ -91,8 +91,11 @@ def test_the_line_tells_cost_delay_and_disk():
     ]
 
     assert line.startswith("collector 2.45 % of a CPU (on_cpu 3.00 µs x ")
-    assert "; waited for a CPU 3.27 % of the time, 99 % of the waits under 1.73 ms;" in line
-    assert line.endswith("; disk requests 99 % under 14.3 ms")
+    assert (
+        "; the benchmark waited for a CPU 3.27 % of the time (99 % of the waits under 1.73 ms);"
+        in line
+    )
+    assert line.endswith("; 99 % of the disk requests under 14.3 ms")
 
 
 def test_no_latency_is_told_of_no_requests():
@@ -104,7 +107,7 @@ def test_no_latency_is_told_of_no_requests():
         return machine.line(figures(None, replace(measurement, processes=processes)))
 
     assert told(0.0) == ""
-    assert told(1.0) == "disk requests 99 % under 0.3 ms"
+    assert told(1.0) == "99 % of the disk requests under 0.3 ms"
 
 
 def test_without_figures_nothing_is_said():

@@ -84,7 +84,7 @@ def test_waiting_for_a_cpu_is_the_machine_s_and_told():
     assert got.outcome is Outcome.PASS
     assert all("[run queue]" not in str(each.frame) for each in got.diff.frames)
     (note,) = [note.text for note in got.notes if "waited for a CPU" in note.text]
-    assert note.startswith("waited for a CPU for 0 ms per iteration before and ")
+    assert note.startswith("waited for a CPU for 0 per iteration before and ")
 
 
 def test_threads_outside_the_benchmark_are_told_and_not_judged():

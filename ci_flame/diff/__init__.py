@@ -28,6 +28,7 @@ from ci_flame.diff.figures import Figures, collector_notes, figures
 from ci_flame.diff.imports import single_files
 from ci_flame.noise import Floats, Machine
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Run
+from ci_flame.verdict import duration
 
 __all__ = [
     "NOTHING",
@@ -248,18 +249,22 @@ def _waiting_notes(evidence: Evidence) -> list[str]:
     kinds = [side.waiting for side in evidence.sides]
     sides = [each for each in kinds if each is not None]
     if any(each.run_queue_ns >= NOTED * each.wall_ns for each in sides):
-        one, other = (each.run_queue_ns / 1e6 for each in sides)
+        one, other = (_time(each.run_queue_ns) for each in sides)
         notes.append(
-            f"waited for a CPU for {one:.3g} ms per iteration before and {other:.3g} ms after:"
+            f"waited for a CPU for {one} per iteration before and {other} after:"
             " that is the machine's doing and not judged"
         )
     if any(each.elsewhere_ns >= NOTED * each.wall_ns for each in sides):
-        one, other = (each.elsewhere_ns / 1e6 for each in sides)
+        one, other = (_time(each.elsewhere_ns) for each in sides)
         notes.append(
-            f"other threads waited for {one:.3g} ms per iteration before and {other:.3g} ms after,"
+            f"other threads waited for {one} per iteration before and {other} after,"
             " outside the benchmark's function: not judged"
         )
     return notes
+
+
+def _time(ns: float) -> str:
+    return duration(ns) if ns >= 1 else "0"
 
 
 def smallest_visible(made: Columns, alpha: Floats | float) -> float | None:

@@ -235,7 +235,9 @@ def judge_alone(
     texts = [*([without] if without else []), *(collector_notes(measurement, "") if first else [])]
     told_of = tuple(Note("recording", text, name) for text in texts)
     notes = (note, *kept_notes, *told_of, *machine.notes)
-    return BenchmarkVerdict(name, str(mode), outcome, tuple(found), notes, None, figures=told)
+    return BenchmarkVerdict(
+        name, str(mode), outcome, tuple(found), notes, None, figures=told, alone=measurement
+    )
 
 
 def new_mode(benchmark: str, mode: Mode) -> Note:

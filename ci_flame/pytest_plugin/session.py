@@ -285,7 +285,8 @@ class Session:
         verdicts = self.suite.conclude(selected)
         from ci_flame.report import terminal  # noqa: PLC0415 - further processes do not need it
 
-        text = "\n".join(line for each in verdicts for line in terminal.benchmark_lines(each))
+        shown = terminal.without_repeats(verdicts)
+        text = "\n".join(line for each in shown for line in terminal.benchmark_lines(each))
         item.add_report_section("call", "ci-flame", text)
         if fails(verdicts, self.suite.config.policy):
             pytest.fail(sentences(verdicts), pytrace=False)

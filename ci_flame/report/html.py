@@ -19,7 +19,7 @@ from markupsafe import Markup
 import ci_flame
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
 from ci_flame.profile import Environment as Machine
-from ci_flame.profile import Frame, Kind
+from ci_flame.profile import Frame, Kind, Mode
 from ci_flame.report import machine as machine_report
 from ci_flame.report import picture, terminal
 from ci_flame.report.picture import Picture
@@ -91,7 +91,7 @@ def render(verdict: Verdict) -> str:
         notes=[visible(note.text) for note in verdict.notes],
         benchmarks=[
             {
-                **_benchmark(terminal.once(each, verdict), graph, limits[1]),
+                **_benchmark(terminal.once(each, verdict), graph, limits),
                 "first": n == first,
                 "sentences": [
                     {
@@ -104,8 +104,6 @@ def render(verdict: Verdict) -> str:
             }
             for n, (each, graph) in enumerate(zip(verdict.benchmarks, pictures, strict=True))
         ],
-        columns=_COLUMNS,
-        plain=False,
     )
 
 
@@ -275,8 +273,8 @@ def _headline(benchmark: int, finding: Finding, graph: Picture | None) -> Values
     }
 
 
-def _benchmark(each: BenchmarkVerdict, graph: Picture | None, functions: int) -> Values:
-    diff = each.diff
+def _benchmark(each: BenchmarkVerdict, graph: Picture | None, limits: tuple[int, int]) -> Values:
+    diff, functions = each.diff, limits[1]
     values: Values = {
         "name": visible(each.benchmark),
         "short": short_name(each.benchmark),
@@ -290,7 +288,14 @@ def _benchmark(each: BenchmarkVerdict, graph: Picture | None, functions: int) ->
         "left_out": "",
         "functions_left_out": 0,
         "machine": machine_report.values(each.figures),
+        "plain": False,
+        "columns": _COLUMNS,
     }
+    if diff is None and each.alone is not None:
+        # The page of a run without a verdict is drawn with what is in this module.
+        from ci_flame.report import plain  # noqa: PLC0415
+
+        values |= plain.pictured(each.alone, Mode(each.mode), limits)
     if diff is not None and graph is not None:
         values["data"] = embed(_data(each, graph, diff.frames[:functions]))
         values["left_out"] = left_out(graph.left_out)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
-from ci_flame.profile import TOTAL, Environment, Frame, Place
-from ci_flame.report import machine
+from ci_flame.profile import TOTAL, Environment, Frame, Mode, Place
+from ci_flame.report import alone, machine
 from ci_flame.verdict import BenchmarkVerdict, Figure, Finding, Note, Outcome, Verdict
 
 SCHEMA_VERSION: Final = 1
@@ -41,10 +41,7 @@ def document(verdict: Verdict) -> Json:
     return {
         "schema_version": SCHEMA_VERSION,
         "outcome": verdict.outcome.value,
-        "counts": {
-            outcome.value: sum(each.outcome is outcome for each in verdict.benchmarks)
-            for outcome in Outcome
-        },
+        "counts": {outcome.value: verdict.counts.get(outcome, 0) for outcome in Outcome},
         "before": None if diff is None else _side(diff.before_commit, diff.before),
         "after": None if diff is None else _side(diff.after_commit, diff.after),
         "differences": [] if diff is None else list(diff.differences),
@@ -82,6 +79,7 @@ def _benchmark(each: BenchmarkVerdict, kept: int) -> Json:
         "findings": [_finding(finding, each.diff) for finding in each.findings],
         "notes": [_note(note) for note in each.notes],
         "diff": None if each.diff is None else _evidence(each.diff),
+        "alone": None if each.diff is not None else alone.document(each.alone, Mode(each.mode)),
         "functions": [_function(frame, each.visible) for frame in frames[:kept]],
         "functions_left_out": max(0, len(frames) - kept),
         "figures": machine.document(each.figures),

@@ -64,13 +64,13 @@ def line(figures: Figures | None) -> str:
     delay = figures.median("run_queue.percent")
     if delay is not None:
         worst = figures.median("run_queue.p99_ms")
-        late = "" if worst is None else f", 99 % of the waits under {metric_text('_ms', worst)}"
+        late = "" if worst is None else f" (99 % of the waits under {metric_text('_ms', worst)})"
         told = metric_text("run_queue.percent", delay)
-        parts.append(f"waited for a CPU {told} of the time{late}")
+        parts.append(f"the benchmark waited for a CPU {told} of the time{late}")
     latency = figures.median("block_io.p99_ms")
     requests = figures.median("block_io.requests")
     if latency is not None and requests != 0:  # of none, 0 ms would be told as the latency
-        parts.append(f"disk requests 99 % under {metric_text('_ms', latency)}")
+        parts.append(f"99 % of the disk requests under {metric_text('_ms', latency)}")
     return "; ".join(parts)
 
 

@@ -8,8 +8,8 @@ import re
 from typing import Final
 
 from ci_flame.diff import BenchmarkDiff, FrameChange
-from ci_flame.profile import TOTAL
-from ci_flame.report import machine, terminal
+from ci_flame.profile import TOTAL, Mode
+from ci_flame.report import alone, machine, terminal
 from ci_flame.report.words import columns, cut, duration, growth, interval, plural, share, visible
 from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict, severity_of
 
@@ -102,7 +102,10 @@ def _benchmark(each: BenchmarkVerdict) -> str:
         if of_stacks:
             lines += _strip(of_stacks[0], each.diff)
         lines += _table(each)
-    if each.smallest_visible is not None:
+    elif each.alone is not None and (told := alone.line(each.alone, Mode(each.mode))):
+        lines += [text(told), ""]
+    blind = any(note.slug == "blind" for note in each.notes)  # says the same, and more
+    if each.smallest_visible is not None and not blind:
         seen = share(each.smallest_visible)
         lines += [f"Smallest growth that would have been seen in a function of 5 %+: {seen}.", ""]
     if told := machine.line(each.figures):

@@ -21,6 +21,7 @@ from ci_flame.profile import (
     Weight,
 )
 from ci_flame.report import machine as machine_report
+from ci_flame.report.alone import functions, without_run_queue
 from ci_flame.report.html import (
     Column,
     Values,
@@ -64,16 +65,10 @@ def render(run: Run) -> str:
         benchmarks=[
             _benchmark(each, mode, limits, first=n == 0) for n, (each, mode) in enumerate(selected)
         ],
-        columns=_COLUMNS,
-        plain=True,
     )
 
 
 def _benchmark(each: Measurement, mode: Mode, limits: tuple[int, int], *, first: bool) -> Values:
-    profile = each.profile(mode)
-    nodes = tree(profile)
-    kept = sorted(sorted(range(len(nodes)), key=lambda i: (-nodes[i][2].value, i))[: limits[0]])
-    rows = _functions(profile)
     return {
         "name": visible(each.benchmark),
         "short": short_name(each.benchmark),
@@ -82,21 +77,34 @@ def _benchmark(each: Measurement, mode: Mode, limits: tuple[int, int], *, first:
         "growth": "",
         "tone": "",
         "first": first,
-        "facts": _facts(each, profile, mode),
         "sentences": [],
         "notes": [
-            *([] if profile.samples else ["No samples were taken in this benchmark."]),
+            *([] if each.profile(mode).samples else ["No samples were taken in this benchmark."]),
             *(map(visible, collector_notes(each, "")) if mode in each.modes[:1] else ()),
         ],
+        "machine": machine_report.values(figures(None, each)) if mode in each.modes[:1] else None,
+        **pictured(each, mode, limits),
+    }
+
+
+def pictured(each: Measurement, mode: Mode, limits: tuple[int, int]) -> Values:
+    """Return what the page needs to draw one side of a benchmark, its figures included."""
+    profile, queued = without_run_queue(each.profile(mode))
+    nodes = tree(profile)
+    kept = sorted(sorted(range(len(nodes)), key=lambda i: (-nodes[i][2].value, i))[: limits[0]])
+    rows = functions(profile)
+    return {
+        "plain": True,
+        "columns": _COLUMNS,
+        "facts": _facts(each, profile, mode, queued),
         "data": embed(_data(profile, nodes, kept, rows[: limits[1]], each)),
         "unit": profile.unit.value,
         "left_out": left_out(len(nodes) - len(kept)),
         "functions_left_out": max(0, len(rows) - limits[1]),
-        "machine": machine_report.values(figures(None, each)) if mode in each.modes[:1] else None,
     }
 
 
-def _facts(each: Measurement, profile: Profile, mode: Mode) -> list[Values]:
+def _facts(each: Measurement, profile: Profile, mode: Mode, queued: int) -> list[Values]:
     facts = [
         ("Samples", f"{profile.samples:,}"),
         ("Iterations", f"{profile.iterations:,}"),
@@ -112,6 +120,9 @@ def _facts(each: Measurement, profile: Profile, mode: Mode) -> list[Values]:
                 duration(profile.value / profile.iterations),
             ),
         )
+    if queued:
+        told = duration(queued / profile.iterations)
+        facts.append(("Waited for a CPU", f"{told} per iteration, left out"))
     return [{"label": label, "value": value, "more": "", "tone": ""} for label, value in facts]
 
 
@@ -132,18 +143,6 @@ def tree(profile: Profile) -> list[Node]:
         index[path] = len(nodes)
         nodes.append((path[-1], index[path[:-1]], weights[path]))
     return nodes
-
-
-def _functions(profile: Profile) -> list[tuple[Frame, Weight, Weight]]:
-    """Return frame, own and total weight, heaviest first; recursion is counted once."""
-    own: dict[Frame, Weight] = defaultdict(lambda: Weight(0, 0))
-    total: dict[Frame, Weight] = defaultdict(lambda: Weight(0, 0))
-    for stack, weight in profile.stacks.items():
-        own[stack[-1]] += weight
-        for frame in dict.fromkeys(stack):
-            total[frame] += weight
-    ordered = sorted(total, key=lambda frame: (-total[frame].value, str(frame)))
-    return [(frame, own[frame], total[frame]) for frame in ordered]
 
 
 def _data(

@@ -3,6 +3,7 @@
 Findings are printed whole, as their sentence; everything else fits the width.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -11,7 +12,7 @@ import numpy as np
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
 from ci_flame.noise import benjamini_hochberg
 from ci_flame.profile import Kind, Mode
-from ci_flame.report import machine
+from ci_flame.report import alone, machine
 from ci_flame.report.picture import Direction, direction
 from ci_flame.report.words import columns, cut, duration, growth, interval, plural, share, visible
 from ci_flame.verdict import BenchmarkVerdict, Outcome, Verdict
@@ -36,8 +37,8 @@ _COLOURS: Final = {
 def render(verdict: Verdict, width: int = 100, *, colour: bool = False) -> str:
     """Return the whole verdict as text, ending in a newline."""
     lines: list[str] = []
-    for each in verdict.benchmarks:
-        lines += [*benchmark_lines(once(each, verdict), width=width, colour=colour), ""]
+    for each in without_repeats(once(each, verdict) for each in verdict.benchmarks):
+        lines += [*benchmark_lines(each, width=width, colour=colour), ""]
     lines += [f"note: {visible(note.text)}" for note in verdict.notes]
     lines.append(headline(verdict, colour=colour))
     return "\n".join(lines) + "\n"
@@ -47,6 +48,20 @@ def once(each: BenchmarkVerdict, verdict: Verdict) -> BenchmarkVerdict:
     """Return the benchmark without the notes that the verdict already has, for the whole build."""
     said = {note.text for note in verdict.notes}
     return replace(each, notes=tuple(note for note in each.notes if note.text not in said))
+
+
+def without_repeats(benchmarks: Iterable[BenchmarkVerdict]) -> list[BenchmarkVerdict]:
+    """Return the verdicts without the notes that a mode of the same benchmark above has.
+
+    For lines that stand below each other: tabs of a page need them all.
+    """
+    said: set[tuple[str, str]] = set()
+    kept = []
+    for each in benchmarks:
+        notes = tuple(note for note in each.notes if (each.benchmark, note.text) not in said)
+        said |= {(each.benchmark, note.text) for note in notes}
+        kept.append(replace(each, notes=notes))
+    return kept
 
 
 def headline(verdict: Verdict, *, colour: bool = False) -> str:
@@ -76,7 +91,10 @@ def benchmark_lines(each: BenchmarkVerdict, *, width: int = 100, colour: bool = 
         if where:
             lines.append(f"    {', '.join(where)}")
     if each.diff is not None:
-        lines += _compared(each, each.diff, width)
+        if each.diff.total.before_ns or each.diff.total.after_ns:
+            lines += _compared(each, each.diff, width)
+    elif each.alone is not None and (told := alone.line(each.alone, Mode(each.mode))):
+        lines.append(f"  {told}")
     if told := machine.line(each.figures):
         lines.append(f"  {told}")
     lines += [f"  note: {visible(note.text)}" for note in each.notes]
@@ -114,13 +132,15 @@ def _compared(each: BenchmarkVerdict, diff: BenchmarkDiff, width: int) -> list[s
         whole += f" ({interval(diff.total)})"
     lines = [f"{whole}; processes {diff.processes_before} + {diff.processes_after}"]
     if frames:
-        lines += _table(frames[:ROWS], width)
+        of = "waiting" if each.mode == Mode.OFF_CPU else "benchmark"
+        lines += _table(frames[:ROWS], width, of)
         if len(frames) > ROWS:
             lines.append(f"  and {plural(len(frames) - ROWS, 'function')} more that changed")
     else:
         compared = plural(len(diff.frames), "function")
         lines.append(f"  {compared} compared, none changed more than noise can explain")
-    if each.smallest_visible is not None:
+    blind = any(note.slug == "blind" for note in each.notes)  # says the same, and more
+    if each.smallest_visible is not None and not blind:
         seen = share(each.smallest_visible)
         lines.append(
             f"  smallest growth that would have been seen in a function of 5 % or more: {seen}"
@@ -136,9 +156,9 @@ def _shares(change: Change) -> str:
     return f"{share(change.before_share)} {_ARROW} {share(change.after_share)}"
 
 
-def _table(frames: tuple[FrameChange, ...], width: int) -> list[str]:
+def _table(frames: tuple[FrameChange, ...], width: int, whole: str) -> list[str]:
     """Return aligned rows; a narrow terminal leaves out the share, before it cuts names short."""
-    rows = [("function", "per iteration", "growth", "90 % interval", "share of benchmark")]
+    rows = [("function", "per iteration", "growth", "90 % interval", f"share of {whole}")]
     rows += [
         (
             visible(str(frame.frame)),

@@ -29,7 +29,8 @@
       this.count = data.boxes.parent.length;
       this.zoomed = 0;
       this.focused = 0;
-      this.side = plain ? "after" : "both";
+      this.plain = section.dataset.plain === "yes";
+      this.side = this.plain ? "after" : "both";
       this.vanished = true;
       this.frames = null; // frames that are searched for or picked in the table
       this.drawn = new Map();
@@ -119,7 +120,7 @@
     box(i, x, w, held) {
       const { frame, before, after, tone } = this.boxes;
       const f = frame[i];
-      const element = make("div", `box ${plain ? `hue${this.data.hues[f]}` : toneClass(tone[i])}`);
+      const element = make("div", `box ${this.plain ? `hue${this.data.hues[f]}` : toneClass(tone[i])}`);
       element.dataset.i = i;
       element.style.left = `${x}px`;
       element.style.top = `${this.depth[i] * this.rowHeight}px`;
@@ -130,12 +131,12 @@
       element.setAttribute("aria-label", this.words(i).join("; "));
       element.setAttribute("aria-selected", "false");
       if (this.data.kinds[f] !== "python") element.classList.add("foreign");
-      if (!plain && after[i] <= 0 && before[i] > 0) element.classList.add("gone");
-      if (!plain && before[i] <= 0 && after[i] > 0) element.classList.add("new");
+      if (!this.plain && after[i] <= 0 && before[i] > 0) element.classList.add("gone");
+      if (!this.plain && before[i] <= 0 && after[i] > 0) element.classList.add("new");
       if (this.data.guilty[i]) element.classList.add("guilty");
       if (held) element.classList.add("held");
       if (w >= 30) {
-        const told = plain ? "" : tone[i] || this.data.guilty[i] ? format.growth(before[i], after[i]) : "";
+        const told = this.plain ? "" : tone[i] || this.data.guilty[i] ? format.growth(before[i], after[i]) : "";
         const name = this.data.functions[f];
         const place = this.data.modules[f];
         element.append(make("span", "name", name));
@@ -156,7 +157,7 @@
       const b = this.boxes;
       const lines = [...(this.data.guilty[i] || [])];
       lines.push(i === 0 ? "[total], the whole benchmark" : this.data.names[b.frame[i]]);
-      if (plain) {
+      if (this.plain) {
         lines.push(`${this.cost(b.after[i])}, ${format.share(b.after[i] / b.after[0])}`);
         lines.push(`${format.count(b.samples_after[i])} samples`);
         return lines;
@@ -185,13 +186,13 @@
       const fragment = document.createDocumentFragment();
       for (const sentence of this.data.guilty[i] || []) fragment.append(make("p", "sentence", sentence));
       fragment.append(make("p", "who", i === 0 ? "[total]" : this.data.names[b.frame[i]]));
-      const grid = make("div", plain ? "figures one" : "figures");
+      const grid = make("div", this.plain ? "figures one" : "figures");
       const line = (label, ...cells) => {
         grid.append(make("span", "label", label));
         for (const cell of cells) grid.append(make("span", "", cell));
       };
       const [before, after] = [b.before[0] || Infinity, b.after[0] || Infinity];
-      if (plain) {
+      if (this.plain) {
         line("cost", this.cost(b.after[i]));
         line("share", format.share(b.after[i] / after));
         line("samples", format.count(b.samples_after[i]));
@@ -227,7 +228,7 @@
         return;
       }
       const { before, after } = this.matched();
-      told.textContent = plain
+      told.textContent = this.plain
         ? `matched ${format.share(after)}`
         : `matched ${format.share(before)} → ${format.share(after)}`;
     }

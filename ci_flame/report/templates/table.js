@@ -19,7 +19,7 @@ const tableMethods = {
     };
     const rows = table.frame.map((_, r) => r);
     const { column, down } = this.order;
-    const key = keys[column || (plain ? "after" : "change")];
+    const key = keys[column || (this.plain ? "after" : "change")];
     const way = column === null || down ? -1 : 1;
     rows.sort((a, b) => {
       const [x, y] = [key(a), key(b)];
@@ -53,7 +53,7 @@ const tableMethods = {
     row.append(name);
     row.addEventListener("click", () => this.pickFrame(f));
     const cell = (text, classes) => row.append(make("td", classes || "", text));
-    if (plain) {
+    if (this.plain) {
       cell(this.data.unit === "samples" ? format.count(Math.round(after)) : format.duration(after));
       const share = make("td", "share");
       const bar = make("span", "bar");

@@ -43,4 +43,3 @@ const make = (tag, classes, text) => {
   return element;
 };
 const toneClass = (tone) => (tone > 0 ? `up${tone}` : tone < 0 ? `down${-tone}` : "same");
-const plain = document.documentElement.dataset.plain === "yes";

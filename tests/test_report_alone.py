@@ -1,0 +1,98 @@
+"""What reports tell of a benchmark that there is nothing to compare with."""
+
+from dataclasses import replace
+
+import pytest
+from synthetic import SHOP, synthetic_measurement
+
+from ci_flame.judge import judge_alone
+from ci_flame.policy import Policy
+from ci_flame.profile import Frame, Measurement, Mode, Process, Profile, Round, Unit, Weight
+from ci_flame.report import alone, markdown, terminal
+from ci_flame.verdict import Note, Outcome, Verdict
+
+
+def measured(stacks, mode=Mode.ON_CPU, *, iterations=10, processes=1, unit=Unit.NANOSECONDS):
+    profile = Profile(
+        {
+            tuple(map(Frame.parse, path.split(";"))): Weight(1, value)
+            for path, value in stacks.items()
+        },
+        unit,
+        iterations,
+    )
+    each = Round(iterations, 1, 1, profiles={mode: profile})
+    return Measurement("bench::test_shop", (Process((each,)),) * processes)
+
+
+@pytest.mark.parametrize(
+    ("stacks", "most"),
+    [
+        ({"t:t": 700, "t:t;m:f": 300}, "; most of it in t:t 70.0 %, m:f 30.0 %"),
+        # What the interpreter and the kernel did, the function did that called them.
+        (
+            {"t:t;m:f;native:libpython3.11:visit": 600, "t:t;m:f;kernel:read;kernel:copy": 400},
+            "; most of it in m:f 100.0 %",
+        ),
+        # Both sides of what is worth a name, and three at most.
+        ({"t:a": 50, "t:b": 49, "t:c": 901}, "; most of it in t:c 90.1 %, t:a 5.0 %"),
+        (
+            {f"t:{n}": 250 for n in "abcd"},
+            "; most of it in t:a 25.0 %, t:b 25.0 %, t:c 25.0 %",
+        ),
+        ({f"t:f{n}": 10 for n in range(100)}, ""),
+    ],
+)
+def test_cost_and_where_most_of_it_is(stacks, most):
+    told = alone.line(measured(stacks), Mode.ON_CPU)
+
+    assert told == f"100 ns per iteration, as timed, 1 process{most}"
+
+
+def test_nothing_is_told_of_no_samples():
+    assert alone.line(measured({}), Mode.ON_CPU) == ""
+
+
+def test_waits_for_a_cpu_are_not_the_benchmark_s():
+    stacks = {"t:t;m:get;kernel:do_nanosleep;[sleep]": 800, "t:t;m:get;[run queue]": 9200}
+    made = measured(stacks, Mode.OFF_CPU, processes=3)
+
+    assert alone.line(made, Mode.OFF_CPU) == (
+        "waits 80.0 ns per iteration, as timed, 3 processes; most of it in m:get 100.0 %"
+    )
+
+
+def test_samples_without_time_are_counted():
+    made = measured({"main": 7}, iterations=1, unit=Unit.SAMPLES)
+
+    assert alone.line(made, Mode.ON_CPU) == "1 samples, 1 process; most of it in main 100.0 %"
+
+
+def verdict_alone():
+    made = synthetic_measurement(SHOP)
+    judged = judge_alone(made, Mode.ON_CPU, Policy(), Note("no-baseline", "none"))
+    return Verdict(Outcome.NO_BASELINE, (judged,), (), None, Policy())
+
+
+@pytest.mark.parametrize("render", [terminal.render, markdown.render])
+def test_a_first_run_tells_where_the_time_goes(render):
+    verdict = verdict_alone()
+    told = alone.line(verdict.benchmarks[0].alone, Mode.ON_CPU)
+
+    assert "per iteration, as timed" in told
+    shown = render(verdict)
+    assert (told if render is terminal.render else markdown.text(told)) in shown
+
+
+def test_notes_are_said_once_of_the_modes_of_a_benchmark():
+    (one,) = verdict_alone().benchmarks
+    busy = Note("recording", "3 of 200 rounds left out", one.benchmark)
+    first = replace(one, notes=(busy,))
+    second = replace(one, mode="off-cpu", notes=(busy, Note("waits", "other", one.benchmark)))
+    third = replace(one, benchmark="bench::test_other", notes=(busy,))
+    shown = terminal.render(
+        Verdict(Outcome.NO_BASELINE, (first, second, third), (), None, Policy())
+    )
+
+    assert shown.count("3 of 200 rounds left out") == 2
+    assert shown.count("note: other") == 1
