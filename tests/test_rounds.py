@@ -343,6 +343,7 @@ def test_a_warm_up_that_never_ends_is_said():
     ("slow_ns", "settled"),
     [
         (MS // 2, True),  # 200 slow calls are over within the warm-up
+        (8 * MS, False),  # as below, and rounds were one iteration long
         (5 * MS, False),  # equally slow ones that go on into the rounds show no trend before
         (int(1.5 * MS), False),
         (int(1.1 * MS), True),  # half a percent of the cost
@@ -360,6 +361,7 @@ def test_a_cache_that_fills_for_200_iterations(slow_ns, settled):
 
     assert driven.settled is settled
     assert not any(each.dropped for each in driven.rounds)  # said, and never left out for its cost
+    assert driven.rounds[-1].wall_ns >= 3 * MS  # and rounds do not stay as short as they became
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,12 @@ WARM_UP_TOLERANCE: Final = 0.02
 a median of five rounds against the reference (about 1 %) and what a cache or an adaptive
 interpreter still gains (5 % and more)."""
 LATE_FALL: Final = 0.05
-"""Measured rounds that begin this much dearer than all later ones may still be warm-up: a cache
-that fills with equally slow calls shows no trend until it is full. Where rounds spread more, four
-standard errors of a block's median."""
+"""Measured rounds that begin this much dearer than they end may still be warm-up: a cache that
+fills with equally slow calls shows no trend. At least four standard errors of a block's median."""
 LATE_COST: Final = 0.01
 """... and are, if that is so much of what the rounds cost: less does not change a verdict."""
+SHRUNK: Final = 3
+"""A round this many times shorter than it should be makes the next ones longer."""
 BUSY_FACTOR: Final = 3
 """Rounds that were left out are made up for, until all windows took this many times the seconds
 (the waiting for a CPU left out): a machine that is never quiet must not hang us."""
@@ -394,6 +395,7 @@ def _steps(
             iterations, window.cpu_ns, window.wall_ns, delay, clocks.references(), steal_ns=stolen
         )
         rounds.append(leave_out_busy(made, BUSY if plan.busy is None else plan.busy, cores))
+        iterations = _refilled(iterations, target_ns, window.wall_ns, elapsed_ns)
     window.reset(PHASE_NONE)
     measured = [_log_cost(each.cpu_ns, each.iterations, each.references) for each in rounds]
     settled = settled and not fell_later(measured)
@@ -417,6 +419,17 @@ def _per_round(target_ns: float, iteration_ns: float, elapsed_ns: float) -> int:
     """Return the iterations of a round: as many as fill it, or as its set-ups leave time for."""
     fill = target_ns / max(iteration_ns, 1e-3)
     return max(1, round(min(fill, SETUP_FACTOR * target_ns / max(elapsed_ns, 1e-3))))
+
+
+def _refilled(iterations: int, target_ns: float, wall_ns: int, elapsed_ns: int) -> int:
+    """Return the iterations of the next round: more where the last one was far too short.
+
+    A cache that is full only now makes rounds that their references outlast many times.
+    """
+    if SHRUNK * max(wall_ns, elapsed_ns / SETUP_FACTOR) >= target_ns:
+        return iterations
+    wanted = _per_round(target_ns, wall_ns / iterations, elapsed_ns / iterations)
+    return max(iterations, min(iterations * 10, wanted))
 
 
 def _enough(rounds: Sequence[Round], plan: RecordConfig, elapsed_ns: int) -> bool:
@@ -457,14 +470,15 @@ def has_settled(costs: Sequence[float]) -> bool:
 
 
 def fell_later(costs: Sequence[float]) -> bool:
-    """Tell whether the measured rounds begin clearly dearer than the later ones, and matter.
+    """Tell whether the measured rounds begin clearly dearer than they end, and it matters.
 
     `costs` as in `has_settled`; under four blocks nothing is clear.
     """
     if len(costs) < 4 * WARM_UP_BLOCK:
         return False
-    centre = statistics.median(costs[len(costs) // 2 :])
-    spread = 1.4826 * statistics.median(abs(cost - centre) for cost in costs)
+    last = costs[-(len(costs) // 4) :]
+    centre = statistics.median(last)
+    spread = 1.4826 * statistics.median(abs(cost - centre) for cost in last)
     error = 1.2533 * spread / math.sqrt(WARM_UP_BLOCK)  # of a median of normal values
     blocks = [
         statistics.median(costs[start : start + WARM_UP_BLOCK]) - centre
