@@ -4,41 +4,31 @@ Stages are imported where they are called, so that `ci-flame --help` costs nothi
 """
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ci_flame import report_folder
-from ci_flame.config import DEFAULT_BASELINE, BaselineKind, BaselineSpec, Config
+from ci_flame.chosen import Chosen, checkout, choose, usable
+from ci_flame.config import BaselineKind, BaselineSpec, Config
 from ci_flame.config.terms import Terms
-from ci_flame.errors import BaselineError, InterruptedRunError, MissingBaselineError, UsageError
+from ci_flame.errors import InterruptedRunError, MissingBaselineError, UsageError
 from ci_flame.policy import Policy
-from ci_flame.profile import Environment, Mode, Run
+from ci_flame.profile import Mode, Run
 from ci_flame.report_folder import Report
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, worst
 
 if TYPE_CHECKING:
+    from ci_flame.baseline.base_side import Checkout
     from ci_flame.judge.history import History
+    from ci_flame.labels import Labels
     from ci_flame.record.live_target import LiveTarget
+    from ci_flame.touch import Touched
 
 PASS, USAGE, FAIL, NOT_RECORDED, NO_BASELINE, INCONCLUSIVE, INTERRUPTED = 0, 2, 1, 3, 4, 5, 130
 _CURE_NO_BASELINE: Final = "pytest --flame --flame-out .ci-flame/baseline, or --baseline rerun:REV"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The stored before side, or why there is none."""
-
-    run: Run | None
-    told: str
-    """For headers: `baseline .ci-flame/baseline (commit 1a2b3c4)`, `no baseline: …`."""
-    history: "History | None" = None
-    """The builds beside it, where it comes from a store."""
-    notes: tuple[str, ...] = ()
-    """What of a store could not be used, each in one line."""
 
 
 def exit_code(outcome: Outcome, policy: Policy, *, compared: bool = True) -> int:
@@ -62,81 +52,6 @@ def stored_exit_code(folder: Path) -> int:
     return exit_code(outcome, policy, compared=report_folder.compared(folder))
 
 
-# -- the before side ------------------------------------------------------------------
-
-
-def load_baseline(spec: BaselineSpec, start: Path) -> Found:
-    """Return the stored run that `spec` names; `rerun` and `tree` are recorded, not loaded.
-
-    Raises BaselineError or FormatError where a baseline is named and cannot be used; only
-    `auto` and `none` may find nothing.
-    """
-    from ci_flame.baseline import folder, git  # noqa: PLC0415
-
-    match spec.kind:
-        case BaselineKind.NONE:
-            return Found(None, "no baseline: none was asked for")
-        case BaselineKind.AUTO:
-            place = start / DEFAULT_BASELINE
-            if not place.exists():
-                return Found(None, f"no baseline: {DEFAULT_BASELINE} does not exist")
-            return _found(folder.load(place), str(DEFAULT_BASELINE))
-        case BaselineKind.FOLDER:
-            return _found(folder.load(start / spec.value), spec.value)
-        case BaselineKind.GIT:
-            return _found(git.load(spec.value, start), str(spec))
-        case BaselineKind.STORE:
-            raise UsageError(f"baseline {spec} is chosen by what is compared with it")
-        case BaselineKind.RERUN | BaselineKind.TREE:
-            raise UsageError(f"baseline {spec} is recorded, not loaded", "ci-flame check does that")
-
-
-def find_baseline(config: Config, environment: Environment, start: Path) -> Found:
-    """Return the stored run that a run recorded in this environment is compared with.
-
-    Of a store it is the build of the nearest ancestor, with the builds beside it; of anything
-    else it is what `load_baseline` returns.
-    """
-    spec = config.baseline
-    if spec.kind is not BaselineKind.STORE:
-        return load_baseline(spec, start)
-    from ci_flame import stored  # noqa: PLC0415
-    from ci_flame.baseline import store  # noqa: PLC0415
-    from ci_flame.judge.history import History  # noqa: PLC0415
-
-    listing = store.read(start / spec.value)
-    chosen = stored.choose(listing, environment, start, config.keep, config.anchor)
-    if chosen.base is None:
-        return Found(None, chosen.told, notes=chosen.notes)
-    history = History(chosen.base, chosen.siblings, chosen.anchor)
-    return Found(chosen.base, chosen.told, history, chosen.notes)
-
-
-def checkout(spec: BaselineSpec) -> Path:
-    """Return the folder that a `tree` baseline names; BaselineError where there is none."""
-    folder = Path(spec.value).resolve()
-    if not folder.is_dir():
-        missing = "is not a folder" if folder.exists() else "there is no such folder"
-        raise BaselineError(f"baseline {spec}: {missing}", "git worktree add DIR REV")
-    return folder
-
-
-def _found(run: Run, name: str) -> Found:
-    usable(run, name)
-    commit = f" (commit {run.commit[:10]})" if run.commit else ""
-    return Found(run, f"baseline {name}{commit}")
-
-
-def usable(run: Run, name: str) -> None:
-    """Raise BaselineError where a run is incomplete or empty: it must not be a before side."""
-    if not run.complete:
-        raise BaselineError(
-            f"baseline {name} is incomplete: its recording was interrupted", "record it again"
-        )
-    if not run.measurements:
-        raise BaselineError(f"baseline {name} holds no benchmark", "record it again")
-
-
 # -- judging --------------------------------------------------------------------------
 
 
@@ -144,6 +59,26 @@ def compare(before: Run, after: Run, policy: Policy, history: "History | None" =
     """Return the verdict on two runs; BaselineError where the first cannot be a before side."""
     usable(before, "before")
     return judge_runs(before, after, Terms(policy), history)
+
+
+def compare_stored(
+    before: Run, after: Run, config: Config, start: Path, history: "History | None" = None
+) -> Verdict:
+    """Compare two stored runs, label what is found by the repository of `start`, and report."""
+    usable(before, "before")
+    labels = labels_of(config.base.changed_since, before, after, start)
+    terms = Terms(config.policy)
+    verdict, terms = labelled(judge_runs(before, after, terms, history), after, labels, terms)
+    report_folder.save(verdict, Report(before, after, terms, history), config.report)
+    return verdict
+
+
+def labels_of(asked: str, before: Run | None, after: Run, start: Path) -> "Labels":
+    """Return the diff from the revision asked for, or the before side's, to a stored run."""
+    from ci_flame.labels import Labels  # noqa: PLC0415
+
+    commit = before.commit if before else ""
+    return Labels(asked, commit, start, after=after.commit, dirty=after.dirty)
 
 
 def judge_runs(
@@ -161,7 +96,7 @@ def judge_runs(
     changes = diff(before, after, history.between if history else None)
     if not terms.benchmarks:
         verdict = judge(changes, terms.policy, after=after, family=terms.family)
-        return _reviewed(verdict, after, terms, history)
+        return _concluded(_reviewed(verdict, after, terms, history), terms)
     family = terms.family or max(1, len(changes.benchmarks))
     judged: list[BenchmarkVerdict] = []
     notes: dict[Note, None] = {}
@@ -185,7 +120,7 @@ def judge_runs(
     verdict = assemble(
         tuple(judged), tuple(notes), changes, terms.policy, bias=after.environment.bias
     )
-    return _reviewed(verdict, after, terms, history)
+    return _concluded(_reviewed(verdict, after, terms, history), terms)
 
 
 def _reviewed(verdict: Verdict, after: Run, terms: Terms, history: "History | None") -> Verdict:
@@ -209,6 +144,25 @@ def _reviewed(verdict: Verdict, after: Run, terms: Terms, history: "History | No
     )
 
 
+def _concluded(verdict: Verdict, terms: Terms) -> Verdict:
+    """Return the verdict with the notes on how it was recorded, findings labelled by the diff."""
+    from ci_flame.judge import noted  # noqa: PLC0415
+    from ci_flame.judge.touched import label_all  # noqa: PLC0415
+
+    by_name: dict[str, list[Note]] = {}
+    for note in terms.notes:
+        by_name.setdefault(note.benchmark, []).append(note)
+    notes = tuple(dict.fromkeys((*verdict.notes, *by_name.pop("", ()))))
+    benchmarks = verdict.benchmarks
+    for name, told in by_name.items():
+        same = tuple(each for each in benchmarks if each.benchmark == name)
+        with_notes = iter(noted(same, told) if same else ())
+        benchmarks = tuple(
+            next(with_notes) if each.benchmark == name else each for each in benchmarks
+        )
+    return label_all(replace(verdict, notes=notes, benchmarks=benchmarks), terms.touched)
+
+
 def _judge_alone(after: Run, terms: Terms) -> Verdict:
     """Judge what needs no baseline: budgets."""
     from ci_flame.judge import assemble, judge_alone, with_accounts  # noqa: PLC0415
@@ -221,9 +175,19 @@ def _judge_alone(after: Run, terms: Terms) -> Verdict:
         for each in after.measurements
         for mode in each.modes or (Mode.ON_CPU,)
     )
-    return assemble(
+    whole = assemble(
         with_accounts(judged, after), (note,), None, terms.policy, bias=after.environment.bias
     )
+    return _concluded(whole, terms)
+
+
+def labelled(verdict: Verdict, after: Run, labels: "Labels", terms: Terms) -> tuple[Verdict, Terms]:
+    """Return a verdict whose findings say whose change they are, and the terms with that diff."""
+    for each in verdict.benchmarks:
+        labels.of((each,), after.measurement(each.benchmark))
+    notes = (*terms.notes, *([labels.note] if labels.note else ()))
+    terms = replace(terms, touched=labels.touched, notes=notes)
+    return _concluded(verdict, terms), terms
 
 
 # -- reports --------------------------------------------------------------------------
@@ -240,13 +204,16 @@ def write_report(
     family: int | None = None,
     note: Note | None = None,
     history: "History | None" = None,
+    notes: Sequence[Note] = (),
+    touched: "Touched | None" = None,
 ) -> None:
     """Write the report folder; `explain` needs nothing else.
 
     `policies` are those of benchmarks whose marker replaces rules, `family` is the number of
-    benchmarks selected, `note` says why there is no before side.
+    benchmarks selected, `note` says why there is no before side, `notes` what else was said of
+    how it was recorded, `touched` what the diff did to the functions.
     """
-    terms = Terms(config.policy, policies or {}, family, note)
+    terms = Terms(config.policy, policies or {}, family, note, tuple(notes), touched)
     report_folder.save(verdict, Report(before, after, terms, history), folder)
 
 
@@ -285,53 +252,34 @@ def check_command(
     config: Config, name: str, command: Sequence[str], repeat: int, jit: str = "none"
 ) -> Verdict:
     """Record a command, compare it with its baseline, and write run and report."""
+    from ci_flame.labels import Labels  # noqa: PLC0415
+    from ci_flame.record import command as recorder  # noqa: PLC0415
+    from ci_flame.record.jit import Jit  # noqa: PLC0415
+
     _discard_report(config)
     start = Path.cwd()
-    note: Note | None = None
-    history: History | None = None
-    before: Run | None
-    if config.baseline.kind is BaselineKind.STORE:
-        check_store(config, start)
-        after = record_command(config, name, command, repeat, jit)
-        found = find_baseline(config, after.environment, start)
-        before, history = found.run, found.history
-        note = None if before else Note("no-baseline", found.told)
-        tell(found)
-    elif config.baseline.kind in (BaselineKind.RERUN, BaselineKind.TREE):
-        before, after = _record_both(config, name, command, repeat, jit)
+    # Wrong words are said now, not after minutes of recording.
+    Labels(config.base.changed_since, "", start)
+    chosen = choose(config, start, lambda: recorder.expected(config.record, command, Jit(jit)))
+    before = chosen.run
+    if chosen.spec.kind in (BaselineKind.RERUN, BaselineKind.TREE):
+        before, after, notes = _record_both(config, chosen, name, command, repeat, jit)
     else:
-        found = load_baseline(config.baseline, start)
-        before, after = found.run, record_command(config, name, command, repeat, jit)
-        note = None if before else Note("no-baseline", found.told)
+        notes = list(chosen.notes)
+        after = record_command(config, name, command, repeat, jit)
+    note = None if before else Note("no-baseline", chosen.told)
     save_run(after, config.out)
     if not after.complete:
         raise InterruptedRunError(
             f"interrupted; {config.out} holds the repetitions that had ended, marked incomplete"
         )
-    verdict = judge_runs(before, after, Terms(config.policy, note=note), history)
-    write_report(verdict, before, after, config, config.report, note=note, history=history)
+    terms = Terms(config.policy, note=note, notes=tuple(notes))
+    labels = Labels(config.base.changed_since, before.commit if before else "", start)
+    verdict, terms = labelled(
+        judge_runs(before, after, terms, chosen.history), after, labels, terms
+    )
+    report_folder.save(verdict, Report(before, after, terms, chosen.history), config.report)
     return verdict
-
-
-def check_store(config: Config, start: Path) -> None:
-    """Raise before anything is recorded where the store or the anchor is not there."""
-    from ci_flame import stored  # noqa: PLC0415
-    from ci_flame.baseline import store  # noqa: PLC0415
-
-    listing = store.read(start / config.baseline.value)
-    if config.anchor:
-        stored.commit_of(config.anchor, listing, start)
-    if not listing.builds and config.policy.baseline_required:
-        raise MissingBaselineError(
-            f"no baseline: {listing.store} holds no build, and the policy requires one",
-            f"ci-flame baseline add RUN --store {listing.store}",
-        )
-
-
-def tell(found: Found) -> None:
-    """Say on stderr what the run is compared with, and what of a store could not be used."""
-    for line in (found.told, *found.notes):
-        sys.stderr.write(f"ci-flame: {line}\n")
 
 
 def _discard_report(config: Config) -> None:
@@ -349,24 +297,62 @@ def _discard_report(config: Config) -> None:
     report_folder.discard(config.report)
 
 
-def _record_both(
-    config: Config, name: str, command: Sequence[str], repeat: int, jit: str
-) -> tuple[Run, Run]:
-    """Record the base commit and this tree, their repetitions alternating at random."""
-    from ci_flame.baseline import rerun  # noqa: PLC0415
+def _record_both(  # noqa: PLR0917 - as check_command, and the before side
+    config: Config, chosen: Chosen, name: str, command: Sequence[str], repeat: int, jit: str
+) -> tuple[Run | None, Run, list[Note]]:
+    """Record the base commit and this tree, their repetitions alternating at random.
+
+    A command whose script is new in this change, and does not run at the base commit, has no
+    before side.
+    """
+    from ci_flame.baseline import base_side  # noqa: PLC0415
     from ci_flame.record import command as recorder  # noqa: PLC0415
+    from ci_flame.record import interpreter  # noqa: PLC0415
     from ci_flame.record.jit import Jit  # noqa: PLC0415
 
     start = Path.cwd()
     with ExitStack() as stack:
-        if config.baseline.kind is BaselineKind.RERUN:
-            tree = stack.enter_context(rerun.worktree(config.baseline.value, start))
-        else:
-            tree = checkout(config.baseline)
+        python = interpreter.program(command, start, os.environ) or ""
+        base = base_checkout(config, chosen, start, stack, python)
+        notes = [Note(slug, text) for slug, text in base.notes]
+        brought = recorder.bring_scripts(command, start, base.folder)
+        if brought:
+            words = f"{base_side.listed(brought)} is new: it was run against the base commit's code"
+            notes.append(Note("new-file", words, name))
         here = recorder.Side.here(command)
-        there = recorder.Side.there(command, start, tree)
-        before, after = recorder.record(config.record, name, (there, here), repeat, Jit(jit))
-    return before, after
+        there = recorder.Side.there(command, start, base.folder, base)
+        try:
+            before, after = recorder.record(config.record, name, (there, here), repeat, Jit(jit))
+        except recorder.SideError as error:
+            if not brought or error.side != 0:
+                raise
+            words = f"is new, and does not run at the base commit: {error.message}"
+            (after,) = recorder.record(config.record, name, (here,), repeat, Jit(jit))
+            return None, after, [*notes[:-1], Note("new-benchmark", words, name)]
+    return before, after, notes
+
+
+def base_checkout(
+    config: Config, chosen: Chosen, start: Path, stack: ExitStack, python: str = ""
+) -> "Checkout":
+    """Return the base commit of a `rerun` or `tree` baseline, ready to be recorded.
+
+    `python` is the interpreter that runs the benchmarks; empty: this one.
+    """
+    from ci_flame.baseline import base_side  # noqa: PLC0415
+
+    if chosen.spec.kind is BaselineKind.TREE:
+        return base_side.of(checkout(chosen.spec))
+    setup = config.base.setup
+    prepared = base_side.prepared(
+        chosen.spec.value,
+        start,
+        setup=setup.before,
+        setup_after=setup.after,
+        python=python,
+        notes=[(each.slug, each.text) for each in chosen.notes],
+    )
+    return stack.enter_context(prepared)
 
 
 def save_run(run: Run, folder: Path) -> None:
@@ -385,26 +371,29 @@ def check_pytest(config: Config, command: Sequence[str]) -> tuple[int, Outcome]:
     The plugin records, judges and writes the report; pytest's own output is passed through.
     """
     from ci_flame import pytest_command  # noqa: PLC0415
-    from ci_flame.baseline import rerun  # noqa: PLC0415
+    from ci_flame.labels import Labels  # noqa: PLC0415
+    from ci_flame.record import interpreter  # noqa: PLC0415
 
     _discard_report(config)
-    spec = config.baseline
+    Labels(config.base.changed_since, "", Path.cwd())
+    chosen = choose(config, Path.cwd(), None)
+    # What was chosen here is told by the plugin; what it may still replace is left to it.
     with ExitStack() as stack:
         # Before anything runs: under pytest, what is wrong here is an error like any other.
-        if spec.kind is BaselineKind.RERUN:
-            tree = stack.enter_context(rerun.worktree(spec.value, Path.cwd()))
-            spec = BaselineSpec(BaselineKind.TREE, str(tree))
-        elif spec.kind is BaselineKind.TREE:
-            checkout(spec)
-        elif spec.kind is BaselineKind.STORE:
-            check_store(config, Path.cwd())  # which build it is depends on the recorder: pytest
-        else:
-            found = load_baseline(spec, Path.cwd())
-            if found.run is None and config.policy.baseline_required:
-                raise MissingBaselineError(
-                    f"{found.told}, and the policy requires one", _CURE_NO_BASELINE
-                )
-        ended = pytest_command.run(command, replace(config, baseline=spec))
+        if chosen.spec.kind in (BaselineKind.RERUN, BaselineKind.TREE):
+            python = interpreter.program(command, Path.cwd(), os.environ) or ""
+            base = base_checkout(config, chosen, Path.cwd(), stack, python)
+            spec = BaselineSpec(BaselineKind.TREE, str(base.folder))
+            config = replace(config, baseline=spec)
+        elif (
+            chosen.run is None
+            and config.policy.baseline_required
+            and chosen.spec.kind is not BaselineKind.STORE
+        ):
+            raise MissingBaselineError(
+                f"{chosen.told}, and the policy requires one", _CURE_NO_BASELINE
+            )
+        ended = pytest_command.run(command, config)
     outcome = pytest_command.outcome(ended, config.report)
     code = stored_exit_code(config.report)
     return pytest_command.combine(ended, code), outcome

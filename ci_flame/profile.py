@@ -386,6 +386,8 @@ class Run:
     """UTC, ISO 8601, seconds."""
     complete: bool = True
     """False: interrupted; refused as a baseline."""
+    seed: str = ""
+    """Of the random order in which both sides' processes ran; empty: one side alone."""
 
     def measurement(self, benchmark: str) -> Measurement | None:
         """Return the measurement of one benchmark, or None."""

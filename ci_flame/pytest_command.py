@@ -66,6 +66,10 @@ def options(config: Config) -> list[str]:
         words += ["--flame-anchor", config.anchor] if config.anchor else []
     if config.policy_file is not None:
         words += ["--flame-policy", str(config.policy_file.absolute())]
+    if config.base.changed_since:
+        words += ["--flame-changed-since", config.base.changed_since]
+    if config.base.setup.before:
+        words += ["--flame-setup", config.base.setup.before]
     words += ["--flame-collector", record.collector]
     words += ["--flame-frequency", str(record.frequency_hz)]
     words += ["--flame-processes", str(record.processes)]

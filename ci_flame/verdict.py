@@ -96,6 +96,8 @@ class Finding:
     """`Same calls, dearer: 0 % more bytecodes.` where exact counts exist."""
     changed: str = ""
     """`Changed in this diff: src/shop/parser.py:88.` where the diff is known."""
+    touched: str = ""
+    """Which of `judge.touched.Touch` that says (`changed`, `calls`, …); empty: not known."""
     sort: Sort = Sort.GROWTH
     under: str = ""
     """The caller, where only the calls from there grew; empty: all calls of the function."""

@@ -94,18 +94,51 @@ def test_a_file_is_not_a_commit(repository):
         git.resolve("main:code.py", repository)
 
 
-def test_a_shallow_clone_names_the_fetch(repository, tmp_path):
-    first = run_git(repository, "rev-parse", "HEAD")
-    (repository / "code.py").write_text("two\n")
-    run_git(repository, "commit", "-q", "-a", "-m", "two")
+def _shallow(repository, tmp_path, commits=1):
+    """Return a clone of depth 1, and the hashes of the origin's commits, oldest first."""
+    hashes = [run_git(repository, "rev-parse", "HEAD")]
+    for number in range(commits):
+        (repository / "code.py").write_text(f"{number}\n")
+        run_git(repository, "commit", "-q", "-a", "-m", str(number))
+        hashes.append(run_git(repository, "rev-parse", "HEAD"))
     clone = tmp_path / "clone"
     run_git(tmp_path, "clone", "-q", "--depth=1", f"file://{repository}", str(clone))
+    return clone, hashes
+
+
+@pytest.mark.parametrize(
+    "word", ["HEAD~2", "HEAD^^", "{hash}", "origin/main~2", "old", "origin/old"]
+)
+def test_a_shallow_clone_fetches_what_it_lacks(repository, tmp_path, word):
+    run_git(repository, "branch", "old")
+    clone, hashes = _shallow(repository, tmp_path, 2)
+    branches = run_git(clone, "for-each-ref", "refs/heads")
+
+    assert git.resolve(word.format(hash=hashes[0]), clone) == hashes[0]
+    assert run_git(clone, "for-each-ref", "refs/heads") == branches
+
+
+@pytest.mark.parametrize(
+    ("word", "cure"),
+    [
+        ("HEAD~1", "git fetch --deepen=1 origin"),
+        ("HEAD~2^", "git fetch --deepen=4 origin"),
+        ("old", "git fetch --depth=1 origin old"),
+        ("origin/old", "git fetch --depth=1 origin old"),
+        ("a b", "git fetch --depth=1 origin 'a b'"),
+    ],
+)
+def test_a_shallow_clone_without_its_remote_names_the_fetch(repository, tmp_path, word, cure):
+    clone, _ = _shallow(repository, tmp_path)
+    repository.rename(tmp_path / "gone")
 
     with pytest.raises(BaselineError) as raised:
-        git.resolve(first, clone)
+        git.resolve(word, clone)
 
-    assert raised.value.message == f"revision {first} is not in this shallow clone"
-    assert raised.value.hint == f"git fetch --depth=1 origin {first}"
+    told = raised.value.message
+    assert told.startswith(f"revision {word} is not in this shallow clone, and could not be")
+    assert "\n" not in told
+    assert raised.value.hint == cure
 
 
 def test_outside_git(tmp_path):

@@ -1,5 +1,6 @@
 """The worktree of the base commit: there while it is needed, and no trace of it afterwards."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ci_flame.baseline import rerun
+from ci_flame.baseline import git, rerun
 from ci_flame.errors import BaselineError
 
 
@@ -231,17 +232,117 @@ def test_submodules_that_the_user_never_initialised_stay_so(with_submodule, tmp_
     assert picture(clone) == before
 
 
-def test_a_submodule_that_cannot_be_had_is_told(with_submodule, tmp_path, scratch):
+def test_a_submodule_that_neither_side_can_have_is_named(with_submodule, tmp_path, scratch):
     clone = tmp_path / "clone"
     run_git(tmp_path, "clone", "-q", str(with_submodule), str(clone))
     (tmp_path / "library").rename(tmp_path / "moved")
     before = picture(clone)
 
-    with pytest.raises(BaselineError, match="submodules of revision HEAD cannot be checked out"):  # noqa: SIM117
-        with rerun.worktree("HEAD", clone):
-            pass
+    with rerun.worktree("HEAD", clone) as tree:
+        told = rerun.incomplete(tree)
 
+    assert told == ("submodules that could not be had are empty on both sides: vendor/library",)
     assert picture(clone) == before
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_submodule_is_taken_from_the_users_own_clone_where_the_network_fails(
+    with_submodule, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "0")  # and it works where git refuses file transport
+    (tmp_path / "library").rename(tmp_path / "moved")
+    before = picture(with_submodule)
+
+    with rerun.worktree("HEAD", with_submodule) as tree:
+        assert (tree / "vendor" / "library" / "code.py").read_text() == "two\n"
+        assert rerun.incomplete(tree) == ()
+
+    assert picture(with_submodule) == before
+
+
+def test_a_submodule_that_only_the_base_cannot_have_is_an_error(with_submodule, tmp_path, scratch):
+    inside = with_submodule / "vendor" / "library"
+    (inside / "later.py").write_text("later\n")
+    run_git(inside, "add", "-A")
+    run_git(inside, "commit", "-q", "-m", "later")
+    run_git(with_submodule, "add", "vendor/library")
+    run_git(with_submodule, "commit", "-q", "-m", "later library")
+    # The work tree has it, but neither its clone nor the remote has that commit any more.
+    run_git(inside, "checkout", "-q", "HEAD~1")
+    lost = run_git(with_submodule, "rev-parse", "HEAD:vendor/library")
+    books = with_submodule / ".git" / "modules" / "vendor" / "library"
+    (books / "objects" / lost[:2] / lost[2:]).unlink()
+    (tmp_path / "library").rename(tmp_path / "moved")
+    told = "the submodule vendor/library of revision HEAD cannot be checked out"
+
+    with pytest.raises(BaselineError, match=told), rerun.worktree("HEAD", with_submodule):
+        pass
+
+    assert list(scratch.iterdir()) == []
+
+
+# -- git-lfs --------------------------------------------------------------------------
+
+
+def test_files_of_git_lfs_are_filled_in_where_their_content_is_here(repository):
+    def pointer(content):
+        oid = hashlib.sha256(content).hexdigest()
+        return oid, (
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(content)}\n"
+        )
+
+    here, text = pointer(b"many bytes")
+    _, elsewhere = pointer(b"not downloaded")
+    (repository / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")
+    (repository / "here.bin").write_text(text)
+    (repository / "gone.bin").write_text(elsewhere)
+    # A file that only looks like one.
+    (repository / "notes.txt").write_text("see version https://git-lfs.github.com/spec/v1\n")
+    run_git(repository, "add", "-A")
+    run_git(repository, "commit", "-q", "-m", "data")
+    store = repository / ".git" / "lfs" / "objects" / here[:2] / here[2:4]
+    store.mkdir(parents=True)
+    (store / here).write_bytes(b"many bytes")
+
+    with rerun.worktree("HEAD", repository) as tree:
+        assert (tree / "here.bin").read_bytes() == b"many bytes"
+        (told,) = rerun.incomplete(tree)
+        assert not git.state(tree).dirty
+
+    assert told.startswith("files of git-lfs are pointers beside the base commit")
+    assert "gone.bin" in told
+    assert "here.bin" not in told
+    assert "notes.txt" not in told
+
+
+# -- what a killed process left behind --------------------------------------------------
+
+
+def test_the_next_start_removes_what_a_killed_process_left(repository, scratch):
+    before = picture(repository)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLD), str(repository)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        left = Path(process.stdout.readline().strip())
+        with rerun.worktree("HEAD", repository) as tree:
+            # It is alive: its worktree is not touched.
+            assert (left / "code.py").exists()
+            assert tree != left
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert (left / "code.py").exists()
+    assert picture(repository) != before
+
+    with rerun.worktree("HEAD", repository):
+        assert not left.exists()
+
+    assert picture(repository) == before
     assert list(scratch.iterdir()) == []
 
 

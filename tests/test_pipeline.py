@@ -15,6 +15,7 @@ from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
 
 from ci_flame import config, pipeline, pytest_command, report_folder
 from ci_flame.baseline import folder
+from ci_flame.chosen import load_baseline
 from ci_flame.config import BaselineKind, BaselineSpec, Config, RecordConfig, terms
 from ci_flame.config.terms import Terms
 from ci_flame.errors import (
@@ -147,16 +148,16 @@ def test_stored_baselines(tmp_path, before):
     folder.save(small, tmp_path / ".ci-flame/baseline")
     folder.save(small, tmp_path / "elsewhere")
 
-    auto = pipeline.load_baseline(BaselineSpec(), tmp_path)
-    named = pipeline.load_baseline(BaselineSpec(BaselineKind.FOLDER, "elsewhere"), tmp_path)
+    auto = load_baseline(BaselineSpec(), tmp_path)
+    named = load_baseline(BaselineSpec(BaselineKind.FOLDER, "elsewhere"), tmp_path)
 
     assert auto.run == named.run == small
     assert auto.told == "baseline .ci-flame/baseline (commit 0123456789)"
 
 
 def test_no_baseline_is_told_with_its_reason(tmp_path):
-    auto = pipeline.load_baseline(BaselineSpec(), tmp_path)
-    none = pipeline.load_baseline(BaselineSpec(BaselineKind.NONE), tmp_path)
+    auto = load_baseline(BaselineSpec(), tmp_path)
+    none = load_baseline(BaselineSpec(BaselineKind.NONE), tmp_path)
 
     assert (auto.run, none.run) == (None, None)
     assert auto.told == "no baseline: .ci-flame/baseline does not exist"
@@ -168,16 +169,16 @@ def test_a_baseline_that_was_named_must_be_usable(tmp_path, before):
     (tmp_path / "empty").mkdir()
     for name in ("missing", "empty", "half"):
         with pytest.raises(BaselineError, match=name):
-            pipeline.load_baseline(BaselineSpec(BaselineKind.FOLDER, name), tmp_path)
+            load_baseline(BaselineSpec(BaselineKind.FOLDER, name), tmp_path)
     with pytest.raises(UsageError, match="baseline rerun:HEAD is recorded, not loaded"):
-        pipeline.load_baseline(BaselineSpec(BaselineKind.RERUN, "HEAD"), tmp_path)
+        load_baseline(BaselineSpec(BaselineKind.RERUN, "HEAD"), tmp_path)
 
 
 def test_a_broken_stored_baseline_is_not_taken_for_none(tmp_path):
     (tmp_path / ".ci-flame/baseline").mkdir(parents=True)
 
     with pytest.raises(BaselineError, match="empty"):
-        pipeline.load_baseline(BaselineSpec(), tmp_path)
+        load_baseline(BaselineSpec(), tmp_path)
 
 
 # -- the report folder ----------------------------------------------------------------

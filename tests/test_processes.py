@@ -12,6 +12,7 @@ from unprivileged import as_root
 from ci_flame.config import RecordConfig
 from ci_flame.errors import ChildError
 from ci_flame.record import layout, processes
+from ci_flame.record.alternating import order
 from ci_flame.record.processes import Invocation, Tree
 
 
@@ -110,16 +111,16 @@ def test_modules_that_came_from_the_wrong_tree_are_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("before", "after"), [(5, 4), (0, 4), (5, 0), (0, 0), (1, 3)])
 def test_sides_alternate_in_random_order(before, after):
-    made = processes.order(before, after, "a")
+    made = order(before, after, "a")
 
     assert (made.count("before"), made.count("after")) == (before, after)
     for start in range(0, 2 * min(before, after), 2):
         assert set(made[start : start + 2]) == {"before", "after"}
-    assert made == processes.order(before, after, "a")
+    assert made == order(before, after, "a")
 
 
 def test_the_order_differs_between_benchmarks():
-    assert len({processes.order(5, 5, str(seed)) for seed in range(20)}) > 5
+    assert len({order(5, 5, str(seed)) for seed in range(20)}) > 5
 
 
 def test_the_plan_reaches_the_other_process(tmp_path):

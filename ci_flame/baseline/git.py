@@ -1,6 +1,8 @@
 """Edge: git, read only by plumbing: revisions, the state of a tree, a baseline in a commit."""
 
 import os
+import re
+import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from ci_flame.profile import Run
 DEFAULT_PATH: Final = ".ci-flame/baseline"
 """Where `git:REV` looks, from the root of the repository."""
 TIMEOUT_S: Final = 60
+FETCH_TIMEOUT_S: Final = 300
 
 _SET_BY_HOOKS: Final = (
     "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR",
@@ -93,28 +96,112 @@ def top_level(start: Path) -> Path:
 
 
 def resolve(revision: str, repository: Path) -> str:
-    """Return the full hash of the commit that `revision` names; BaselineError if none."""
+    """Return the full hash of the commit that `revision` names.
+
+    A shallow clone that lacks it fetches it, from the remote where there is one. Raises
+    BaselineError where it is not to be had, with the command that cures it.
+    """
+    if found := _commit(revision, repository):
+        return found
+    top_level(repository)
+    if not is_shallow(repository):
+        raise BaselineError(
+            f"revision {revision} does not exist in {repository}", "git log --oneline names some"
+        )
+    place, wanted = remote(repository), _fetchable(revision, repository)
+    if "~" in revision or "^" in revision:
+        # What stands behind a commit that is here: its history, as far as it must be.
+        steps = max([1, *(int(each) for each in re.findall(r"[~^](\d{1,5})", revision))])
+        words: tuple[str, ...] = (f"--deepen={steps * max(1, len(re.findall('[~^]', revision)))}",
+                                  place)  # fmt: skip
+        trouble = fetch(words, repository)
+        found = _commit(revision, repository)
+    else:
+        words = ("--depth=1", place, wanted)
+        trouble = fetch(words, repository)
+        found = (
+            "" if trouble else _commit(revision, repository) or _commit("FETCH_HEAD", repository)
+        )
+    if found:
+        return found
+    raise BaselineError(
+        f"revision {revision} is not in this shallow clone"
+        + (f", and could not be fetched: {trouble}" if trouble else ""),
+        f"git fetch {shlex.join(words)}",
+    )
+
+
+def _commit(revision: str, repository: Path) -> str:
+    """Return the full hash of a commit that is here; empty if it is not."""
     answer = call(
         ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"),
         repository,
     )
-    if answer.returncode == 0:
-        return answer.stdout.decode().strip()
-    top_level(repository)
+    found = answer.stdout.decode().strip() if answer.returncode == 0 else ""
+    if not found:
+        return ""
+    # A shallow clone knows the names of parents that it does not have.
+    there = call(("cat-file", "-e", f"{found}^{{commit}}"), repository)
+    return found if there.returncode == 0 else ""
+
+
+def is_shallow(repository: Path) -> bool:
+    """Tell whether the clone's history was cut off."""
     shallow = call(("rev-parse", "--is-shallow-repository"), repository)
-    if shallow.stdout.strip() == b"true":
-        raise BaselineError(
-            f"revision {revision} is not in this shallow clone",
-            f"git fetch --depth=1 origin {_fetchable(revision)}",
-        )
-    raise BaselineError(
-        f"revision {revision} does not exist in {repository}", "git log --oneline names some"
+    return shallow.stdout.strip() == b"true"
+
+
+def remote(repository: Path) -> str:
+    """Return the remote that is fetched from: `origin`, or the only one there is."""
+    answer = call(("remote",), repository)
+    names = answer.stdout.decode(errors="replace").split()
+    return names[0] if names and "origin" not in names else "origin"
+
+
+def fetch(arguments: tuple[str, ...], repository: Path) -> str:
+    """Fetch; return what went wrong on one line, empty where nothing did.
+
+    No tags, no submodules and no local branch: FETCH_HEAD and the remote's own branches move.
+    """
+    words = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", *arguments)
+    try:
+        answer = call(words, repository, timeout_s=FETCH_TIMEOUT_S)
+    except BaselineError as error:
+        return error.message
+    return complaint(answer) if answer.returncode else ""
+
+
+def have(commit: str, repository: Path) -> str:
+    """Return a full hash, fetched where a shallow clone lacks it; BaselineError if it cannot be."""
+    return resolve(commit, repository)
+
+
+def parents(repository: Path) -> tuple[str, ...]:
+    """Return the parents that HEAD's commit names, whether the clone has them or not."""
+    answer = call(("cat-file", "commit", "HEAD"), repository)
+    header = answer.stdout.partition(b"\n\n")[0].decode(errors="replace")
+    return tuple(
+        line.partition(" ")[2] for line in header.splitlines() if line.startswith("parent ")
     )
 
 
-def _fetchable(revision: str) -> str:
+def remote_branch(branch: str, repository: Path) -> str:
+    """Return the commit of a branch as the remote, or else this clone, has it; empty: neither."""
+    for name in (f"refs/remotes/{remote(repository)}/{branch}", f"refs/heads/{branch}"):
+        if found := _commit(name, repository):
+            return found
+    return ""
+
+
+def merge_base(commit: str, repository: Path) -> str:
+    """Return the newest commit that HEAD and `commit` share; empty where none is here."""
+    answer = call(("merge-base", "HEAD", commit), repository)
+    return answer.stdout.decode().strip() if answer.returncode == 0 else ""
+
+
+def _fetchable(revision: str, repository: Path) -> str:
     """Return what a remote knows of a revision: `main` for `origin/main`."""
-    return revision.removeprefix("origin/").split("~")[0].split("^")[0] or "HEAD"
+    return revision.removeprefix(f"{remote(repository)}/") or "HEAD"
 
 
 def state(start: Path) -> State:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ci_flame.cli.pieces import DEFAULT_REPORT, configure, show
+from ci_flame.cli.pieces import CHANGED_SINCE, DEFAULT_REPORT, configure, show
 from ci_flame.errors import UsageError
 
 
@@ -18,6 +18,7 @@ from ci_flame.errors import UsageError
 @click.option("-o", "--out", metavar="DIR", help=f"Report folder; default {DEFAULT_REPORT}.")
 @click.option("--keep", metavar="K", help="store: builds that the verdict reads; default 10.")
 @click.option("--anchor", metavar="REV", help="store: growth since this build warns, too.")
+@click.option("--changed-since", metavar="REV", help=CHANGED_SINCE)
 def compare(
     *,
     before: str,
@@ -26,23 +27,25 @@ def compare(
     out: str | None,
     keep: str | None,
     anchor: str | None,
+    changed_since: str | None,
 ) -> int:
     """Compare two recorded runs; BEFORE may also be git:REV[:PATH] or store:DIR."""
     from ci_flame import pipeline
     from ci_flame.baseline import folder
+    from ci_flame.chosen import find_baseline, tell
     from ci_flame.config import parse_baseline
 
     config = replace(
-        configure(policy, report=out, keep=keep, anchor=anchor), baseline=parse_baseline(before)
+        configure(policy, report=out, keep=keep, anchor=anchor, changed_since=changed_since),
+        baseline=parse_baseline(before),
     )
     later = folder.load(Path(after), incomplete_ok=True)
-    found = pipeline.find_baseline(config, later.environment, Path.cwd())
+    found = find_baseline(config, later.environment, Path.cwd())
     if found.run is None:
         raise UsageError(f"BEFORE {before}: {found.told}", "give a run folder")
     if found.history is not None:
-        pipeline.tell(found)
-    verdict = pipeline.compare(found.run, later, config.policy, found.history)
-    pipeline.write_report(verdict, found.run, later, config, config.report, history=found.history)
+        tell(found)
+    verdict = pipeline.compare_stored(found.run, later, config, Path.cwd(), found.history)
     show(verdict)
     click.echo(f"ci-flame: {verdict.outcome.value}; {config.report / 'report.html'}", err=True)
     return pipeline.exit_code(verdict.outcome, config.policy)
@@ -51,21 +54,26 @@ def compare(
 @click.command()
 @click.argument("folder", metavar="REPORT")
 @click.option("--policy", metavar="FILE", help="Judge by this policy instead of the stored one.")
-def explain(folder: str, policy: str | None) -> int:
+@click.option("--changed-since", metavar="REV", help="Label findings by git diff REV, here.")
+def explain(folder: str, policy: str | None, changed_since: str | None) -> int:
     """Judge again what is in a report folder, and say how it was decided.
 
     Ends with 0 whatever the verdict: `gate` is the one that fails.
     """
     from ci_flame import pipeline, report_folder
-    from ci_flame.config.terms import Terms
 
     place = Path(folder)
     stored = report_folder.outcome(place)
     report = report_folder.load(place)
     terms = report.terms
     if policy is not None:
-        terms = Terms(configure(policy).policy, family=terms.family, note=terms.note)
+        terms = replace(terms, policy=configure(policy).policy, benchmarks={})
     verdict = pipeline.judge_runs(report.before, report.after, terms, report.history)
+    if changed_since is not None:
+        labels = pipeline.labels_of(changed_since, report.before, report.after, Path.cwd())
+        verdict, terms = pipeline.labelled(
+            verdict, report.after, labels, replace(terms, touched=None)
+        )
     show(verdict)
     for rule in terms.policy.rules:
         click.echo(_rule_line(rule))

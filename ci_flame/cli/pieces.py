@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ci_flame.verdict import Outcome, Verdict
 
 DEFAULT_REPORT: Final = ".ci-flame/report"
+CHANGED_SINCE: Final = "Label findings by git diff REV; default: the baseline's commit; or none."
 _MAX_NAME: Final = 200
 _DURATION: Final = re.compile(r"(?P<number>\d{1,6})(?P<unit>[smh])?", re.ASCII)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600}

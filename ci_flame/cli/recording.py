@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ci_flame.cli.pieces import (
+    CHANGED_SINCE,
     DEFAULT_REPORT,
     account,
     benchmark_name,
@@ -165,6 +166,10 @@ def _live_words(
     default=None,
     help="Treat COMMAND as one that runs pytest (tox, make test) or as one that does not.",
 )
+@click.option(
+    "--setup", metavar="CMD", help="rerun: prepares the base commit's checkout (pip install -e .)."
+)
+@click.option("--changed-since", metavar="REV", help=CHANGED_SINCE)
 @click.option("--seconds", metavar="S", help="pytest: seconds per benchmark and process.")
 @click.option("--summary", metavar="FILE", help="Append the Markdown summary to this file.")
 @click.option(
@@ -180,6 +185,8 @@ def check(
     out: str | None,
     run_folder: str | None,
     as_pytest: bool | None,
+    setup: str | None,
+    changed_since: str | None,
     seconds: str | None,
     summary: str | None,
     github_output: str | None,
@@ -212,6 +219,8 @@ def check(
         anchor=anchor,
         out=run_folder,
         report=out,
+        setup=setup,
+        changed_since=changed_since,
         processes=repeat,
         seconds=seconds,
         collector=collector,

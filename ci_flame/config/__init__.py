@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from ci_flame.config import sampling
+from ci_flame.config.baselines import BASE_SIDE_KEYS, BaseSide, base_flags, read_base_side
 from ci_flame.config.baselines import BaselineKind as BaselineKind
 from ci_flame.config.baselines import BaselineSpec as BaselineSpec
+from ci_flame.config.baselines import Rerun as Rerun
 from ci_flame.config.baselines import parse_baseline as parse_baseline
 from ci_flame.config.baselines import revision as revision
 from ci_flame.config.policy_file import (
@@ -50,7 +52,7 @@ POLICY_KEYS: Final = (
     "inconclusive",
     "overhead",
 )
-BASELINE_KEYS: Final = ("from", "store", "keep", "anchor", "required")
+BASELINE_KEYS: Final = ("from", "store", "keep", "anchor", "required", *BASE_SIDE_KEYS)
 MARKER_RECORD_FIELDS: Final = ("processes", "seconds", "gc")
 """Marker keywords that change the recording of one test, not its policy."""
 
@@ -97,6 +99,7 @@ class Config:
     """Builds of a store that a verdict reads beside the baseline, and `prune` keeps."""
     anchor: str = ""
     """Revision that growth is also judged since; empty: what the store has pinned as anchor."""
+    base: BaseSide = field(default_factory=BaseSide)
     policy: Policy = field(default_factory=Policy)
     out: Path = Path(".ci-flame/run")
     """Where the run is written (`-o` of record, `--flame-out`)."""
@@ -243,7 +246,9 @@ def _with_key(config: Config, key: str, node: Node) -> Config:
             required = section.entries.get("required")
             if required is not None:
                 policy = replace(policy, baseline_required=flag_of(required, "required"))
-            return _stored(replace(config, baseline=_baseline(section), policy=policy), section)
+            base = read_base_side(section)
+            config = replace(config, baseline=_baseline(section), base=base, policy=policy)
+            return _stored(config, section)
         case "rules":
             return replace(config, policy=replace(policy, rules=read_rules(node)))
         case "waivers":
@@ -390,7 +395,7 @@ def _path(word: str, shown: str) -> Path:
 
 FLAGS: Final = (
     "out", "report", "baseline", "collector", "frequency", "processes", "seconds", "quick",
-    "replay", "mode", "event", "call_graph", "keep", "anchor",
+    "replay", "mode", "event", "call_graph", "keep", "anchor", "setup", "changed_since",
 )  # fmt: skip
 """Keys of `flags` in `build`; None or a missing key leaves what the file says."""
 _FLAG_FIELDS: Final = {"frequency": "frequency_hz", "processes": "processes", "seconds": "seconds"}
@@ -423,6 +428,7 @@ def build(
         config = replace(config, keep=_keep(given["keep"], f"{prefix}keep"))
     if "anchor" in given:
         config = replace(config, anchor=revision(str(given["anchor"]), f"{prefix}anchor"))
+    config = replace(config, base=base_flags(config.base, given, prefix))
     for name in ("out", "report"):
         if name in given:
             folder = _path(str(given[name]), f"{prefix}{name}")

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from ci_flame import config
 from ci_flame.config.policy_file import show_limit, show_share
 from ci_flame.config.yaml_tree import from_value
 from ci_flame.errors import CiFlameError, FormatError, PolicyError
 from ci_flame.policy import Policy, Rule, Waiver
+from ci_flame.touch import Spot, Touch, Touched
 from ci_flame.verdict import Note
 
 SCHEMA_VERSION: Final = 1
@@ -41,6 +42,10 @@ class Terms:
     """Benchmarks selected in the build; None: those that both runs have."""
     note: Note | None = None
     """Why there is nothing to compare with."""
+    notes: tuple[Note, ...] = ()
+    """What else was said of the before side: how it was chosen, what it lacks."""
+    touched: Touched | None = None
+    """What the diff since the baseline did to the functions; None: not asked, or not known."""
 
     def policy_of(self, benchmark: str) -> Policy:
         """Return the policy that one benchmark is judged by."""
@@ -49,11 +54,12 @@ class Terms:
 
 def encode(terms: Terms) -> str:
     """Return the text of `policy.json`."""
-    note = terms.note
     document = {
         "schema_version": SCHEMA_VERSION,
         "family": terms.family,
-        "note": note and {"slug": note.slug, "text": note.text, "benchmark": note.benchmark},
+        "note": terms.note and _encode_note(terms.note),
+        "notes": [_encode_note(each) for each in terms.notes],
+        "touched": terms.touched and _encode_touched(terms.touched),
         "judged_by": _encode(terms.policy),
         "benchmarks": {name: _encode(policy) for name, policy in sorted(terms.benchmarks.items())},
     }
@@ -81,7 +87,9 @@ def decode(text: str, source: str) -> Terms:
                 str(name): _decode(each, source) for name, each in document["benchmarks"].items()
             },
             family=family,
-            note=note and Note(str(note["slug"]), str(note["text"]), str(note["benchmark"])),
+            note=note and _decode_note(note),
+            notes=tuple(map(_decode_note, document.get("notes", ()))),
+            touched=_decode_touched(document.get("touched")),
         )
     except CiFlameError as error:
         raise (
@@ -91,6 +99,42 @@ def decode(text: str, source: str) -> Terms:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(source, f"not the policy of a report ({type(error).__name__})") from None
+
+
+def _encode_note(note: Note) -> dict[str, str]:
+    return {"slug": note.slug, "text": note.text, "benchmark": note.benchmark}
+
+
+def _decode_note(note: Mapping[str, object]) -> Note:
+    return Note(str(note["slug"]), str(note["text"]), str(note["benchmark"]))
+
+
+def _encode_touched(touched: Touched) -> dict[str, object]:
+    return {
+        "since": touched.since,
+        "spots": {
+            name: [spot.how.value, spot.file, spot.line, spot.told]
+            for name, spot in sorted(touched.spots.items())
+        },
+        "files": sorted(touched.files),
+        "dependencies": list(touched.dependencies),
+        "native": sorted(touched.native),
+    }
+
+
+def _decode_touched(stored: Mapping[str, Any] | None) -> Touched | None:
+    if stored is None:
+        return None
+    return Touched(
+        since=str(stored["since"]),
+        spots={
+            str(name): Spot(Touch(how), str(file), int(line), str(told))
+            for name, (how, file, line, told) in stored["spots"].items()
+        },
+        files=frozenset(map(str, stored["files"])),
+        dependencies=tuple(map(str, stored["dependencies"])),
+        native=frozenset(map(str, stored["native"])),
+    )
 
 
 def _encode(policy: Policy) -> dict[str, object]:

@@ -55,6 +55,7 @@ _KEYS: Final = (
     "time",
     "commit",
     "dirty",
+    "seed",
     "environment",
     "benchmarks",
 )
@@ -101,6 +102,7 @@ def encode(run: Run) -> str:
         "time": run.time,
         "commit": run.commit,
         "dirty": run.dirty,
+        **({"seed": run.seed} if run.seed else {}),
         "environment": {
             each.name: getattr(run.environment, each.name) for each in fields(Environment)
         },
@@ -146,8 +148,14 @@ def decode(text: str, source: str) -> Stored:
         dirty=root.get("dirty").boolean(),
         time=root.get("time").text(MAX_NAME),
         complete=root.get("complete").boolean(),
+        seed=root.get("seed").text(MAX_NAME) if _has(root, "seed") else "",
     )
     return Stored(run.check(source), files)
+
+
+def _has(node: Node, key: str) -> bool:
+    """Tell whether an object has an optional entry."""
+    return isinstance(node.value, dict) and key in node.value
 
 
 # --- writing ---------------------------------------------------------------------------

@@ -105,6 +105,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("anchor", "growth since this build of a store warns, too (what is pinned)", "REV")
     add("policy", "policy file (ci-flame.yml here or above)", "FILE")
     add("report", "folder that the report is written to (.ci-flame/report)", "DIR")
+    add("setup", "command that prepares the base commit's checkout (rerun:REV)", "CMD")
+    add("changed-since", "revision that findings are told from (the baseline's commit)", "REV")
     add("processes", "processes per benchmark (5)", "N")
     add("seconds", "CPU seconds of each process and benchmark (2)", "S")
     add("frequency", "samples per second (1999)", "HZ")

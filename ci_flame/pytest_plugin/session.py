@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -20,17 +21,19 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 import pytest
 
 from ci_flame import pipeline
-from ci_flame.baseline import folder, git, rerun
+from ci_flame.baseline import folder, git
+from ci_flame.chosen import choose
 from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
 from ci_flame.config import BaselineKind, BaselineSpec, Config, build
 from ci_flame.errors import BaselineError, CiFlameError
-from ci_flame.profile import BIASES
+from ci_flame.profile import BIASES, Environment
 from ci_flame.pytest_plugin import Flame, Plain
 from ci_flame.pytest_plugin.item import FIXTURES, ItemBenchmark, is_benchmark, marker_keywords
 from ci_flame.pytest_plugin.suite import Before, Selected, Suite, fails, save_child, sentences
-from ci_flame.record import layout, processes
+from ci_flame.record import interpreter, layout, processes
 from ci_flame.record.processes import ChildPlan, Invocation, Tree
 from ci_flame.record.recorder import Recorder
+from ci_flame.verdict import Note
 
 if TYPE_CHECKING:
     from ci_flame.verdict import Verdict
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 WORKER_KEY: Final = "ci_flame"
 _FLAGS: Final = (
     "out", "report", "baseline", "collector", "frequency", "processes", "seconds", "replay",
-    "mode", "keep", "anchor",
+    "mode", "keep", "anchor", "setup", "changed_since",
 )  # fmt: skip
 _OVERHEAD: Final = 1.35
 """Wall time of a process's rounds with the reference work, over their CPU time."""
@@ -99,7 +102,6 @@ class Session:
         child = processes.read_plan(os.environ)
         if child is not None:
             settings = Config(record=child.record, baseline=BaselineSpec(BaselineKind.NONE))
-            before: Before = Before()
         else:
             if not given:
                 closing.enter_context(_ended_by_sigterm())
@@ -109,8 +111,6 @@ class Session:
         replayed = settings.record.collector == "replay"
         project = _project(config.rootpath)
         recorder = None if replayed else Recorder(settings.record, project)
-        if child is None:
-            before = _before(settings, config.rootpath, closing, recorder)
         if recorder is not None:
             closing.callback(recorder.close)
             if not given and child is None:
@@ -118,9 +118,10 @@ class Session:
                 _ = recorder.collector
                 bpftrace_scripts.check(settings.record.scripts, os.getpid())
                 folder.check_writable(settings.out)
+        before = Before() if child else _before(settings, config.rootpath, recorder, closing)
         invocation = Invocation(**given["invocation"]) if given else _invocation(config)
         parts = Path(given["parts"]) if given else None
-        suite = Suite(settings, before, invocation, recorder, parts=parts)
+        suite = Suite(settings, before, invocation, recorder, start=config.rootpath, parts=parts)
         return cls(
             suite,
             invocation,
@@ -166,11 +167,12 @@ class Session:
                 f"ci-flame: {self.suite.recorder.collector.name} at {record.frequency_hz} Hz,"
                 f" {record.processes} {noun} of {record.seconds:g} s per benchmark"
             )
-        lines = [first, f"ci-flame: {self.suite.before.told}"]
+        told = self.suite.before.told
+        notes = (each.text for each in self.suite.before.notes if each.text != told)
+        lines = [first, *(f"ci-flame: {line}" for line in (told, *notes))]
         if self.suite.recorder is not None:
             bias = BIASES.get(self.suite.recorder.collector.name, "")
             lines[1:1] = [f"ci-flame: {bias}"] if bias else []
-        lines += [f"ci-flame: {note}" for note in self.suite.before.notes]
         return lines
 
     def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
@@ -424,32 +426,32 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _before(settings: Config, root: Path, closing: ExitStack, recorder: Recorder | None) -> Before:
-    """Find the before side; whatever is named and not there is an error.
+def _before(settings: Config, root: Path, recorder: Recorder | None, closing: ExitStack) -> Before:
+    """Find the before side; whatever is named and not there is an error."""
 
-    Which build of a store that is depends on what `recorder` records (None: replayed).
-    """
-    spec = settings.baseline
-    if spec.kind is BaselineKind.RERUN:
-        tree = closing.enter_context(rerun.worktree(spec.value, root))
+    def present() -> Environment:
+        if recorder is None:
+            return folder.load(settings.record.replay or Path()).environment
+        # Its processes lie where their interpreter is held, not as this one does.
+        lies = interpreter.find((sys.executable,), root, os.environ).layout
+        return replace(recorder.environment, layout=lies)
+
+    chosen = choose(settings, Path.cwd(), present)
+    notes = chosen.notes
+    if chosen.spec.kind in (BaselineKind.RERUN, BaselineKind.TREE):
+        base = pipeline.base_checkout(settings, chosen, root, closing)
         return Before(
-            tree=Tree(_project(root), tree.resolve()), told=f"baseline {spec}, recorded beside"
+            tree=Tree(_project(root), base.folder.resolve(), base.python),
+            told=chosen.told,
+            notes=tuple(Note(slug, text) for slug, text in base.notes),
+            commit=git.state(base.folder).commit,
         )
-    if spec.kind is BaselineKind.TREE:
-        base = pipeline.checkout(spec)
-        return Before(tree=Tree(_project(root), base), told=f"baseline {spec}, recorded beside")
-    if spec.kind is BaselineKind.STORE:
-        pipeline.check_store(settings, Path.cwd())
-        if recorder is not None:
-            environment = recorder.environment
-        else:
-            environment = folder.load(settings.record.replay or Path()).environment
-        found = pipeline.find_baseline(settings, environment, Path.cwd())
-    else:
-        found = pipeline.load_baseline(spec, Path.cwd())
-    if found.run is None and settings.policy.baseline_required:
-        raise BaselineError(found.told, "the policy says baseline: {required: true}; record one")
-    return Before(run=found.run, told=found.told, history=found.history, notes=found.notes)
+    if chosen.run is None and settings.policy.baseline_required:
+        raise BaselineError(chosen.told, "the policy says baseline: {required: true}; record one")
+    commit = chosen.run.commit if chosen.run else ""
+    return Before(
+        run=chosen.run, told=chosen.told, history=chosen.history, notes=notes, commit=commit
+    )
 
 
 def _invocation(config: pytest.Config) -> Invocation:

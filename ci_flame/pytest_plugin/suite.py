@@ -9,6 +9,7 @@ Knows nothing of pytest: `session.py` calls it.
 import fcntl
 import hashlib
 import json
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ci_flame import pipeline
-from ci_flame.baseline import folder, git
+from ci_flame.baseline import base_side, folder, git
 from ci_flame.config import Config, RecordConfig, marker_record, marker_rules
-from ci_flame.errors import UsageError
+from ci_flame.errors import ChildError, UsageError
+from ci_flame.labels import Labels
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
 from ci_flame.record import processes
+from ci_flame.record.alternating import order
 from ci_flame.record.recorder import Recorded, Recorder, must_have_samples
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, worst
 
@@ -79,8 +82,10 @@ class Before:
     told: str = "no baseline: none was asked for"
     history: "History | None" = None
     """The builds beside a stored one, where it comes from a store."""
-    notes: tuple[str, ...] = ()
-    """What of a store could not be used, each in one line."""
+    notes: tuple[Note, ...] = ()
+    """What else must be known of it: how it was chosen, what it lacks."""
+    commit: str = ""
+    """Of the base; empty where it is not known."""
 
 
 class Suite:
@@ -93,6 +98,7 @@ class Suite:
         invocation: processes.Invocation,
         recorder: Recorder | None,
         *,
+        start: Path,
         parts: Path | None = None,
     ) -> None:
         self.config = config
@@ -105,6 +111,11 @@ class Suite:
         self._invocation = invocation
         self._parts = parts
         """Folder in which a worker of xdist leaves its benchmarks for the controller."""
+        self.seed = secrets.token_hex(8)
+        """Of the order in which the sides' processes run; kept in the run."""
+        self.labels = Labels(config.base.changed_since, before.commit, start)
+        self._told: dict[str, tuple[Note, ...]] = {}
+        """Benchmark -> notes of this session that judging again would not find."""
         self._environment: Environment | None = None
         self._environment_before: Environment | None = None
 
@@ -141,6 +152,7 @@ class Suite:
 
         Raises ChildError where one of them failed, CollectError where nothing was seen.
         """
+        self._told.pop(selected.benchmark, None)  # a plugin that repeats failed tests was here
         before = self.before.run.measurement(selected.benchmark) if self.before.run else None
         if self.recorder is None:
             from ci_flame.collect import replay  # noqa: PLC0415 - only where it is asked for
@@ -151,24 +163,21 @@ class Suite:
             after, base = self._record(selected, selected.benchmark)
             before = base or before
         judged = self.judge(selected, after, before)
-        notes: tuple[Note, ...] = ()
         if self.recorder is not None and judged.outcome is Outcome.FAIL:
-            judged, notes = self._confirm(selected, judged)
+            judged = self._confirm(selected, judged)
         self.judged[selected.benchmark] = judged
         if self._parts is not None:
-            self._leave(selected, judged, notes)
+            self._leave(selected, judged)
         return judged.verdicts
 
-    def _confirm(self, selected: Selected, first: Judged) -> tuple[Judged, tuple[Note, ...]]:
+    def _confirm(self, selected: Selected, first: Judged) -> Judged:
         """Record a benchmark that failed once more; only the second recording counts.
 
         The first was reported because it was large, so its growth is too large on average; the
         second was not chosen. A noise that failed once in 200 builds fails twice in 40,000.
         """
         if not selected.plan(self.config.record).confirm:
-            return first, ()
-        from ci_flame.judge import noted  # noqa: PLC0415 - as below
-
+            return first
         after, base = self._record(selected, f"{selected.benchmark} again")
         judged = self.judge(selected, after, base or first.before)
         if judged.outcome is Outcome.FAIL:
@@ -181,7 +190,15 @@ class Suite:
             told = str(findings[0]).removeprefix(f"{selected.benchmark}: ")
             words = f"a first recording failed, the second did not confirm it: {told}"
             note = Note("not-confirmed", words, selected.benchmark)
-        return replace(judged, verdicts=noted(judged.verdicts, (note,))), (note,)
+        return self._noted(judged, note)
+
+    def _noted(self, judged: Judged, *notes: Note) -> Judged:
+        """Return it with notes, which are kept for whoever judges it again."""
+        from ci_flame.judge import noted  # noqa: PLC0415 - as below
+
+        name = judged.after.benchmark
+        self._told[name] = (*self._told.get(name, ()), *notes)
+        return replace(judged, verdicts=noted(judged.verdicts, notes))
 
     def _record(self, selected: Selected, seed: str) -> tuple[Measurement, Measurement | None]:
         """Run the benchmark in its processes, sides alternating; merge each side."""
@@ -192,8 +209,9 @@ class Suite:
         root_before: Frame | None = None
         root_after: Frame | None = None
         missing = False
+        brought = self._bring(selected)
         count = plan.processes if tree else 0
-        for side in processes.order(count, plan.processes, seed):
+        for side in order(count, plan.processes, f"{self.seed} {seed}"):
             if side == "before" and missing:
                 continue
             try:
@@ -206,8 +224,11 @@ class Suite:
                     gc_on=selected.gc_on,
                     timeout_s=60 + 20 * plan.seconds,
                 )
-            except processes.MissingBenchmark:
-                if side == "after":
+            except ChildError as error:
+                # A benchmark that is new need not run against the code before.
+                if side == "after" or not (
+                    brought or isinstance(error, processes.MissingBenchmark)
+                ):
                     raise
                 missing = True
                 continue
@@ -227,18 +248,40 @@ class Suite:
             _measurement(selected.benchmark, root_before, before) if before else None,
         )
 
+    def _bring(self, selected: Selected) -> bool:
+        """Copy a benchmark's file that is new beside the base commit; tell whether it is new."""
+        tree = self.before.tree
+        if tree is None:
+            return False
+        name, file = selected.benchmark, selected.file
+        brought = base_side.bring(file, tree.project, tree.folder)
+        notes: tuple[Note, ...] = ()
+        if brought:
+            words = f"{base_side.listed(brought)} is new: it was run against the base commit's code"
+            notes = (Note("new-file", words, name),)
+        elif base_side.differ(file, tree.map(file)):
+            inside = tree.map(file).relative_to(tree.folder)
+            words = f"{inside} differs from the base commit's: each side ran its own"
+            notes = (Note("benchmark-changed", words, name),)
+        self._told[name] = notes
+        return bool(brought)
+
     def judge(self, selected: Selected, after: Measurement, before: Measurement | None) -> Judged:
         """Return the verdicts on one benchmark, by its own policy."""
         from ci_flame.judge import noted  # noqa: PLC0415 - as below
         from ci_flame.judge.accounts import accounts  # noqa: PLC0415
+        from ci_flame.judge.touched import label  # noqa: PLC0415
 
         policy = marker_rules(self.config.policy, selected.keywords, selected.benchmark)
         notes = accounts(after, self.environment.frequency_hz)
+        told = self._told.get(after.benchmark, ())
         verdicts = tuple(
             self._verdict(after, before, mode, policy, notes)
             for mode in after.modes or (Mode.ON_CPU,)
         )
-        return Judged(noted(verdicts, notes), after, before, policy)
+        verdicts = noted(noted(verdicts, notes), told)
+        touched = self.labels.of(verdicts, after)
+        return Judged(tuple(label(v, touched) for v in verdicts), after, before, policy)
 
     def _verdict(
         self,
@@ -289,7 +332,7 @@ class Suite:
 
     # -- workers of xdist -----------------------------------------------------------------
 
-    def _leave(self, selected: Selected, judged: Judged, notes: tuple[Note, ...]) -> None:
+    def _leave(self, selected: Selected, judged: Judged) -> None:
         """Leave one benchmark for the controller: run folders, and what the marker said."""
         assert self._parts is not None  # noqa: S101 - the caller has looked
         name = hashlib.sha256(selected.benchmark.encode()).hexdigest()[:16]
@@ -305,7 +348,7 @@ class Suite:
             "file": str(selected.file),
             "keywords": dict(selected.keywords),
             "family": self.family,
-            "notes": [[each.slug, each.text] for each in notes],
+            "notes": [[n.slug, n.text] for n in self._told.get(selected.benchmark, ())],
         }
         (scratch / _META).write_text(json.dumps(told, default=str), encoding="utf-8")
         shutil.rmtree(place, ignore_errors=True)  # a plugin that repeats failed tests was here
@@ -313,8 +356,6 @@ class Suite:
 
     def gather(self, parts: Path) -> None:
         """Take in what the workers left, and judge it again as they did."""
-        from ci_flame.judge import noted  # noqa: PLC0415 - as below
-
         for place in sorted(parts.glob(f"*/{_META}")):
             told = json.loads(place.read_text(encoding="utf-8"))
             selected = Selected(told["benchmark"], Path(told["file"]), told["keywords"])
@@ -326,11 +367,10 @@ class Suite:
                 base = folder.load(place.parent / "before")
                 self._environment_before = base.environment
                 before = base.measurements[0]
-            notes = tuple(Note(slug, text, selected.benchmark) for slug, text in told["notes"])
-            judged = self.judge(selected, run.measurements[0], before)
-            self.judged[selected.benchmark] = replace(
-                judged, verdicts=noted(judged.verdicts, notes)
+            self._told[selected.benchmark] = tuple(
+                Note(slug, text, selected.benchmark) for slug, text in told["notes"]
             )
+            self.judged[selected.benchmark] = self.judge(selected, run.measurements[0], before)
         shutil.rmtree(parts, ignore_errors=True)
 
     # -- all of them ----------------------------------------------------------------------
@@ -345,6 +385,7 @@ class Suite:
             dirty=state.dirty,
             time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             complete=complete,
+            seed=self.seed if self.before.tree else "",
         )
 
     def run_before(self) -> Run | None:
@@ -362,6 +403,7 @@ class Suite:
         """Return the verdict on the whole session."""
         from ci_flame.diff import RunDiff, differences  # noqa: PLC0415
         from ci_flame.judge import assemble  # noqa: PLC0415
+        from ci_flame.judge.touched import label_all  # noqa: PLC0415
 
         benchmarks = tuple(v for _, each in sorted(self.judged.items()) for v in each.verdicts)
         gone = tuple(sorted(removed))
@@ -383,8 +425,14 @@ class Suite:
             )
         else:
             notes.append(Note("no-baseline", self.before.told))
+        notes += self._notes()
         bias = after.environment.bias
-        return assemble(benchmarks, tuple(notes), changes, self.config.policy, bias=bias)
+        whole = assemble(benchmarks, tuple(notes), changes, self.config.policy, bias=bias)
+        return label_all(whole, self.labels.touched)
+
+    def _notes(self) -> tuple[Note, ...]:
+        """Return what must be said of the before side, once for the build."""
+        return (*self.before.notes, *([self.labels.note] if self.labels.note else []))
 
     def write(self, after: Run, before: Run | None, verdict: Verdict) -> None:
         """Save the run and write the report."""
@@ -403,6 +451,11 @@ class Suite:
             family=self.family,
             note=None if before else Note("no-baseline", self.before.told),
             history=self.before.history if before else None,
+            notes=(
+                *self._notes(),
+                *(note for _, told in sorted(self._told.items()) for note in told),
+            ),
+            touched=self.labels.touched,
         )
 
 

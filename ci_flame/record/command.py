@@ -8,7 +8,6 @@ that a machine that drifts does so for both.
 """
 
 import os
-import random
 import secrets
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from ci_flame.baseline import git, rerun
+from ci_flame.baseline import base_side, git, rerun
 from ci_flame.collect import (
     Collector,
     Recording,
@@ -45,6 +44,7 @@ from ci_flame.profile import (
     Weight,
 )
 from ci_flame.record import figures, interpreter, jit, jit_maps, jit_report, reference
+from ci_flame.record.alternating import order
 from ci_flame.record.clocks import cpus, leave_out_busy
 from ci_flame.record.jit import Jit
 from ci_flame.record.suspended import Clocks, Suspended
@@ -72,6 +72,8 @@ class Side:
     interpreter: "Interpreter"
     jit: Jit = Jit.NONE
     """The runtimes whose compiled functions are wanted; the environment has their flags."""
+    tree: Path | None = None
+    """The base commit's checkout, of its side."""
 
     @classmethod
     def here(cls, command: Sequence[str]) -> Self:
@@ -86,8 +88,16 @@ class Side:
         )
 
     @classmethod
-    def there(cls, command: Sequence[str], start: Path, tree: Path) -> Self:
+    def there(
+        cls,
+        command: Sequence[str],
+        start: Path,
+        tree: Path,
+        base: base_side.Checkout | None = None,
+    ) -> Self:
         """Return the side of the base commit in `tree`, as `start` is in its repository.
+
+        `base` tells of an environment of its own, whose programs then come first.
 
         What Python would import from the repository is imported from the tree instead:
         editable installs would otherwise run the same code on both sides.
@@ -101,8 +111,11 @@ class Side:
             if (tree / ".git").exists():
                 raise
             top, folder = start.resolve(), tree
-        found = interpreter.find(command, start, os.environ)
-        environment = {**os.environ, "PWD": str(folder)}
+        base = base or base_side.Checkout(tree)
+        environment = {**base.environment(os.environ), "PWD": str(folder)}
+        if base.python and interpreter.is_python(command[0]):
+            command = (base.python, *command[1:])
+        found = interpreter.find(command, start, environment)
         mapped = [there for each in found.path if (there := _mapped(Path(each), top, tree))]
         given = os.environ.get("PYTHONPATH", "")
         inherited = [
@@ -121,7 +134,33 @@ class Side:
             environment,
             git.state(tree),
             found,
+            tree=tree,
         )
+
+
+class SideError(CollectError):
+    """The command failed on one of two sides before anything was recorded."""
+
+    def __init__(self, error: CollectError, side: int) -> None:
+        super().__init__(error.message, error.hint)
+        self.side = side
+
+
+def bring_scripts(command: Sequence[str], start: Path, tree: Path) -> tuple[str, ...]:
+    """Copy files that the command names and the base commit lacks beside it; return their names."""
+    brought: list[str] = []
+    for word in command[1:]:
+        file = start / word
+        if word.startswith("-") or not file.is_file():
+            continue
+        brought += base_side.bring(file, git.top_level(start), tree)
+    return tuple(dict.fromkeys(brought))
+
+
+def expected(plan: RecordConfig, command: Sequence[str], wanted: Jit = Jit.NONE) -> Environment:
+    """Return what decides whether a recording that is made here may be compared with another."""
+    side = replace(Side.here(command), jit=wanted)
+    return _environment(_choose(plan, (side,)), side, plan)
 
 
 def _mapped(path: Path, top: Path, tree: Path) -> str:
@@ -169,15 +208,18 @@ def record(
         places: list[dict[Frame, Place]] = [{} for _ in sides]
         told: dict[str, None] = {}
         complete = True
+        seed = secrets.token_hex(8) if len(sides) > 1 else ""
         try:
-            sides = [_rehearsed(side, wanted, stack) for side in sides]
+            sides = [
+                _rehearsed(side, wanted, stack, index if len(sides) > 1 else None)
+                for index, side in enumerate(sides)
+            ]
             collector = _choose(plan, sides)
-            for _ in range(repeat):
-                for index in random.sample(range(len(sides)), len(sides)):
-                    process, seen, notes = _run(sides[index], collector, plan)
-                    told |= dict.fromkeys(notes)
-                    processes[index].append(process)
-                    places[index] |= seen
+            for index in _order(len(sides), repeat, seed):
+                process, seen, notes = _run(sides[index], collector, plan)
+                told |= dict.fromkeys(notes)
+                processes[index].append(process)
+                places[index] |= seen
         except (KeyboardInterrupt, InterruptedRunError):
             complete = False
     if not all(processes):
@@ -189,16 +231,43 @@ def record(
         _tell(compiled)
         done[0] = replace(done[0], notes=(*done[0].notes, *compiled))
     return tuple(
-        _to_run(name, side, done, seen, _environment(collector, side, plan), complete=complete)
+        replace(
+            _to_run(name, side, done, seen, _environment(collector, side, plan), complete=complete),
+            seed="" if side.tree else seed,
+        )
         for side, done, seen in zip(sides, processes, places, strict=True)
     )
 
 
-def _rehearsed(given: Side, wanted: Jit, stack: ExitStack) -> Side:
+def _order(sides: int, repeat: int, seed: str) -> Iterable[int]:
+    """Return whose turn each repetition is; two sides alternate at random."""
+    if sides == 1:
+        return [0] * repeat
+    return [("before", "after").index(each) for each in order(repeat, repeat, seed)]
+
+
+def _rehearsed(given: Side, wanted: Jit, stack: ExitStack, number: int | None = None) -> Side:
     """Run the command once, unrecorded; return the side with what `wanted` adds to it.
 
-    Of `auto` nothing is kept where the command ran neither runtime.
+    Of `auto` nothing is kept where the command ran neither runtime. A failure of side `number`
+    of two is told as SideError.
     """
+    try:
+        return _rehearse(given, wanted, stack)
+    except CollectError as error:
+        if number is None:
+            raise
+        if given.tree is not None:
+            error.message = f"beside the base commit, {error.message}"
+            lacking = base_side.lacking(error.hint, Path.cwd(), given.tree)
+            cure = "baseline: {setup: COMMAND} prepares its checkout"
+            if lacking:
+                cure = f"git does not hold {base_side.listed(lacking)}; {cure}"
+            error.hint = f"{cure}; {error.hint}"
+        raise SideError(error, number) from None
+
+
+def _rehearse(given: Side, wanted: Jit, stack: ExitStack) -> Side:
     if wanted is Jit.NONE:
         _tell(jit_report.advice(jit.mentioned(given.command)))
         with Suspended(given) as child:

@@ -59,13 +59,13 @@ class Interpreter:
 
 def find(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Interpreter:
     """Return what is known of the command's interpreter; never raises."""
-    program = _python_program(command, folder, environment)
-    if program is None:
+    python = program(command, folder, environment)
+    if python is None:
         return Interpreter(python=False)
     try:
         with layout.held():  # as the command itself will be started
             answer = subprocess.run(
-                [program, "-c", _QUESTION],
+                [python, "-c", _QUESTION],
                 cwd=folder,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
@@ -82,9 +82,12 @@ def find(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -
         return Interpreter(python=True)
 
 
-def _python_program(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str]
-) -> str | None:
+def is_python(word: str) -> bool:
+    """Tell whether a command's first word is an interpreter (`python3`, `.venv/bin/python`)."""
+    return _NAME.fullmatch(Path(word).name) is not None
+
+
+def program(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> str | None:
     """Return the path or name of the Python that the command runs, or None."""
     search = environment.get("PATH", os.defpath)
     first = Path(command[0]).name

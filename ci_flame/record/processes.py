@@ -11,7 +11,6 @@ for both.
 import errno
 import json
 import os
-import random
 import shlex
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from ci_flame.baseline import folder
+from ci_flame.baseline import base_side, folder
 from ci_flame.config import RecordConfig
 from ci_flame.config.scripts import Script
 from ci_flame.errors import ChildError, CiFlameError
@@ -89,6 +88,8 @@ class Tree:
     """Top folder of the project being tested (its git root)."""
     folder: Path
     """The same folder of the base commit."""
+    python: str = ""
+    """The interpreter of its own environment; empty: this process's."""
 
     def map(self, path: Path) -> Path:
         """Return the path's twin in the tree; what is not of the project stays."""
@@ -146,7 +147,8 @@ def command(invocation: Invocation, benchmark: str, file: Path, tree: Tree | Non
 
     selected = benchmark.partition("::")[2]
     node = there(str(file)) + ("::" + selected if selected else "")
-    words = [sys.executable, "-m", "pytest", f"--rootdir={there(invocation.root)}"]
+    python = tree.python if tree and tree.python else sys.executable
+    words = [python, "-m", "pytest", f"--rootdir={there(invocation.root)}"]
     kept = child_arguments(invocation.arguments, invocation.positionals)
     configured = any(word == "-c" or word.startswith("--config-file") for word in kept)
     if invocation.ini and not configured:
@@ -182,6 +184,7 @@ def environment(tree: Tree | None, exchange: Path, given: Mapping[str, str]) -> 
     variables[layout.PADDING_VARIABLE] = layout.padding()
     variables.setdefault("PYTHONHASHSEED", HASH_SEED)
     if tree is not None:
+        variables = base_side.Checkout(tree.folder, tree.python).environment(variables)
         mapped = [str(tree.map(each)) for each in import_roots(tree.project)]
         before = variables.get("PYTHONPATH", "")
         elsewhere = [each for each in before.split(os.pathsep) if each]
@@ -234,21 +237,6 @@ def leaked_modules(tree: Tree) -> list[str]:
     return sorted(leaks)
 
 
-def order(before: int, after: int, seed: str) -> tuple[str, ...]:
-    """Return which side each further process is of: pairs in random order, then what is left.
-
-    `order(2, 2, …)` is for example `after before before after`; the same for the same seed.
-    """
-    draw = random.Random(seed)  # noqa: S311 - an order, not a secret
-    sides: list[str] = []
-    for _ in range(max(before, after)):
-        pair = [side for side, left in (("before", before), ("after", after)) if left > 0]
-        draw.shuffle(pair)
-        sides += pair
-        before, after = before - 1, after - 1
-    return tuple(sides)
-
-
 def run(
     invocation: Invocation,
     benchmark: str,
@@ -298,7 +286,13 @@ def run(
                     f"{benchmark}: cannot start {shlex.join(words)}: {error}"
                 ) from None
             code = _wait(process, benchmark, timeout_s)
-        return _read(exchange, benchmark, code, log.read_text(errors="replace"), where)
+        output_text = log.read_text(errors="replace")
+        try:
+            return _read(exchange, benchmark, code, output_text, where)
+        except ChildError as error:
+            if tree is not None and error.message.startswith(f"{benchmark}: run {where},"):
+                error.hint = _cure_of_base(output_text, tree)
+            raise
 
 
 def _wait(process: "subprocess.Popen[bytes]", benchmark: str, timeout_s: float) -> int:
@@ -352,6 +346,20 @@ def _read(exchange: Path, benchmark: str, code: int, output: str, where: str) ->
         return folder.load(run_folder)
     except CiFlameError as error:
         raise ChildError(f"{benchmark}: a further process wrote no run: {error.message}") from None
+
+
+def _cure_of_base(output: str, tree: Tree) -> str:
+    """Return what helps a benchmark that fails beside the base commit."""
+    missing = base_side.lacking(output, tree.project, tree.folder)
+    if missing:
+        return (
+            f"git does not hold {base_side.listed(missing)}, so the base commit is without:"
+            " add it, or let baseline: {setup: COMMAND} make it"
+        )
+    return (
+        "it must run at the base commit: baseline: {setup: COMMAND} prepares its checkout,"
+        " in an environment of its own"
+    )
 
 
 def _tail(output: str) -> str:

@@ -144,6 +144,7 @@ def _finding(finding: Finding, diff: BenchmarkDiff | None) -> Json:
         "work": finding.work,
         "changed": finding.changed,
         "was": finding.was,
+        "touched": str(finding.touched) or None,
     }
 
 

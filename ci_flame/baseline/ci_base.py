@@ -1,0 +1,105 @@
+"""Edge: which commit a CI job is compared with, where nobody named one.
+
+    pull request          the merge base of HEAD and the target branch
+    any other build       the first parent of HEAD
+
+A shallow clone that lacks the commit fetches it, no deeper than it must.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ci_flame.baseline import git
+from ci_flame.errors import BaselineError
+
+TARGETS: Final[Mapping[str, str]] = {
+    "GITHUB_BASE_REF": "GitHub",  # Gitea and Forgejo too; empty outside pull requests
+    "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "GitLab",
+    "BUILDKITE_PULL_REQUEST_BASE_BRANCH": "Buildkite",
+    "CHANGE_TARGET": "Jenkins",
+    "BITBUCKET_PR_DESTINATION_BRANCH": "Bitbucket",
+    "SYSTEM_PULLREQUEST_TARGETBRANCH": "Azure Pipelines",
+    "CIRRUS_BASE_BRANCH": "Cirrus CI",
+    "CODEBUILD_WEBHOOK_BASE_REF": "CodeBuild",
+    "CI_COMMIT_TARGET_BRANCH": "Woodpecker",
+}
+"""Variable -> CI system. Each holds the branch that a pull request is merged into."""
+SIGNS: Final = ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "JENKINS_URL", "TF_BUILD",
+                "CIRCLECI", "TEAMCITY_VERSION", "CODEBUILD_BUILD_ID")  # fmt: skip
+"""Variables of which any says that this is a CI job."""
+_NO: Final = frozenset({"", "0", "false", "no", "off"})
+_DEPTHS: Final = (1, 50, 1000)
+"""How far a shallow clone is deepened, in this order, until it holds the merge base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The commit that a job is compared with."""
+
+    commit: str
+    told: str
+    """In words: `the merge base with origin/main (GITHUB_BASE_REF)`."""
+
+
+def in_ci(given: Mapping[str, str]) -> bool:
+    """Tell whether this is a CI job; `given` is the environment. `CI=false` says no."""
+    if "CI" in given:
+        return given["CI"].strip().lower() not in _NO
+    return any(given.get(name, "").strip().lower() not in _NO for name in SIGNS)
+
+
+def find(given: Mapping[str, str], start: Path) -> Base:
+    """Return the base commit of this CI job; BaselineError with the cure where there is none."""
+    top = git.top_level(start)
+    for name in TARGETS:
+        branch = given.get(name, "").removeprefix("refs/heads/").strip()
+        if branch:
+            return _merge_base(name, branch, top)
+    return _first_parent(top)
+
+
+def _merge_base(name: str, branch: str, top: Path) -> Base:
+    if branch.startswith("-") or ".." in branch or not branch.isprintable():
+        raise BaselineError(
+            f"{name}={branch!r} is not the name of a branch", "--baseline rerun:REV"
+        )
+    target = git.remote_branch(branch, top)
+    told = f"the merge base with {branch} ({name})"
+    found = git.merge_base(target, top) if target else ""
+    if found:
+        return Base(found, told)
+    if not git.is_shallow(top) and target:
+        raise BaselineError(
+            f"HEAD and {branch} ({name}) have no commit in common", "--baseline rerun:REV"
+        )
+    trouble = ""
+    for depth in _DEPTHS:
+        # The branch first, then HEAD's own history: both must reach the commit where they part.
+        trouble = git.fetch((f"--depth={depth}", git.remote(top), branch), top)
+        if trouble:
+            break
+        tip = git.resolve("FETCH_HEAD", top)
+        if found := git.merge_base(tip, top):
+            return Base(found, told)
+        if git.is_shallow(top):
+            trouble = git.fetch((f"--deepen={depth}", git.remote(top)), top)
+            if found := git.merge_base(tip, top):
+                return Base(found, told)
+    parents = git.parents(top)
+    if len(parents) > 1:
+        # CI checked out the merge of the pull request; its first parent is the base.
+        return Base(git.have(parents[0], top), f"the first parent of the merge into {branch}")
+    raise BaselineError(
+        f"the merge base of HEAD and {branch} ({name}) is not in this clone"
+        + (f": {trouble}" if trouble else f", {_DEPTHS[-1]} commits deep"),
+        f"git fetch --unshallow {git.remote(top)} {branch} (actions/checkout: fetch-depth: 0)",
+    )
+
+
+def _first_parent(top: Path) -> Base:
+    parents = git.parents(top)
+    if not parents:
+        raise BaselineError("HEAD has no parent to compare with", "--baseline none says so")
+    return Base(git.have(parents[0], top), "the first parent of HEAD (no pull request)")

@@ -1,0 +1,227 @@
+"""Edge: the before side of a build, chosen: what was asked for, or what can be had instead.
+
+    stored, same machine class          it is used
+    stored, another machine class       the base commit is recorded here (CI, or `rerun: always`)
+    nothing stored and nothing named    the same
+
+Where it cannot be had, the reason is said and the build goes on as it would have without.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ci_flame.baseline import ci_base, git
+from ci_flame.baseline.ci_base import Base
+from ci_flame.config import DEFAULT_BASELINE, BaselineKind, BaselineSpec, Config, Rerun
+from ci_flame.errors import BaselineError, MissingBaselineError, UsageError
+from ci_flame.profile import Environment, Run
+from ci_flame.verdict import Note
+
+if TYPE_CHECKING:
+    from ci_flame.judge.history import History
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The stored before side, or why there is none."""
+
+    run: Run | None
+    told: str
+    """For headers: `baseline .ci-flame/baseline (commit 1a2b3c4)`, `no baseline: …`."""
+    history: "History | None" = None
+    """The builds beside it, where it comes from a store."""
+    notes: tuple[str, ...] = ()
+    """What of a store could not be used, each in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The before side."""
+
+    spec: BaselineSpec
+    """`rerun` and `tree` are still to be recorded; of all others `run` is what was found."""
+    told: str
+    """For headers, one line."""
+    run: Run | None = None
+    notes: tuple[Note, ...] = ()
+    """Why it is not what was asked for, or why that could not be replaced."""
+    history: "History | None" = None
+    """The builds beside it, where it comes from a store."""
+
+
+def choose(
+    config: Config,
+    start: Path,
+    present: Callable[[], Environment] | None,
+    given: Mapping[str, str] = os.environ,
+) -> Chosen:
+    """Return the before side of a build that runs in `start` as `present` says.
+
+    Without `present` stored runs are taken as they are: whoever records looks at them. Raises
+    BaselineError and FormatError where what is named cannot be used.
+    """
+    spec = config.baseline
+    if spec.kind in (BaselineKind.RERUN, BaselineKind.TREE):
+        return Chosen(spec, f"baseline {spec}, recorded beside")
+    if spec.kind is BaselineKind.STORE:
+        check_store(config, start)
+        if present is None:
+            return Chosen(spec, "")  # which build it is depends on how the run is recorded
+        found = find_baseline(config, present(), start)
+    else:
+        found = load_baseline(spec, start)
+    notes = tuple(Note("store", each) for each in found.notes)
+    chosen = Chosen(spec, found.told, found.run, notes, found.history)
+    if spec.kind is BaselineKind.NONE or config.record.collector == "replay":
+        return chosen
+    if found.run is None:
+        return _instead(chosen, config, start, given, found.told, Base("", ""))
+    unlike = differences(found.run.environment, present()) if present else ()
+    if not unlike:
+        return chosen
+    name = found.told.removeprefix("baseline ")
+    reason = f"baseline {name} is not of this machine class ({'; '.join(unlike)})"
+    stored = Base(found.run.commit, "its commit") if found.run.commit else Base("", "")
+    return _instead(chosen, config, start, given, reason, stored)
+
+
+def differences(before: Environment, present: Environment) -> tuple[str, ...]:
+    """Return why a stored run may not be compared with one that is made here."""
+    from ci_flame import diff  # noqa: PLC0415 - numpy, only where something is stored
+
+    return diff.differences(before, present)
+
+
+def _instead(  # noqa: PLR0917 - what `choose` was given, and why that is not it
+    chosen: Chosen,
+    config: Config,
+    start: Path,
+    given: Mapping[str, str],
+    reason: str,
+    stored: Base,
+) -> Chosen:
+    """Return the base commit to record instead, if that is allowed and possible."""
+    rule = config.base.rerun
+    in_ci = ci_base.in_ci(given)
+    if rule is Rerun.NEVER or (rule is Rerun.CI and not in_ci):
+        return chosen
+    try:
+        base = _base(stored, start, given)
+    except BaselineError as error:
+        cure = f" (hint: {error.hint})" if error.hint else ""
+        words = f"{reason}; the base commit could not be recorded instead: {error.message}{cure}"
+        told = chosen.told if chosen.run else words
+        return replace(chosen, told=told, notes=(*chosen.notes, Note("rerun", words)))
+    why = "the default in CI" if rule is Rerun.CI else "baseline: {rerun: always}"
+    words = f"{reason}; {base.commit[:10]}, {base.told}, is recorded beside: {why}"
+    spec = BaselineSpec(BaselineKind.RERUN, base.commit)
+    return Chosen(spec, words, None, (*chosen.notes, Note("rerun", words)))
+
+
+def _base(stored: Base, start: Path, given: Mapping[str, str]) -> Base:
+    if stored.commit:
+        try:
+            return replace(stored, commit=git.resolve(stored.commit, git.top_level(start)))
+        except BaselineError:
+            pass  # not in this clone and not to be fetched: the job's own base will do
+    return ci_base.find(given, start)
+
+
+# -- what is stored -------------------------------------------------------------------
+
+
+def load_baseline(spec: BaselineSpec, start: Path) -> Found:
+    """Return the stored run that `spec` names; `rerun` and `tree` are recorded, not loaded.
+
+    Raises BaselineError or FormatError where a baseline is named and cannot be used; only
+    `auto` and `none` may find nothing.
+    """
+    from ci_flame.baseline import folder, git  # noqa: PLC0415
+
+    match spec.kind:
+        case BaselineKind.NONE:
+            return Found(None, "no baseline: none was asked for")
+        case BaselineKind.AUTO:
+            place = start / DEFAULT_BASELINE
+            if not place.exists():
+                return Found(None, f"no baseline: {DEFAULT_BASELINE} does not exist")
+            return _found(folder.load(place), str(DEFAULT_BASELINE))
+        case BaselineKind.FOLDER:
+            return _found(folder.load(start / spec.value), spec.value)
+        case BaselineKind.GIT:
+            return _found(git.load(spec.value, start), str(spec))
+        case BaselineKind.STORE:
+            raise UsageError(f"baseline {spec} is chosen by what is compared with it")
+        case BaselineKind.RERUN | BaselineKind.TREE:
+            raise UsageError(f"baseline {spec} is recorded, not loaded", "ci-flame check does that")
+
+
+def find_baseline(config: Config, environment: Environment, start: Path) -> Found:
+    """Return the stored run that a run recorded in this environment is compared with.
+
+    Of a store it is the build of the nearest ancestor, with the builds beside it; of anything
+    else it is what `load_baseline` returns.
+    """
+    spec = config.baseline
+    if spec.kind is not BaselineKind.STORE:
+        return load_baseline(spec, start)
+    from ci_flame import stored  # noqa: PLC0415
+    from ci_flame.baseline import store  # noqa: PLC0415
+    from ci_flame.judge.history import History  # noqa: PLC0415
+
+    listing = store.read(start / spec.value)
+    chosen = stored.choose(listing, environment, start, config.keep, config.anchor)
+    if chosen.base is None:
+        return Found(None, chosen.told, notes=chosen.notes)
+    history = History(chosen.base, chosen.siblings, chosen.anchor)
+    return Found(chosen.base, chosen.told, history, chosen.notes)
+
+
+def checkout(spec: BaselineSpec) -> Path:
+    """Return the folder that a `tree` baseline names; BaselineError where there is none."""
+    folder = Path(spec.value).resolve()
+    if not folder.is_dir():
+        missing = "is not a folder" if folder.exists() else "there is no such folder"
+        raise BaselineError(f"baseline {spec}: {missing}", "git worktree add DIR REV")
+    return folder
+
+
+def _found(run: Run, name: str) -> Found:
+    usable(run, name)
+    commit = f" (commit {run.commit[:10]})" if run.commit else ""
+    return Found(run, f"baseline {name}{commit}")
+
+
+def usable(run: Run, name: str) -> None:
+    """Raise BaselineError where a run is incomplete or empty: it must not be a before side."""
+    if not run.complete:
+        raise BaselineError(
+            f"baseline {name} is incomplete: its recording was interrupted", "record it again"
+        )
+    if not run.measurements:
+        raise BaselineError(f"baseline {name} holds no benchmark", "record it again")
+
+
+def check_store(config: Config, start: Path) -> None:
+    """Raise before anything is recorded where the store or the anchor is not there."""
+    from ci_flame import stored  # noqa: PLC0415
+    from ci_flame.baseline import store  # noqa: PLC0415
+
+    listing = store.read(start / config.baseline.value)
+    if config.anchor:
+        stored.commit_of(config.anchor, listing, start)
+    if not listing.builds and config.policy.baseline_required:
+        raise MissingBaselineError(
+            f"no baseline: {listing.store} holds no build, and the policy requires one",
+            f"ci-flame baseline add RUN --store {listing.store}",
+        )
+
+
+def tell(found: Found) -> None:
+    """Say on stderr what the run is compared with, and what of a store could not be used."""
+    for line in (found.told, *found.notes):
+        sys.stderr.write(f"ci-flame: {line}\n")

@@ -1,0 +1,71 @@
+"""Edge: findings labelled by `git diff`: changed in this diff, calls what changed, not touched.
+
+git is asked when there is a finding to label, and once. What was found goes into the report
+folder with the policy, so that `ci-flame explain` says the same without the repository.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from ci_flame.baseline import changes, git
+from ci_flame.config.baselines import NO_REVISION
+from ci_flame.errors import BaselineError
+from ci_flame.profile import Measurement
+from ci_flame.touch import Touched
+from ci_flame.verdict import BenchmarkVerdict, Note
+
+SLUG: Final = "changed-since"
+
+
+class Labels:
+    """The diff between a revision and what was measured, and what it touched."""
+
+    def __init__(
+        self, asked: str, commit: str, start: Path, *, after: str = "", dirty: bool = True
+    ) -> None:
+        """Take the revision that was asked for, or the baseline's commit where none was.
+
+        The after side is the commit `after`; the work tree of `start` where it is empty, or
+        HEAD and `dirty`. Raises BaselineError where what was asked for does not exist.
+        """
+        self.note: Note | None = None
+        """Why there are no labels, where there should be some."""
+        self.touched: Touched | None = None
+        """Of every benchmark that was labelled."""
+        self._asked = asked
+        self._commit = commit
+        self._start = start
+        self._after = after
+        self._dirty = dirty
+        self._changes: changes.Changes | None = None
+        if asked and asked != NO_REVISION:
+            self._commit = git.resolve(asked, git.top_level(start))
+
+    def of(self, verdicts: Iterable[BenchmarkVerdict], after: Measurement | None) -> Touched | None:
+        """Return what the diff touched of a benchmark that has findings; None without any."""
+        findings = [f for each in verdicts for f in each.findings if f.figure is None]
+        if not findings or after is None or not self._find():
+            return None
+        assert self._changes is not None  # noqa: S101 - _find says so
+        found = changes.touched(self._changes, after.places)
+        self.touched = found if self.touched is None else self.touched | found
+        return found
+
+    def _find(self) -> bool:
+        """Ask git, once; tell whether it knows."""
+        if self._changes is not None:
+            return True
+        if self.note is not None or not self._commit or self._asked == NO_REVISION:
+            return False
+        told = f"--changed-since {self._asked}" if self._asked else "the baseline's commit"
+        try:
+            self._changes = changes.find(
+                self._commit, told, self._start, after=self._after, dirty=self._dirty
+            )
+        except BaselineError as error:
+            cure = f" ({error.hint})" if error.hint else ""
+            words = f"whose change it is cannot be told: {error.message}{cure}"
+            self.note = Note(SLUG, words)
+            return False
+        return True
