@@ -27,7 +27,6 @@ _DEPENDENCIES: Final = re.compile(
     r"|(?:uv|poetry|pdm|pixi|Pipfile|conda)[^/]*\.lock|Pipfile|environment\.ya?ml)"
 )
 _HUNK: Final = re.compile(rb"@@ -\d+(?:,\d+)? \+(\d+)(?:,(\d+))? @@")
-_ZERO: Final = re.compile(r"0+")
 _SUBMODULE: Final = "160000"
 
 
@@ -274,7 +273,7 @@ def _diff(sides: tuple[str, ...], top: Path) -> dict[str, FileChange]:
     """Return the changed files by their path after the change; what is gone is left out."""
     plain = (
         "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative", "--submodule=short",
-        "-M", "--unified=0", "--full-index", "--src-prefix=a/", "--dst-prefix=b/",
+        "-M", "--full-index", "--src-prefix=a/", "--dst-prefix=b/",
     )  # fmt: skip
     listing = git.call(("diff", "--raw", "-z", "--no-abbrev", *plain, *sides, "--"), top)
     if listing.returncode != 0:
@@ -285,7 +284,7 @@ def _diff(sides: tuple[str, ...], top: Path) -> dict[str, FileChange]:
             f"{len(entries)} files differ from {sides[0][:10]}; at most {MAX_FILES} are looked at",
             "--changed-since REV takes a nearer revision, or none",
         )
-    patch = git.call(("diff", "--patch", *plain, *sides, "--"), top)
+    patch = git.call(("diff", "--patch", "--unified=0", *plain, *sides, "--"), top)
     if patch.returncode != 0:
         raise BaselineError(f"git diff {sides[0][:10]}: {git.complaint(patch)}")
     sections = _hunks(patch.stdout)
@@ -300,7 +299,8 @@ def _diff(sides: tuple[str, ...], top: Path) -> dict[str, FileChange]:
         if status == "D" or _SUBMODULE in modes:
             continue
         first = "" if status == "A" else blobs[0]
-        second = "" if _ZERO.fullmatch(blobs[1]) else blobs[1]
+        # Of a file in the work tree git tells the hash that it would have: no such blob exists.
+        second = blobs[1] if len(sides) > 1 else ""
         files[after] = FileChange("" if status == "A" else before, after, first, second, hunks)
     return files
 
