@@ -411,6 +411,8 @@ def test_a_unit_is_judged_from_its_recordings(campaign_folder):
     assert rows[0].growth == pytest.approx(0.60, abs=0.2)
     assert rows[0].samples > 2 * rows[2].samples
     assert rows[0].commit == "c0ffee"
+    assert compare.machine(campaign_folder, [unit]) == a_run().environment
+    assert compare.machine(campaign_folder, [replace(unit, number=7)]) is None
 
 
 def test_the_peers_judge_the_same_runs(campaign_folder):

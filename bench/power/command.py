@@ -71,9 +71,9 @@ def _run(told: argparse.Namespace) -> None:
     if told.what == "report":
         rows, machine = results.load(told.results), results.machine(told.results)
     else:
-        made = schedule.quick() if told.quick else _recorded(store)
-        rows = compare.compare(store, made, told.workers)
-        machine = results.machine_of(compare.machine(store))
+        units = list(schedule.quick() if told.quick else _recorded(store))
+        rows = compare.compare(store, iter(units), told.workers)
+        machine = results.machine_of(compare.machine(store, units))
     if not rows:
         raise CiFlameError(
             "there is nothing to report: no unit is recorded whole",

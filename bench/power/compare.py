@@ -7,7 +7,7 @@ Cuts of one recording go to different tables (different seconds a side), never t
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
@@ -324,12 +324,7 @@ def compare(store: Store, made: Iterator[Unit], workers: int = 1) -> list[Row]:
     return rows
 
 
-def machine(store: Store) -> Environment | None:
-    """Return what the first recording was made on; None where there is none."""
-    for unit in schedule.units():
-        task = Task(unit, "before", 0)
-        if store.has(task):
-            return store.get(task).run.environment
-        if unit.number > len(list(store.place.glob("units/*"))):
-            return None
-    return None
+def machine(store: Store, made: Iterable[Unit]) -> Environment | None:
+    """Return what the first of these units that is there was recorded on; None without any."""
+    tasks = (Task(unit, "before", 0) for unit in made)
+    return next((store.get(task).run.environment for task in tasks if store.has(task)), None)
