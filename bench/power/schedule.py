@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ci_flame.record.processes import order
+from ci_flame.record.alternating import order
 
 WORKLOADS: Final = (
     "core", "memory", "mixed", "paced", "dominant", "kernel", "sqlparse", "mistune",
