@@ -144,7 +144,7 @@ def main() -> None:
     wanted = parser.parse_args()
     times = Times(profile=cProfile.Profile(), profiled=wanted.profile)
     policy = Policy()
-    frames = nodes = wrong = 0
+    frames = nodes = false = missed = 0
     kept: list[tuple[Measurement, Measurement]] = []
     for before, after, grown in pairs(wanted.benchmarks, wanted.frames):
         with times.stage("diff"):
@@ -155,7 +155,9 @@ def main() -> None:
             collect((before, after), Mode.ON_CPU)
         frames += len(diff.frames)
         nodes += len(diff.paths)
-        wrong += (verdict.outcome is Outcome.FAIL) is not grown
+        failed = verdict.outcome is Outcome.FAIL
+        false += failed and not grown
+        missed += grown and not failed
         if len(kept) < wanted.stored:
             kept.append((before, after))
     with tempfile.TemporaryDirectory() as place:
@@ -168,7 +170,8 @@ def main() -> None:
                     folder.load(where)
     count = wanted.benchmarks
     print(f"{count} benchmarks, {frames // count} functions and {nodes // count} call paths each,")
-    print(f"{PROCESSES} processes of {ROUNDS * SAMPLES} samples a side; {wrong} judged wrongly.\n")
+    print(f"{PROCESSES} processes of {ROUNDS * SAMPLES} samples a side; {false} failed falsely,")
+    print(f"{missed} of {count // 2} that grew were missed.\n")
     print("| stage | ms a benchmark | all of them |")
     print("|---|---|---|")
     whole = times.seconds["diff"] + times.seconds["judge"]
