@@ -36,6 +36,8 @@ class Severity(StrEnum):
     WARN = "warn"
 
 
+EXACT_METRICS: Final = ("bytecodes", "calls")
+"""What is counted, not measured, of one iteration."""
 _UNITS: Final = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0))
 """As the policy writes them; `config.py` reads `µs` too."""
 
@@ -88,6 +90,11 @@ class Rule:
     """Judge own cost instead of total cost (`self: true`)."""
     place: str = ""
     """`ci-flame.yml:7`, `marker of tests/bench.py::test_x` or `default`; for messages."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Tell whether the rule limits exact counts, function by function."""
+        return self.metric in EXACT_METRICS
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from ci_flame.counts import Count, Counting, Timed
 from ci_flame.errors import FormatError
 from ci_flame.frame import (
     GC,
@@ -222,15 +223,11 @@ class Round:
     """Time that the hypervisor gave this machine's CPUs to others, all CPUs together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
-    """Exact counts of one function in one untimed iteration."""
-
-    calls: int
-    bytecodes: int | None = None
-
-
 def _no_counts() -> Mapping[Frame, Count]:
+    return MappingProxyType({})
+
+
+def _no_timed() -> Mapping[Frame, Timed]:
     return MappingProxyType({})
 
 
@@ -258,6 +255,11 @@ class Process:
     unrooted: int = 0
     """Samples without the benchmark's function in their stack."""
     counts: Mapping[Frame, Count] = field(default_factory=_no_counts)
+    """Exact, of one untimed iteration."""
+    counting: Counting | None = None
+    """How they were made, or why there are none; None: nobody asked for them."""
+    timed: Mapping[Frame, Timed] = field(default_factory=_no_timed)
+    """Suspects that were timed call by call, where a failure was being confirmed."""
     metrics: Mapping[str, float] = field(default_factory=_no_metrics)
     """Figures a rule can limit (`run_queue.p99_ms`), and the collector's cost (`collector.*`)."""
     histograms: Mapping[str, Histogram] = field(default_factory=_no_histograms)

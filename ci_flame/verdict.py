@@ -13,6 +13,7 @@ from ci_flame.profile import TOTAL, Mode
 
 if TYPE_CHECKING:
     from ci_flame.diff import BenchmarkDiff, Change, RunDiff
+    from ci_flame.diff.counts import Work
     from ci_flame.diff.figures import Figures
     from ci_flame.policy import Policy, Rule
     from ci_flame.profile import Frame, Measurement, Place, Stack
@@ -52,6 +53,8 @@ class Sort(StrEnum):
     """A figure that is not of stacks is past `max`, or grew past `max_growth`."""
     CREEP = "creep"
     """Cost grew past `max_growth` since the fixed anchor, and not since the baseline."""
+    COUNT = "count"
+    """Exact counts (bytecodes, calls) of a function are past `max`, or grew past `max_growth`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +111,12 @@ class Finding:
     since: str = ""
     """The anchor that it grew since (`1a2b3c4d5e of 2026-09-01`); empty: the baseline."""
     figure: Figure | None = None
-    """What a metric's rule found; `frame` is then its name in brackets, and no code."""
+    """What a metric's rule found; `frame` is then its name in brackets, and no code. Of exact
+    counts it is the function that was counted."""
     was: str = ""
     """The function's name before, where it has another one now."""
+    counted: "Work | None" = None
+    """Bytecodes and calls of both sides, from which `work` was worded."""
 
     @property
     def waiting(self) -> bool:
@@ -119,6 +125,9 @@ class Finding:
 
     def __str__(self) -> str:
         """Return the sentence; rounded so that no figure contradicts the decision."""
+        if self.figure is not None and self.sort is Sort.COUNT:
+            counted = f"{self.benchmark}: {_counted(self, self.figure)}."
+            return " ".join(filter(None, (counted, self.changed)))
         if self.figure is not None:
             return f"{self.benchmark}: {_metric(self.figure)}; limit {self.limit}."
         budget = self.sort is Sort.BUDGET
@@ -360,6 +369,29 @@ def metric_text(name: str, value: float, *, above: float | None = None) -> str:
         number = f"{value:.9g}"
     unit = metric_unit(name)
     return f"{number} {unit}" if unit else number
+
+
+def _counted(finding: Finding, figure: Figure) -> str:
+    """Return what an exact rule found: figures and limit, without noise and interval."""
+    own = finding.self_only and figure.name == "bytecodes" and finding.frame != TOTAL
+    name = "the benchmark itself" if finding.frame == TOTAL else str(finding.frame)
+    what = f"{figure.name}{' of its own' if own else ''} per iteration"
+    verb = "executes" if figure.name == "bytecodes" else "is called"
+    if finding.frame == TOTAL and figure.name == "calls":
+        verb = "makes"
+    value = f"{figure.value:,.0f}"
+    if figure.before is None:
+        said = f"{value} times per iteration" if verb == "is called" else f"{value} {what}"
+        return f"{name} {verb} {said}; limit {figure.limit}"
+    if not figure.before:
+        share = percent(figure.threshold, above=finding.rule.min_impact)
+        return f"{name} is new: {value} {what}, {share} % of the benchmark's; {figure.limit}"
+    growth = percent(figure.value / figure.before - 1, above=figure.threshold)
+    counts = f"{figure.before:,.0f} -> {value} per iteration"
+    if verb == "is called":
+        return f"{name} is called {growth} % more often, {counts}; limit {figure.limit}"
+    more = f"{growth} % more {figure.name}{' of its own' if own else ''}"
+    return f"{name} {verb} {more}, {counts}; limit {figure.limit}"
 
 
 def _metric(figure: Figure) -> str:

@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
+from ci_flame.counts import Count, Counting, Timed
 from ci_flame.profile import (
-    Count,
     Environment,
     Frame,
     Histogram,
@@ -83,6 +83,38 @@ def rounds(draw, units):
     )
 
 
+def counts():
+    some = INT64 | st.none()
+    return st.builds(Count, INT64, some, some, some)
+
+
+def countings():
+    return st.builds(
+        Counting,
+        python=PLAIN,
+        hash_seed=PLAIN,
+        iterations=SMALL,
+        left_out=st.just("") | TEXT,
+        unsteady=st.frozensets(frames(), max_size=2),
+    )
+
+
+@st.composite
+def timed(draw):
+    size = draw(st.integers(0, 3))
+
+    def column(each):
+        return draw(st.lists(each, min_size=size, max_size=size).map(tuple))
+
+    return Timed(
+        iterations=column(st.integers(1, 2**63 - 1)),
+        calls=column(INT64),
+        cpu_ns=column(INT64),
+        references={kind: column(INT64) for kind in draw(st.sets(PLAIN, max_size=2))},
+        left_out=draw(st.just("") | TEXT),
+    )
+
+
 @st.composite
 def processes(draw, units):
     return Process(
@@ -92,9 +124,9 @@ def processes(draw, units):
         expected=draw(INT64),
         truncated=draw(INT64),
         unrooted=draw(INT64),
-        counts=draw(
-            st.dictionaries(frames(), st.builds(Count, INT64, INT64 | st.none()), max_size=2)
-        ),
+        counts=draw(st.dictionaries(frames(), counts(), max_size=2)),
+        counting=draw(st.none() | countings()),
+        timed=draw(st.dictionaries(frames(), timed(), max_size=2)),
         metrics=draw(
             st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=2)
         ),

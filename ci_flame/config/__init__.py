@@ -81,6 +81,10 @@ class RecordConfig:
     """Run folder that `collector: replay` reads."""
     confirm: bool = True
     """Record a benchmark that failed once more, and report the second recording."""
+    counts: bool = True
+    """Bytecodes and calls of one untimed iteration are counted in two processes of each side."""
+    suspects: tuple[str, ...] = ()
+    """Functions to time call by call; set where a failure is confirmed, never by a user."""
     event: str = sampling.DEFAULT_EVENT
     """What perf samples by: `cycles`, `page-faults:u`; the other collectors know the default."""
     call_graph: str = "fp"
@@ -127,7 +131,9 @@ _RANGES: Final[Mapping[str, _Range]] = {
     "keep": _Range(1, 100, whole=True, unit="builds"),
 }
 _NUMBER: Final = re.compile(r"\d{1,12}(?:\.\d{1,9})?", re.ASCII)
-RECORD_KEYS: Final = tuple(each.name for each in fields(RecordConfig) if each.name != "scripts")
+RECORD_KEYS: Final = tuple(
+    each.name for each in fields(RecordConfig) if each.name not in {"scripts", "suspects"}
+)
 
 
 # -- the policy file ------------------------------------------------------------------
@@ -331,7 +337,7 @@ def _record_value(key: str, node: Node) -> object:
             return _WORDS[key](text_of(node, key))
         case "replay":
             return _path(text_of(node, key), key)
-        case "confirm" | "machine":
+        case "confirm" | "machine" | "counts":
             return flag_of(node, key)
         case "busy":
             return read(node, key, parse_part)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ci_flame.config.yaml_tree import nearest, quote
+from ci_flame.policy import EXACT_METRICS
 
 FAMILIES: Final = ("run_queue", "steal", "block_io", "collector", "bpftrace")
 """First parts of metrics' names."""
@@ -32,8 +33,9 @@ def wrong(word: str) -> tuple[str, str] | None:
     if any(mark in family for mark in "*?["):
         return None
     if family not in FAMILIES:
-        told = f"unknown metric {quote(word)}{nearest(family, FAMILIES)}"
-        return told, f"metrics begin with: {', '.join(FAMILIES)}"
+        told = f"unknown metric {quote(word)}{nearest(family, (*FAMILIES, *EXACT_METRICS))}"
+        exact = ", ".join(EXACT_METRICS)
+        return told, f"metrics are {exact}, or begin with: {', '.join(FAMILIES)}"
     known = NAMES.get(family, ())
     if not rest:
         example = known[0] if known else "SCRIPT.@"

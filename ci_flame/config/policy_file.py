@@ -14,8 +14,8 @@ from typing import Final, TypeVar
 from ci_flame.config import metric_names
 from ci_flame.config.yaml_tree import Listing, Node, Scalar, Section, nearest, quote
 from ci_flame.errors import UsageError
-from ci_flame.policy import Limit, Policy, Rule, Severity, Waiver
-from ci_flame.profile import Mode
+from ci_flame.policy import EXACT_METRICS, Limit, Policy, Rule, Severity, Waiver
+from ci_flame.profile import TOTAL, Mode
 from ci_flame.verdict import metric_unit
 
 RULE_KEYS: Final = (
@@ -24,6 +24,10 @@ RULE_KEYS: Final = (
 )  # fmt: skip
 METRIC_KEYS: Final = ("metric", "max", "max_growth", "benchmarks", "certainty", "severity")
 """Keys of a rule that has a metric: the others are about stacks."""
+EXACT_KEYS: Final = (
+    "metric", "max", "max_growth", "min_impact", "frames", "self", "benchmarks", "severity",
+)  # fmt: skip
+"""Keys of a rule on exact counts: they belong to functions, and have no noise."""
 WAIVER_KEYS: Final = ("frames", "benchmarks", "until", "reason")
 MARKER_RULE_FIELDS: Final = (
     "frames", "max_growth", "min_impact", "budget", "certainty", "severity", "self_only",
@@ -146,6 +150,8 @@ def _certainty(text: str) -> float:
 def _metric(text: str) -> str:
     """Return a glob on metrics; a name that no recording can have is refused."""
     word = text.strip()
+    if word in EXACT_METRICS:
+        return word
     _globs((word,))
     if wrong := metric_names.wrong(word):
         raise _WordError(*wrong)
@@ -330,11 +336,13 @@ def _metric_rule(rule: Rule, section: Section) -> Rule:
     given = section.entries
     if not rule.metric:
         given["max"].fail("max limits a metric, and the rule names none", "add metric: NAME")
+    known, why = (EXACT_KEYS, "counts have no noise") if rule.is_exact else (METRIC_KEYS, "")
     for key, node in given.items():
-        if key not in METRIC_KEYS:
+        if key not in known:
+            about = why if key == "certainty" else "it is about stacks"
             node.fail(
-                f"{key} has no meaning with metric {quote(rule.metric)}: it is about stacks",
-                f"a rule with a metric knows: {', '.join(METRIC_KEYS)}",
+                f"{key} has no meaning with metric {quote(rule.metric)}: {about}",
+                f"a rule with this metric knows: {', '.join(known)}",
             )
     if "max" in given:
         maximum = read(given["max"], "max", lambda text: parse_maximum(text, rule.metric))
@@ -346,7 +354,22 @@ def _metric_rule(rule: Rule, section: Section) -> Rule:
         )
     if limit is None and rule.maximum is None:
         section.fail("the rule limits nothing", "give it max: 5 or max_growth: 50%")
+    if rule.is_exact:
+        return _exact_rule(rule, section)
     return rule
+
+
+def _exact_rule(rule: Rule, section: Section) -> Rule:
+    """Return a rule on counts; without frames it is about the benchmark as a whole."""
+    paths = [glob for glob in rule.frames if ";" in glob]
+    if paths:
+        section.entries["frames"].fail(
+            f"{quote(paths[0])} is a path: {rule.metric} are counted by function",
+            "name the function alone",
+        )
+    if rule.metric == "calls" and rule.self_only:
+        section.entries["self"].fail("self has no meaning with calls", "leave self out")
+    return rule if "frames" in section.entries else replace(rule, frames=(str(TOTAL),))
 
 
 def _with_key(rule: Rule, key: str, node: Node) -> Rule:

@@ -177,9 +177,14 @@ def _metric_rule(rule: Rule) -> dict[str, object]:
     words: dict[str, object] = {
         "metric": rule.metric,
         "benchmarks": list(rule.benchmarks),
-        "certainty": show_share(rule.certainty),
         "severity": rule.severity.value,
     }
+    if rule.is_exact:
+        words |= {"frames": list(rule.frames), "min_impact": show_share(rule.min_impact)}
+        if rule.metric != "calls":
+            words["self"] = rule.self_only
+    else:
+        words["certainty"] = show_share(rule.certainty)
     if rule.maximum is not None:
         words["max"] = f"{Decimal(repr(rule.maximum)):f}"
     if rule.max_growth is not None:

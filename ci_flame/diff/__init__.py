@@ -23,6 +23,7 @@ from ci_flame.diff.columns import (
     PathChange,
     change,
 )
+from ci_flame.diff.counts import Counts, counts
 from ci_flame.diff.evidence import Evidence, collect
 from ci_flame.diff.figures import Figures, collector_notes, figures
 from ci_flame.diff.imports import single_files
@@ -94,6 +95,8 @@ class BenchmarkDiff:
     """Functions that have another name now, after -> before; they are compared by the new one."""
     columns: "Columns | None" = field(default=None, repr=False, compare=False)
     """What the judge reads; None where a side has no samples."""
+    counts: Counts | None = None
+    """Bytecodes and calls of both sides; with the first mode of a benchmark only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ def diff_benchmark(
     if renamed:
         evidence = collect((before, after), mode, renamed)
     sides = evidence.sides
-    counts = tuple(len(side.clocks) for side in sides)
+    sizes = tuple(len(side.clocks) for side in sides)
     notes = []
     for name, side, measurement in zip(("before", "after"), sides, (before, after), strict=True):
         if side.left_out:
@@ -147,11 +150,12 @@ def diff_benchmark(
     machine_told = figures(before, after)
     told = machine_told if mode in after.modes[:1] else None
     cost = machine_told.own_cost_percent
+    work = counts(before, after) if mode in after.modes[:1] else None
     waits = mode is Mode.ON_CPU and mostly_waits(before) and mostly_waits(after)
-    if not all(counts):
+    if not all(sizes):
         return BenchmarkDiff(
-            after.benchmark, str(mode), NOTHING, (), (), "shares", float("inf"), counts[0],
-            counts[1], None, tuple(notes), busy, told, waits, cost,
+            after.benchmark, str(mode), NOTHING, (), (), "shares", float("inf"), sizes[0],
+            sizes[1], None, tuple(notes), busy, told, waits, cost, counts=work,
         )  # fmt: skip
     first, second = sides
     places = {**before.places, **after.places}
@@ -182,8 +186,8 @@ def diff_benchmark(
         Lazy(made.count_paths, made.path_at),
         clock.anchor,
         clock.error,
-        counts[0],
-        counts[1],
+        sizes[0],
+        sizes[1],
         smallest_visible(made, NOMINAL_FALSE_FAILURES / max(made.functions, 1)),
         tuple(notes),
         busy,
@@ -192,6 +196,7 @@ def diff_benchmark(
         cost,
         {after: before for before, after in renamed.items()},
         made,
+        work,
     )
 
 

@@ -15,15 +15,14 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from ci_flame.errors import FormatError
+from ci_flame.formats import counts_json
+from ci_flame.formats.counts_json import frame_row, read_frame
 from ci_flame.formats.fields import Node, parse
 from ci_flame.formats.pprof_write import shown
 from ci_flame.profile import (
     HISTOGRAM_BUCKETS,
-    Count,
     Environment,
-    Frame,
     Histogram,
-    Kind,
     Measurement,
     Mode,
     Place,
@@ -38,14 +37,14 @@ SCHEMA_VERSION: Final = 1
 # History of the format:
 #   1  ci-flame 0.1: environment, commit; per benchmark its files, root and places; per
 #      process its counters, counts and metrics, and its rounds as columns. Optional: a
-#      process's `notes`.
+#      process's `notes`, `counting` and `timed`, and the totals of counts.
 
 MAX_TEXT: Final = 64 << 20
 MAX_BENCHMARKS: Final = 10_000
 MAX_PROCESSES: Final = 1_000
 MAX_ROUNDS: Final = 1_000_000
 MAX_NOTES: Final = 1_000
-MAX_NAME: Final = 64 << 10
+MAX_NAME: Final = counts_json.MAX_NAME
 _FORMAT: Final = "ci-flame run"
 _SLUG_LENGTH: Final = 80
 _KEYS: Final = (
@@ -180,12 +179,12 @@ def _benchmark(measurement: Measurement) -> dict[str, object]:
     }
     return {
         "id": measurement.benchmark,
-        "root": None if measurement.root is None else _frame(measurement.root),
+        "root": None if measurement.root is None else frame_row(measurement.root),
         "profiles": {str(mode): file_name(measurement.benchmark, mode) for mode in modes},
         "processes": [_process(process) for process in measurement.processes],
         # Places of functions in stacks are in the pprof files.
         "places": [
-            [*_frame(frame), place.file, place.line]
+            [*frame_row(frame), place.file, place.line]
             for frame, place in sorted(measurement.places.items())
             if frame not in seen or not shown(place)
         ],
@@ -205,10 +204,7 @@ def _process(process: Process) -> dict[str, object]:
             name: [list(pair) for pair in sorted(histogram.counts.items())]
             for name, histogram in sorted(process.histograms.items())
         },
-        "counts": [
-            [*_frame(frame), count.calls, count.bytecodes]
-            for frame, count in sorted(process.counts.items())
-        ],
+        **counts_json.written(process),
         "rounds": {
             **{name: [getattr(each, name) for each in process.rounds] for name in _COLUMNS},
             "references": {
@@ -239,10 +235,6 @@ def _mode(rounds: Sequence[Round], mode: Mode) -> dict[str, object]:
         "rounds": None if every else having,
         "iterations": None if same else iterations,
     }
-
-
-def _frame(frame: Frame) -> list[str]:
-    return [str(frame.kind), frame.module, frame.function]
 
 
 def _dump(value: object, indent: str) -> str:
@@ -310,9 +302,9 @@ def _read_benchmark(node: Node) -> tuple[Measurement, Mapping[Mode, str]]:
     measurement = Measurement(
         benchmark=benchmark,
         processes=processes,
-        root=None if node.get("root").absent else _read_frame(node.get("root"), 3),
+        root=None if node.get("root").absent else read_frame(node.get("root"), 3),
         places={
-            _read_frame(each, 5): Place(each.at(3).text(MAX_NAME), each.at(4).integer())
+            read_frame(each, 5): Place(each.at(3).text(MAX_NAME), each.at(4).integer())
             for each in node.get("places").items(None)
         },
     )
@@ -321,26 +313,14 @@ def _read_benchmark(node: Node) -> tuple[Measurement, Mapping[Mode, str]]:
     return measurement, files
 
 
-def _read_frame(node: Node, length: int) -> Frame:
-    """Read kind, module and function; the list has `length` entries in all."""
-    node.items(length, exactly=True)
-    kind = node.at(0).choice(Kind, node.at(0).text(MAX_NAME))
-    function = node.at(2).text(MAX_NAME)
-    if not function:
-        raise node.error("a frame without a function name")
-    return Frame(function, node.at(1).text(MAX_NAME), kind)
-
-
 def _read_process(node: Node) -> Process:
-    node.only([*_COUNTERS, "settled", "metrics", "histograms", "counts", "rounds", "notes"])
-    counts = {}
-    for each in node.get("counts").items(None):
-        frame = _read_frame(each, 5)
-        bytecodes = None if each.at(4).absent else each.at(4).integer()
-        counts[frame] = Count(each.at(3).integer(), bytecodes)
+    keys = ("settled", "metrics", "histograms", "counts", "counting", "timed", "rounds", "notes")
+    node.only([*_COUNTERS, *keys])
     return Process(
         rounds=_read_rounds(node.get("rounds")),
-        counts=counts,
+        counts=counts_json.read_counts(node),
+        counting=counts_json.read_counting(node),
+        timed=counts_json.read_timed(node),
         metrics={name: each.number() for name, each in node.get("metrics").entries(None)},
         histograms={name: _histogram(each) for name, each in node.get("histograms").entries(None)},
         settled=node.get("settled").boolean(),

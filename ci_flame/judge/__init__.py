@@ -19,8 +19,9 @@ from ci_flame.diff import (
     left_out,
     smallest_visible,
 )
+from ci_flame.diff.counts import Counts, Work, counts
 from ci_flame.diff.figures import collector_notes, figures
-from ci_flame.judge import budgets, metrics
+from ci_flame.judge import budgets, exact, metrics
 from ci_flame.judge.accounts import accounts
 from ci_flame.judge.asked import Answer, ask, over
 from ci_flame.judge.causes import Broken, deepest, explained_by
@@ -28,7 +29,7 @@ from ci_flame.judge.family import TOLD, Family, Unit
 from ci_flame.judge.moved import Move, moves
 from ci_flame.judge.notes import blind_to, circumstances, not_certain, renames, unjudged
 from ci_flame.policy import Policy, Rule, Severity
-from ci_flame.profile import Measurement, Mode, Run
+from ci_flame.profile import TOTAL, Measurement, Mode, Run
 from ci_flame.verdict import (
     BenchmarkVerdict,
     Finding,
@@ -55,17 +56,17 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
     rules = [rule for rule in policy.rules if rule.applies_to(diff.benchmark, diff.mode)]
     notes = [Note("recording", text, diff.benchmark) for text in diff.notes]
     machine = metrics.judge(diff.figures, policy, diff.benchmark, diff.mode, family=family)
-    found: list[Finding] = list(machine.findings)
-    notes += machine.notes
+    counted = exact.judge(diff.counts, policy, diff.benchmark, diff.mode, frames=tuple(diff.frames))
+    found: list[Finding] = [*counted.findings, *machine.findings]
+    notes += (*machine.notes, *counted.notes, *exact.notes(diff.counts, diff.benchmark))
+    doubt = worst([machine.outcome, counted.outcome])
     if columns is not None:
         found += budgets.judge(columns, rules, diff.benchmark, diff.mode)
     dear = metrics.overhead(diff.own_cost_percent, policy, diff.benchmark)
     why = (dear, Outcome.INCONCLUSIVE) if dear else unjudged(diff)
     if columns is None or why is not None:
         note, outcome = why or (Note("too-short", "nothing to judge"), Outcome.INCONCLUSIVE)
-        return _finish(
-            diff, policy, found, [note, *notes], outcome=worst([outcome, machine.outcome])
-        )
+        return _finish(diff, policy, found, [note, *notes], outcome=worst([outcome, doubt]))
 
     level = policy.false_failures_per_build / max(family, 1)
     growth = [rule for rule in rules if rule.max_growth is not None]
@@ -80,7 +81,7 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
     notes += circumstances(diff, columns)
     seen = smallest_visible(columns, family_of.own_alpha())
     notes.append(blind_to(family_of, seen, diff.benchmark))
-    verdict = _finish(diff, policy, found, notes, outcome=machine.outcome, seen=seen)
+    verdict = _finish(diff, policy, found, notes, outcome=doubt, seen=seen)
     return replace(verdict, visible=family_of.visible())
 
 
@@ -147,22 +148,37 @@ def _hidden(family: Family, kept: Sequence[Broken], diff: BenchmarkDiff) -> list
 
 def _finding(each: Broken, diff: BenchmarkDiff, columns: Columns) -> Finding:
     unit = each.unit
+    self_only = each.rule.self_only or (unit.own and unit.mask is not None)
+    grown = change(unit.estimates, unit.row)
+    work = _work(each, diff)
     return Finding(
         benchmark=diff.benchmark,
         mode=diff.mode,
         frame=unit.frame,
         path=unit.path,
-        change=change(unit.estimates, unit.row),
+        change=grown,
         outcome=Outcome.FAIL if each.fails else Outcome.WARN,
         rule=each.rule,
         limit=each.limit,
-        self_only=each.rule.self_only or (unit.own and unit.mask is not None),
+        self_only=self_only,
         certainty=each.certainty,
         place=columns.places.get(unit.frame),
+        work=exact.told(work, own=unit.own, growth=grown.growth),
+        counted=work,
         under=unit.under if unit.mask is not None else "",
         cause=each.cause,
         was=str(diff.renamed.get(unit.frame, "")),
     )
+
+
+def _work(each: Broken, diff: BenchmarkDiff) -> Work | None:
+    """Return the exact counts of what broke a rule; of some callers only there are none."""
+    unit = each.unit
+    if diff.counts is None or diff.mode != Mode.ON_CPU or unit.mask is not None:
+        return None
+    if unit.frame == TOTAL:
+        return diff.counts.total
+    return diff.counts.work(unit.frame, diff.renamed.get(unit.frame))
 
 
 def _finish(
@@ -209,11 +225,17 @@ def _waive(found: Sequence[Finding], policy: Policy) -> tuple[list[Finding], lis
 
 
 def judge_alone(
-    measurement: Measurement, mode: Mode, policy: Policy, note: Note
+    measurement: Measurement,
+    mode: Mode,
+    policy: Policy,
+    note: Note,
+    *,
+    both: Counts | None = None,
 ) -> BenchmarkVerdict:
     """Judge a benchmark that has nothing to be compared with; its budgets still hold.
 
     `note` says why: `new-benchmark` and `no-baseline` give NO_BASELINE, others INCONCLUSIVE.
+    `both` are the exact counts of both sides: no machine is in them, so they are compared.
     """
     rules = [rule for rule in policy.rules if rule.applies_to(measurement.benchmark, str(mode))]
     name = measurement.benchmark
@@ -222,19 +244,23 @@ def judge_alone(
     told = of_all_modes if first else None
     alone = replace(policy, rules=tuple(each for each in policy.rules if each.maximum is not None))
     machine = metrics.judge(told, alone, name, str(mode), family=1)
-    over = (*machine.findings, *budgets.judge_alone(measurement, mode, rules))
+    work = both or (counts(None, measurement) if first else None)
+    counted = exact.judge(work, policy if both else alone, name, str(mode))
+    over = (*counted.findings, *machine.findings, *budgets.judge_alone(measurement, mode, rules))
     found, kept_notes = _waive(over, policy)
     outcome = Outcome.NO_BASELINE if note.slug in ABSENT else Outcome.INCONCLUSIVE
     dear = metrics.overhead(of_all_modes.own_cost_percent, policy, name)
     if dear is not None:
         outcome = Outcome.INCONCLUSIVE
         kept_notes.append(dear)
-    outcome = worst([outcome, machine.outcome, *(finding.outcome for finding in found)])
+    doubts = (machine.outcome, counted.outcome)
+    outcome = worst([outcome, *doubts, *(finding.outcome for finding in found)])
     note = note if note.benchmark else replace(note, benchmark=name)
     without = left_out(measurement, "", mode)
     texts = [*([without] if without else []), *(collector_notes(measurement, "") if first else [])]
     told_of = tuple(Note("recording", text, name) for text in texts)
-    notes = (note, *kept_notes, *told_of, *machine.notes)
+    said = (*machine.notes, *counted.notes, *exact.notes(work, name))
+    notes = (note, *kept_notes, *told_of, *said)
     return BenchmarkVerdict(
         name, str(mode), outcome, tuple(found), notes, None, figures=told, alone=measurement
     )
@@ -316,7 +342,7 @@ def judge(diff: RunDiff, policy: Policy, *, after: Run, family: int | None = Non
     """Judge two runs: benchmarks that both have, and those that only one has.
 
     Runs that differ in what decides about time (`RunDiff.differences`) are INCONCLUSIVE with
-    the differences; only budgets are judged then.
+    the differences; only budgets are judged then, and exact counts.
     """
     size = family or len(diff.benchmarks) or 1
     verdicts = []
@@ -331,7 +357,7 @@ def judge(diff: RunDiff, policy: Policy, *, after: Run, family: int | None = Non
         short = next((note for note in notes_of if note.slug == "too-short"), None)
         alone = why or (short if each.mode == Mode.ON_CPU else None)
         if alone is not None and measurement is not None:
-            verdict = judge_alone(measurement, Mode(each.mode), policy, alone)
+            verdict = judge_alone(measurement, Mode(each.mode), policy, alone, both=each.counts)
             verdicts.append(replace(verdict, diff=each if why else None))
         else:
             verdicts.append(judge_benchmark(each, policy, family=size))

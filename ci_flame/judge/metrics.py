@@ -62,7 +62,10 @@ def judge(
     rules = [
         rule
         for rule in policy.rules
-        if rule.metric and figures is not None and matches_name(rule.benchmarks, benchmark)
+        if rule.metric
+        and not rule.is_exact
+        and figures is not None
+        and matches_name(rule.benchmarks, benchmark)
     ]
     findings: list[Finding] = []
     notes: list[Note] = []

@@ -19,10 +19,12 @@ import pytest
 
 from ci_flame.errors import UsageError
 from ci_flame.pytest_plugin import fresh_arguments
-from ci_flame.record import rounds
+from ci_flame.record import exact, rounds
+from ci_flame.record.recorder import is_machinery
 
 if TYPE_CHECKING:
     from ci_flame.config import RecordConfig
+    from ci_flame.record.clocks import Opening
     from ci_flame.record.recorder import Recorded, Recorder
 
 T = TypeVar("T")
@@ -71,7 +73,7 @@ class ItemBenchmark:
         """`flame(...)`, `with flame:` …: what the test has used the fixture for."""
         self._recorder = recorder
         """None: recorded in further processes, or replayed; everything is called once here."""
-        self._window: rounds.Window | None = None
+        self._window: Opening | None = None
         self._code, self._module = code_of(item)
 
     # -- the fixture ------------------------------------------------------------------
@@ -153,21 +155,33 @@ class ItemBenchmark:
         """Record the benchmark's rounds in this process."""
         if self._recorder is None:
             return
-        self._window = self._recorder.begin()
+        self._window = window = self._recorder.begin()
         driven = rounds.drive(
-            iterate, self._window, self.plan, self._recorder.next_phase, gc_on=self.gc_on
+            iterate, window, self.plan, self._recorder.next_phase, gc_on=self.gc_on
         )
         self._finish(driven)
+        counts = exact.Counts(driven)
+        for each in counts.windows() if self.plan.counts else ():
+            self._window = each
+            with counts.caught(), rounds.undisturbed(each, gc_on=self.gc_on):
+                iterate(1, each)
+        self._add(counts)
 
     async def drive_async(self, iterate: rounds.IterateAsync) -> None:
         """Record the benchmark's rounds on the running loop."""
         if self._recorder is None:
             return
-        self._window = self._recorder.begin()
+        self._window = window = self._recorder.begin()
         driven = await rounds.drive_async(
-            iterate, self._window, self.plan, self._recorder.next_phase, gc_on=self.gc_on
+            iterate, window, self.plan, self._recorder.next_phase, gc_on=self.gc_on
         )
         self._finish(driven)
+        counts = exact.Counts(driven)
+        for each in counts.windows() if self.plan.counts else ():
+            self._window = each
+            with counts.caught(), rounds.undisturbed(each, gc_on=self.gc_on):
+                await iterate(1, each)
+        self._add(counts)
 
     def drive_pedantic(
         self,
@@ -189,6 +203,13 @@ class ItemBenchmark:
         assert recorder is not None  # noqa: S101 - drive() has returned already
         self._window = None
         self.recorded = recorder.finish(driven, self._code, self._module)
+
+    def _add(self, counts: exact.Counts) -> None:
+        """Add what was counted to what was recorded."""
+        self._window = None
+        if self.plan.counts and self.recorded is not None and self._recorder is not None:
+            told = counts.told(self._recorder.layout, is_machinery)
+            self.recorded = self.recorded.with_counts(*told)
 
     # -- the test function --------------------------------------------------------------
 

@@ -28,12 +28,14 @@ from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Proce
 from ci_flame.record import processes
 from ci_flame.record.alternating import order
 from ci_flame.record.recorder import Recorded, Recorder, must_have_samples
-from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, worst
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Sort, Verdict, worst
 
 if TYPE_CHECKING:
     from ci_flame.judge.history import History
 
 _META: Final = "benchmark.json"
+COUNTED: Final = 2
+"""Processes of each side that count bytecodes and calls: as many as can disagree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +178,10 @@ class Suite:
         The first was reported because it was large, so its growth is too large on average; the
         second was not chosen. A noise that failed once in 200 builds fails twice in 40,000.
         """
-        if not selected.plan(self.config.record).confirm:
-            return first
+        failed = (f for v in first.verdicts for f in v.findings if f.outcome is Outcome.FAIL)
+        only_counts = all(finding.sort is Sort.COUNT for finding in failed)
+        if only_counts or not selected.plan(self.config.record).confirm:
+            return first  # exact counts would be the same again
         after, base = self._record(selected, f"{selected.benchmark} again")
         judged = self.judge(selected, after, base or first.before)
         if judged.outcome is Outcome.FAIL:
@@ -214,12 +218,13 @@ class Suite:
         for side in order(count, plan.processes, f"{self.seed} {seed}"):
             if side == "before" and missing:
                 continue
+            counted = len(before if side == "before" else after) < COUNTED
             try:
                 run = processes.run(
                     self._invocation,
                     selected.benchmark,
                     selected.file,
-                    plan,
+                    replace(plan, counts=plan.counts and counted),
                     tree=tree if side == "before" else None,
                     gc_on=selected.gc_on,
                     timeout_s=60 + 20 * plan.seconds,
@@ -293,6 +298,7 @@ class Suite:
     ) -> BenchmarkVerdict:
         # numpy and scipy: not for the further processes, which judge nothing.
         from ci_flame.diff import diff_benchmark, differences  # noqa: PLC0415
+        from ci_flame.diff.counts import counts  # noqa: PLC0415
         from ci_flame.judge import judge_alone, judge_benchmark, new_mode  # noqa: PLC0415
 
         if before is None:
@@ -303,16 +309,16 @@ class Suite:
             base: Environment | None = self.before.run.environment
         else:
             base = self._environment_before
+        both = counts(before, after) if mode in after.modes[:1] else None
         if base is not None:
             unlike = differences(base, self.environment)
             if unlike:
                 words = f"may not be compared with the baseline: {'; '.join(unlike)}"
-                return judge_alone(
-                    after, mode, policy, Note("other-machine", words, after.benchmark)
-                )
+                note = Note("other-machine", words, after.benchmark)
+                return judge_alone(after, mode, policy, note, both=both)
         short = next((each for each in notes if each.slug == "too-short"), None)
         if short is not None and mode is Mode.ON_CPU:
-            return judge_alone(after, mode, policy, short)
+            return judge_alone(after, mode, policy, short, both=both)
         history = self.before.history
         if history is None:
             return judge_benchmark(diff_benchmark(before, after, mode), policy, family=self.family)

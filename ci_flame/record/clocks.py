@@ -9,7 +9,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from ci_flame.profile import Round
 from ci_flame.record import reference
@@ -63,6 +63,22 @@ def steal_ns() -> int:
 def cpus() -> int:
     """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+class Opening(Protocol):
+    """What a benchmark opens and closes around the work of an iteration."""
+
+    openings: int
+    """So many times since it was made or reset."""
+
+    def open(self) -> None:
+        """Begin, as late as possible."""
+
+    def close(self) -> None:
+        """End, as early as possible."""
+
+    def shut(self) -> None:
+        """End, whatever happened inside."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -391,6 +391,8 @@ def write_plan(exchange: Path, plan: RecordConfig, tree: Tree | None, *, gc_on: 
         "busy": plan.busy,
         "machine": plan.machine,
         "scripts": [asdict(script) for script in plan.scripts],
+        "counts": plan.counts,
+        "suspects": list(plan.suspects),
         "gc_on": gc_on,
         "project": str(tree.project) if tree else "",
         "tree": str(tree.folder) if tree else "",
@@ -414,6 +416,8 @@ def read_plan(given: Mapping[str, str]) -> ChildPlan | None:
         modes=tuple(map(Mode, told["modes"])),
         busy=told["busy"],
         machine=told["machine"],
+        counts=told["counts"],
+        suspects=tuple(told["suspects"]),
         scripts=tuple(
             Script(**{**each, "arguments": tuple(each["arguments"])}) for each in told["scripts"]
         ),

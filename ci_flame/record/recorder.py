@@ -19,7 +19,9 @@ from typing import Final
 from ci_flame import collect, simplify
 from ci_flame.collect import machine
 from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
+from ci_flame.collect.ebpf.collector import is_package
 from ci_flame.config import RecordConfig
+from ci_flame.counts import Count, Counting
 from ci_flame.errors import CollectError
 from ci_flame.profile import (
     Environment,
@@ -37,11 +39,13 @@ from ci_flame.profile import (
 from ci_flame.record import figures, layout, reference
 from ci_flame.record.clocks import Clocks, cpus
 from ci_flame.record.rounds import Driven, Window
+from ci_flame.symbols.modules import Layout
 
 MACHINERY: Final = frozenset(
     {
         "ci_flame.pytest_plugin.item",
         "ci_flame.record.rounds",
+        "ci_flame.record.exact",
         "ci_flame.record.reference",
         "ci_flame.collect.ebpf.collector",
         "ci_flame.collect.py_spy.collector",
@@ -61,6 +65,10 @@ class Recorded:
     process: Process
     root: Frame
     places: Mapping[Frame, Place]
+
+    def with_counts(self, counts: Mapping[Frame, Count], counting: Counting) -> "Recorded":
+        """Return it with the exact counts of an iteration that was not timed."""
+        return replace(self, process=replace(self.process, counts=counts, counting=counting))
 
 
 class Recorder:
@@ -101,6 +109,15 @@ class Recorder:
             self.collector, python, self.plan.frequency_hz, layout.describe()
         )
 
+    @property
+    def layout(self) -> Layout:
+        """Where code lies, as the collector is told it: what gives functions their names."""
+        return Layout(module_files(), self._roots, is_package)
+
+    @property
+    def _roots(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([str(self._project), *filter(None, sys.path)]))
+
     def begin(self) -> Window:
         """Start the collector if it does not run yet; return the benchmark's window."""
         if self._beside is None:
@@ -108,13 +125,12 @@ class Recorder:
             self._beside = bpftrace_scripts.begin(self.plan.scripts, os.getpid())
         if self._session is None:
             self._prepare()
-            roots = dict.fromkeys([str(self._project), *filter(None, sys.path)])
             target = collect.Target(
                 pid=os.getpid(),
                 python=True,
                 frequency_hz=self.plan.frequency_hz,
                 module_files=module_files(),
-                roots=tuple(roots),
+                roots=self._roots,
                 modes=frozenset(self.plan.modes),
                 machine=self.plan.machine,
             )
@@ -222,13 +238,14 @@ def without_machinery(profile: Profile) -> Profile:
     """
     stacks: dict[Stack, Weight] = {}
     for stack, weight in profile.stacks.items():
-        kept = tuple(each for each in stack if not _is_machinery(each)) or stack
+        kept = tuple(each for each in stack if not is_machinery(each)) or stack
         have = stacks.get(kept)
         stacks[kept] = weight if have is None else have + weight
     return replace(profile, stacks=stacks)
 
 
-def _is_machinery(frame: Frame) -> bool:
+def is_machinery(frame: Frame) -> bool:
+    """Tell frames of ci_flame's own from those of the benchmark."""
     return frame.kind is Kind.PYTHON and frame.module in MACHINERY
 
 

@@ -23,7 +23,7 @@ from ci_flame.config import BUSY, RecordConfig
 from ci_flame.errors import UsageError
 from ci_flame.profile import Mode, Round
 from ci_flame.record import reference
-from ci_flame.record.clocks import Clocks, cpus, leave_out_busy, lost_ns
+from ci_flame.record.clocks import Clocks, Opening, cpus, leave_out_busy, lost_ns
 
 MIN_ROUNDS: Final = 3
 """Even where few fill the time: the judge takes medians over rounds."""
@@ -140,15 +140,15 @@ class Window:
         self.close()
 
 
-Iterate = Callable[[int, Window], object]
+Iterate = Callable[[int, Opening], object]
 """Run so many iterations of the benchmark inside the window."""
-IterateAsync = Callable[[int, Window], Awaitable[object]]
+IterateAsync = Callable[[int, Opening], Awaitable[object]]
 
 
 def repeat(call: Callable[[], object]) -> Iterate:
     """Return the benchmark that calls `call` again and again in one window."""
 
-    def iterate(iterations: int, window: Window) -> None:
+    def iterate(iterations: int, window: Opening) -> None:
         if iterations >= _LEAD_IN_FROM:
             call()
         window.open()
@@ -162,7 +162,7 @@ def repeat(call: Callable[[], object]) -> Iterate:
 def repeat_async(call: Callable[[], Awaitable[object]]) -> IterateAsync:
     """Return the benchmark that awaits `call()` again and again in one window."""
 
-    async def iterate(iterations: int, window: Window) -> None:
+    async def iterate(iterations: int, window: Opening) -> None:
         if iterations >= _LEAD_IN_FROM:
             await call()
         window.open()
@@ -184,7 +184,7 @@ def with_setup(
     `inner` calls share one set of arguments (pytest-benchmark's `iterations`).
     """
 
-    def iterate(iterations: int, window: Window) -> None:
+    def iterate(iterations: int, window: Opening) -> None:
         for _ in times(None, iterations):
             args, kwargs = prepare()
             window.open()
@@ -200,7 +200,7 @@ def with_setup(
 def opens_itself(call: Callable[[], object]) -> Iterate:
     """Return the benchmark whose `call` opens and closes the window (`with flame:`)."""
 
-    def iterate(iterations: int, window: Window) -> None:
+    def iterate(iterations: int, window: Opening) -> None:
         for _ in times(None, iterations):
             call()
             _must_have_opened(window)
@@ -211,7 +211,7 @@ def opens_itself(call: Callable[[], object]) -> Iterate:
 def opens_itself_async(call: Callable[[], Awaitable[object]]) -> IterateAsync:
     """Return the asynchronous benchmark whose `call` opens and closes the window."""
 
-    async def iterate(iterations: int, window: Window) -> None:
+    async def iterate(iterations: int, window: Opening) -> None:
         for _ in times(None, iterations):
             await call()
             _must_have_opened(window)
@@ -219,7 +219,7 @@ def opens_itself_async(call: Callable[[], Awaitable[object]]) -> IterateAsync:
     return iterate
 
 
-def _must_have_opened(window: Window) -> None:
+def _must_have_opened(window: Opening) -> None:
     if not window.openings:
         raise UsageError(
             "the test ran again without entering `with flame:`",
@@ -271,7 +271,7 @@ def drive(
     steps = _steps(window, plan, first_phase, clocks or Clocks())
     iterations = next(steps)
     while True:
-        with _undisturbed(window, gc_on=gc_on):
+        with undisturbed(window, gc_on=gc_on):
             iterate(iterations, window)
         try:
             iterations = next(steps)
@@ -292,7 +292,7 @@ async def drive_async(
     steps = _steps(window, plan, first_phase, clocks or Clocks())
     iterations = next(steps)
     while True:
-        with _undisturbed(window, gc_on=gc_on):
+        with undisturbed(window, gc_on=gc_on):
             await iterate(iterations, window)
         try:
             iterations = next(steps)
@@ -306,7 +306,7 @@ def _finished(value: object) -> Driven:
 
 
 @contextmanager
-def _undisturbed(window: Window, *, gc_on: bool) -> Generator[None, None, None]:
+def undisturbed(window: Opening, *, gc_on: bool) -> Generator[None, None, None]:
     """Hold garbage collection, tracers and profilers off while a round runs."""
     collecting = gc.isenabled()
     tracer, profiler = sys.gettrace(), sys.getprofile()

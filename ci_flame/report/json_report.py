@@ -8,9 +8,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Final
 
+from ci_flame.counts import Count
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
+from ci_flame.diff.counts import Work
 from ci_flame.profile import TOTAL, Environment, Frame, Mode, Place
 from ci_flame.report import alone, machine
 from ci_flame.verdict import BenchmarkVerdict, Figure, Finding, Note, Outcome, Verdict
@@ -140,11 +143,22 @@ def _finding(finding: Finding, diff: BenchmarkDiff | None) -> Json:
             "place": finding.rule.place,
         },
         "metric": _figure(finding.figure),
+        "counts": _counts(finding.counted),
         "cause": finding.cause,
         "work": finding.work,
         "changed": finding.changed,
         "was": finding.was,
         "touched": str(finding.touched) or None,
+    }
+
+
+def _counts(work: Work | None) -> Json | None:
+    """Return both sides of each exact count, `[before, after]`."""
+    if work is None:
+        return None
+    return {
+        each.name: [getattr(work.before, each.name), getattr(work.after, each.name)]
+        for each in fields(Count)
     }
 
 
