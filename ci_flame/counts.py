@@ -1,12 +1,10 @@
-"""Model, pure: exact counts of work, and suspects that were timed call by call.
+"""Model, pure: exact counts of the work of an iteration, and how they were made.
 
 What a function executes does not depend on the machine: the same bytecodes and calls mean the
 same work, whatever it cost. Counts explain a cost; they do not replace it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 
 from ci_flame.frame import Frame
 
@@ -38,22 +36,3 @@ class Counting:
     """Why there are no counts, in words; empty: there are."""
     unsteady: frozenset[Frame] = frozenset()
     """Functions whose own counts differ from one iteration to the next."""
-
-
-def _no_references() -> Mapping[str, tuple[int, ...]]:
-    return MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """One suspect, timed call by call in rounds of its own; entry n of every tuple is round n."""
-
-    iterations: tuple[int, ...] = ()
-    calls: tuple[int, ...] = ()
-    """Of the function; calls that it makes of itself are inside of one."""
-    cpu_ns: tuple[int, ...] = ()
-    """CPU time of the benchmark's thread inside those calls, callees included."""
-    references: Mapping[str, tuple[int, ...]] = field(default_factory=_no_references)
-    """Kind -> CPU ns of the reference work right after each round, its middle repetition."""
-    left_out: str = ""
-    """Why it was not timed; empty: it was."""

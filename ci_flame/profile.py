@@ -14,7 +14,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from ci_flame.counts import Count, Counting, Timed
+from ci_flame.counts import Count, Counting
 from ci_flame.errors import FormatError
 from ci_flame.frame import (
     GC,
@@ -227,10 +227,6 @@ def _no_counts() -> Mapping[Frame, Count]:
     return MappingProxyType({})
 
 
-def _no_timed() -> Mapping[Frame, Timed]:
-    return MappingProxyType({})
-
-
 def _no_metrics() -> Mapping[str, float]:
     return MappingProxyType({})
 
@@ -258,8 +254,6 @@ class Process:
     """Exact, of one untimed iteration."""
     counting: Counting | None = None
     """How they were made, or why there are none; None: nobody asked for them."""
-    timed: Mapping[Frame, Timed] = field(default_factory=_no_timed)
-    """Suspects that were timed call by call, where a failure was being confirmed."""
     metrics: Mapping[str, float] = field(default_factory=_no_metrics)
     """Figures a rule can limit (`run_queue.p99_ms`), and the collector's cost (`collector.*`)."""
     histograms: Mapping[str, Histogram] = field(default_factory=_no_histograms)

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from ci_flame.counts import Count, Counting, Timed
+from ci_flame.counts import Count, Counting
 from ci_flame.profile import (
     Environment,
     Frame,
@@ -100,22 +100,6 @@ def countings():
 
 
 @st.composite
-def timed(draw):
-    size = draw(st.integers(0, 3))
-
-    def column(each):
-        return draw(st.lists(each, min_size=size, max_size=size).map(tuple))
-
-    return Timed(
-        iterations=column(st.integers(1, 2**63 - 1)),
-        calls=column(INT64),
-        cpu_ns=column(INT64),
-        references={kind: column(INT64) for kind in draw(st.sets(PLAIN, max_size=2))},
-        left_out=draw(st.just("") | TEXT),
-    )
-
-
-@st.composite
 def processes(draw, units):
     return Process(
         rounds=tuple(draw(st.lists(rounds(units), max_size=3))),
@@ -126,7 +110,6 @@ def processes(draw, units):
         unrooted=draw(INT64),
         counts=draw(st.dictionaries(frames(), counts(), max_size=2)),
         counting=draw(st.none() | countings()),
-        timed=draw(st.dictionaries(frames(), timed(), max_size=2)),
         metrics=draw(
             st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=2)
         ),

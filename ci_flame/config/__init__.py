@@ -83,8 +83,6 @@ class RecordConfig:
     """Record a benchmark that failed once more, and report the second recording."""
     counts: bool = True
     """Bytecodes and calls of one untimed iteration are counted in two processes of each side."""
-    suspects: tuple[str, ...] = ()
-    """Functions to time call by call; set where a failure is confirmed, never by a user."""
     event: str = sampling.DEFAULT_EVENT
     """What perf samples by: `cycles`, `page-faults:u`; the other collectors know the default."""
     call_graph: str = "fp"
@@ -131,9 +129,7 @@ _RANGES: Final[Mapping[str, _Range]] = {
     "keep": _Range(1, 100, whole=True, unit="builds"),
 }
 _NUMBER: Final = re.compile(r"\d{1,12}(?:\.\d{1,9})?", re.ASCII)
-RECORD_KEYS: Final = tuple(
-    each.name for each in fields(RecordConfig) if each.name not in {"scripts", "suspects"}
-)
+RECORD_KEYS: Final = tuple(each.name for each in fields(RecordConfig) if each.name != "scripts")
 
 
 # -- the policy file ------------------------------------------------------------------

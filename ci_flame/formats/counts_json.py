@@ -1,18 +1,15 @@
-"""Stage 2, pure: a process's exact counts and timed suspects <-> their part of `run.json`.
+"""Stage 2, pure: a process's exact counts <-> their part of `run.json`.
 
 Frames are rows of three, `[kind, module, function]`, with the figures after them.
 """
 
-from collections.abc import Mapping
 from typing import Final
 
-from ci_flame.counts import Count, Counting, Timed
+from ci_flame.counts import Count, Counting
 from ci_flame.formats.fields import Node
 from ci_flame.profile import Frame, Kind, Process
 
 MAX_NAME: Final = 64 << 10
-MAX_TIMED: Final = 100
-MAX_ROUNDS: Final = 1_000_000
 SHORT, LONG = 5, 7
 """Entries of a count without and with its totals."""
 
@@ -39,10 +36,6 @@ def written(process: Process) -> dict[str, object]:
     }
     if process.counting is not None:
         keys["counting"] = _counting(process.counting)
-    if process.timed:
-        keys["timed"] = [
-            [*frame_row(frame), _timed(timed)] for frame, timed in sorted(process.timed.items())
-        ]
     return keys
 
 
@@ -60,16 +53,6 @@ def _counting(counting: Counting) -> dict[str, object]:
         "iterations": counting.iterations,
         "left_out": counting.left_out,
         "unsteady": [frame_row(frame) for frame in sorted(counting.unsteady)],
-    }
-
-
-def _timed(timed: Timed) -> dict[str, object]:
-    return {
-        "iterations": list(timed.iterations),
-        "calls": list(timed.calls),
-        "cpu_ns": list(timed.cpu_ns),
-        "references": {kind: list(times) for kind, times in sorted(timed.references.items())},
-        "left_out": timed.left_out,
     }
 
 
@@ -96,31 +79,4 @@ def read_counting(node: Node) -> Counting | None:
         iterations=here.get("iterations").integer(),
         left_out=here.get("left_out").text(MAX_NAME),
         unsteady=frozenset(read_frame(each, 3) for each in here.get("unsteady").items(None)),
-    )
-
-
-def read_timed(node: Node) -> Mapping[Frame, Timed]:
-    """Return the suspects that a process timed; none in runs that say nothing of them."""
-    if "timed" not in dict(node.entries(None)):
-        return {}
-    return {
-        read_frame(each, 4): _read_timed(each.at(3)) for each in node.get("timed").items(MAX_TIMED)
-    }
-
-
-def _read_timed(node: Node) -> Timed:
-    node.only(["iterations", "calls", "cpu_ns", "references", "left_out"])
-    rounds = len(node.get("iterations").items(MAX_ROUNDS))
-    iterations = node.get("iterations").integers(rounds)
-    if not all(iterations):
-        raise node.error("0 iterations in a round")
-    return Timed(
-        iterations=iterations,
-        calls=node.get("calls").integers(rounds),
-        cpu_ns=node.get("cpu_ns").integers(rounds),
-        references={
-            kind: times.integers(rounds)
-            for kind, times in node.get("references").entries(MAX_TIMED)
-        },
-        left_out=node.get("left_out").text(MAX_NAME),
     )

@@ -37,7 +37,7 @@ SCHEMA_VERSION: Final = 1
 # History of the format:
 #   1  ci-flame 0.1: environment, commit; per benchmark its files, root and places; per
 #      process its counters, counts and metrics, and its rounds as columns. Optional: a
-#      process's `notes`, `counting` and `timed`, and the totals of counts.
+#      process's `notes`, `counting`, and the totals of counts.
 
 MAX_TEXT: Final = 64 << 20
 MAX_BENCHMARKS: Final = 10_000
@@ -314,13 +314,12 @@ def _read_benchmark(node: Node) -> tuple[Measurement, Mapping[Mode, str]]:
 
 
 def _read_process(node: Node) -> Process:
-    keys = ("settled", "metrics", "histograms", "counts", "counting", "timed", "rounds", "notes")
+    keys = ("settled", "metrics", "histograms", "counts", "counting", "rounds", "notes")
     node.only([*_COUNTERS, *keys])
     return Process(
         rounds=_read_rounds(node.get("rounds")),
         counts=counts_json.read_counts(node),
         counting=counts_json.read_counting(node),
-        timed=counts_json.read_timed(node),
         metrics={name: each.number() for name, each in node.get("metrics").entries(None)},
         histograms={name: _histogram(each) for name, each in node.get("histograms").entries(None)},
         settled=node.get("settled").boolean(),

@@ -392,7 +392,6 @@ def write_plan(exchange: Path, plan: RecordConfig, tree: Tree | None, *, gc_on: 
         "machine": plan.machine,
         "scripts": [asdict(script) for script in plan.scripts],
         "counts": plan.counts,
-        "suspects": list(plan.suspects),
         "gc_on": gc_on,
         "project": str(tree.project) if tree else "",
         "tree": str(tree.folder) if tree else "",
@@ -417,7 +416,6 @@ def read_plan(given: Mapping[str, str]) -> ChildPlan | None:
         busy=told["busy"],
         machine=told["machine"],
         counts=told["counts"],
-        suspects=tuple(told["suspects"]),
         scripts=tuple(
             Script(**{**each, "arguments": tuple(each["arguments"])}) for each in told["scripts"]
         ),
