@@ -43,15 +43,8 @@ DEFAULT_BASELINE: Final = Path(".ci-flame/baseline")
 COLLECTOR_NAMES: Final = ("auto", "ebpf", "bcc", "perf", "py-spy", "bpftrace", "replay")
 """`auto` and the keys of `collect.COLLECTORS`; kept here because that import is heavy."""
 POLICY_KEYS: Final = (
-    "version",
-    "record",
-    "bpftrace",
-    "baseline",
-    "rules",
-    "waivers",
-    "inconclusive",
-    "overhead",
-)
+    "version", "record", "bpftrace", "baseline", "rules", "waivers", "inconclusive", "overhead",
+)  # fmt: skip
 BASELINE_KEYS: Final = ("from", "store", "keep", "anchor", "required", *BASE_SIDE_KEYS)
 MARKER_RECORD_FIELDS: Final = ("processes", "seconds", "gc")
 """Marker keywords that change the recording of one test, not its policy."""

@@ -25,7 +25,7 @@ from ci_flame.errors import ChildError, UsageError
 from ci_flame.labels import Labels
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
-from ci_flame.record import processes
+from ci_flame.record import exact, processes
 from ci_flame.record.alternating import order
 from ci_flame.record.recorder import Recorded, Recorder, must_have_samples
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Sort, Verdict, worst
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from ci_flame.judge.history import History
 
 _META: Final = "benchmark.json"
-COUNTED: Final = 2
-"""Processes of each side that count bytecodes and calls: as many as can disagree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +177,9 @@ class Suite:
         second was not chosen. A noise that failed once in 200 builds fails twice in 40,000.
         """
         failed = (f for v in first.verdicts for f in v.findings if f.outcome is Outcome.FAIL)
-        only_counts = all(finding.sort is Sort.COUNT for finding in failed)
+        only_counts = all(finding.sort is Sort.COUNT for finding in failed)  # the same again
         if only_counts or not selected.plan(self.config.record).confirm:
-            return first  # exact counts would be the same again
+            return first
         after, base = self._record(selected, f"{selected.benchmark} again")
         judged = self.judge(selected, after, base or first.before)
         if judged.outcome is Outcome.FAIL:
@@ -218,7 +216,7 @@ class Suite:
         for side in order(count, plan.processes, f"{self.seed} {seed}"):
             if side == "before" and missing:
                 continue
-            counted = len(before if side == "before" else after) < COUNTED
+            counted = len(before if side == "before" else after) < exact.COUNTED
             try:
                 run = processes.run(
                     self._invocation,

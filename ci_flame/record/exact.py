@@ -28,6 +28,8 @@ from ci_flame.symbols.modules import Layout, name_module
 if TYPE_CHECKING:
     from ci_flame.record.rounds import Driven
 
+COUNTED: Final = 2
+"""Processes of each side that count: as many as can disagree."""
 MOST_SECONDS: Final = 3.0
 """CPU time that one counted iteration may take; the rest of it runs on uncounted."""
 SECOND_UNTIL: Final = 1.0
