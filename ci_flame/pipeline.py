@@ -14,7 +14,7 @@ from ci_flame import report_folder
 from ci_flame.chosen import Chosen, checkout, choose, usable
 from ci_flame.config import BaselineKind, BaselineSpec, Config
 from ci_flame.config.terms import Terms
-from ci_flame.errors import InterruptedRunError, MissingBaselineError, UsageError
+from ci_flame.errors import MissingBaselineError, UsageError
 from ci_flame.policy import Policy
 from ci_flame.profile import Mode, Run
 from ci_flame.report_folder import Report
@@ -248,41 +248,7 @@ def record_live(
     return live.record(config.record, target, name, duration_s, Jit(jit))
 
 
-def check_command(
-    config: Config, name: str, command: Sequence[str], repeat: int, jit: str = "none"
-) -> Verdict:
-    """Record a command, compare it with its baseline, and write run and report."""
-    from ci_flame.labels import Labels  # noqa: PLC0415
-    from ci_flame.record import command as recorder  # noqa: PLC0415
-    from ci_flame.record.jit import Jit  # noqa: PLC0415
-
-    _discard_report(config)
-    start = Path.cwd()
-    # Wrong words are said now, not after minutes of recording.
-    Labels(config.base.changed_since, "", start)
-    chosen = choose(config, start, lambda: recorder.expected(config.record, command, Jit(jit)))
-    before = chosen.run
-    if chosen.spec.kind in (BaselineKind.RERUN, BaselineKind.TREE):
-        before, after, notes = _record_both(config, chosen, name, command, repeat, jit)
-    else:
-        notes = list(chosen.notes)
-        after = record_command(config, name, command, repeat, jit)
-    note = None if before else Note("no-baseline", chosen.told)
-    save_run(after, config.out)
-    if not after.complete:
-        raise InterruptedRunError(
-            f"interrupted; {config.out} holds the repetitions that had ended, marked incomplete"
-        )
-    terms = Terms(config.policy, note=note, notes=tuple(notes))
-    labels = Labels(config.base.changed_since, before.commit if before else "", start)
-    verdict, terms = labelled(
-        judge_runs(before, after, terms, chosen.history), after, labels, terms
-    )
-    report_folder.save(verdict, Report(before, after, terms, chosen.history), config.report)
-    return verdict
-
-
-def _discard_report(config: Config) -> None:
+def discard_report(config: Config) -> None:
     """Remove the report of an earlier build; UsageError where what is still needed lies in it."""
     needed = [config.record.replay] if config.record.replay else []
     if config.baseline.kind in (BaselineKind.FOLDER, BaselineKind.STORE):
@@ -295,41 +261,6 @@ def _discard_report(config: Config) -> None:
                 "give -o another folder, or copy the run out of it",
             )
     report_folder.discard(config.report)
-
-
-def _record_both(  # noqa: PLR0917 - as check_command, and the before side
-    config: Config, chosen: Chosen, name: str, command: Sequence[str], repeat: int, jit: str
-) -> tuple[Run | None, Run, list[Note]]:
-    """Record the base commit and this tree, their repetitions alternating at random.
-
-    A command whose script is new in this change, and does not run at the base commit, has no
-    before side.
-    """
-    from ci_flame.baseline import base_side  # noqa: PLC0415
-    from ci_flame.record import command as recorder  # noqa: PLC0415
-    from ci_flame.record import interpreter  # noqa: PLC0415
-    from ci_flame.record.jit import Jit  # noqa: PLC0415
-
-    start = Path.cwd()
-    with ExitStack() as stack:
-        python = interpreter.program(command, start, os.environ) or ""
-        base = base_checkout(config, chosen, start, stack, python)
-        notes = [Note(slug, text) for slug, text in base.notes]
-        brought = recorder.bring_scripts(command, start, base.folder)
-        if brought:
-            words = f"{base_side.listed(brought)} is new: it was run against the base commit's code"
-            notes.append(Note("new-file", words, name))
-        here = recorder.Side.here(command)
-        there = recorder.Side.there(command, start, base.folder, base)
-        try:
-            before, after = recorder.record(config.record, name, (there, here), repeat, Jit(jit))
-        except recorder.SideError as error:
-            if not brought or error.side != 0:
-                raise
-            words = f"is new, and does not run at the base commit: {error.message}"
-            (after,) = recorder.record(config.record, name, (here,), repeat, Jit(jit))
-            return None, after, [*notes[:-1], Note("new-benchmark", words, name)]
-    return before, after, notes
 
 
 def base_checkout(
@@ -374,7 +305,7 @@ def check_pytest(config: Config, command: Sequence[str]) -> tuple[int, Outcome]:
     from ci_flame.labels import Labels  # noqa: PLC0415
     from ci_flame.record import interpreter  # noqa: PLC0415
 
-    _discard_report(config)
+    discard_report(config)
     Labels(config.base.changed_since, "", Path.cwd())
     chosen = choose(config, Path.cwd(), None)
     # What was chosen here is told by the plugin; what it may still replace is left to it.

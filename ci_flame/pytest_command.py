@@ -75,6 +75,8 @@ def options(config: Config) -> list[str]:
     words += ["--flame-processes", str(record.processes)]
     words += ["--flame-seconds", f"{record.seconds:g}"]
     words += [word for mode in record.modes for word in ("--flame-mode", mode.value)]
+    words += ["--flame-max-seconds", f"{record.max_seconds:g}"]
+    words += ["--flame-until-decided"] if record.until_decided else []
     if record.replay is not None:
         words += ["--flame-replay", str(record.replay.absolute())]
     if config.quick:

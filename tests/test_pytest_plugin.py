@@ -542,7 +542,7 @@ def test_durations_are_rounded_to_seconds(seconds, words):
 
 
 def test_an_inconclusive_failure_gives_its_reason():
-    from ci_flame.pytest_plugin.suite import sentences
+    from ci_flame.pytest_plugin.values import sentences
 
     note = Note("other-machine", "may not be compared", "t")
     verdict = BenchmarkVerdict("t", "on-cpu", Outcome.INCONCLUSIVE, (), (note,), None)

@@ -171,6 +171,10 @@ def _live_words(
 )
 @click.option("--changed-since", metavar="REV", help=CHANGED_SINCE)
 @click.option("--seconds", metavar="S", help="pytest: seconds per benchmark and process.")
+@click.option(
+    "--until-decided", is_flag=True, help="Record until it clearly passes or fails: four looks."
+)
+@click.option("--max-seconds", metavar="S", help="Until decided: per benchmark; default 120.")
 @click.option("--summary", metavar="FILE", help="Append the Markdown summary to this file.")
 @click.option(
     "--github-output", metavar="FILE", help="Append outcome, exit-code and report to this file."
@@ -188,6 +192,8 @@ def check(
     setup: str | None,
     changed_since: str | None,
     seconds: str | None,
+    until_decided: bool,
+    max_seconds: str | None,
     summary: str | None,
     github_output: str | None,
     exit_zero: bool,
@@ -208,7 +214,7 @@ def check(
     A pytest command is run with --flame: its benchmarks are recorded and judged one by one.
     Any other command is one benchmark.
     """
-    from ci_flame import pipeline, pytest_command
+    from ci_flame import command_check, pipeline, pytest_command
 
     must_have_command(command)
     one_of("--jit", jit, _JITS)
@@ -223,6 +229,8 @@ def check(
         changed_since=changed_since,
         processes=repeat,
         seconds=seconds,
+        until_decided=until_decided or None,
+        max_seconds=max_seconds,
         collector=collector,
         frequency=frequency,
         mode=mode or None,
@@ -243,7 +251,7 @@ def check(
             code, outcome = pipeline.check_pytest(config, command)
         else:
             repetitions = config.record.processes
-            verdict = pipeline.check_command(
+            verdict = command_check.check(
                 config, benchmark_name(name, command), command, repetitions, jit
             )
             show(verdict)

@@ -4,7 +4,6 @@ pytest, click and YAML objects stop here. `build` is the one door: it finds and 
 policy file, then lets flags replace what it says.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -19,6 +18,7 @@ from ci_flame.config.baselines import BaselineSpec as BaselineSpec
 from ci_flame.config.baselines import Rerun as Rerun
 from ci_flame.config.baselines import parse_baseline as parse_baseline
 from ci_flame.config.baselines import revision as revision
+from ci_flame.config.figures import figure
 from ci_flame.config.policy_file import (
     MARKER_RULE_FIELDS,
     flag_of,
@@ -76,6 +76,10 @@ class RecordConfig:
     """Record a benchmark that failed once more, and report the second recording."""
     counts: bool = True
     """Bytecodes and calls of one untimed iteration are counted in two processes of each side."""
+    until_decided: bool = False
+    """Add processes, in at most four looks, until the benchmark is clear or the time is up."""
+    max_seconds: float = 120.0
+    """Of wall time per benchmark, all sides, where it is recorded until decided."""
     event: str = sampling.DEFAULT_EVENT
     """What perf samples by: `cycles`, `page-faults:u`; the other collectors know the default."""
     call_graph: str = "fp"
@@ -104,24 +108,6 @@ class Config:
     """True: one short process per benchmark, for laptops."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """The bounds of a figure, both inclusive."""
-
-    low: float
-    high: float
-    whole: bool
-    unit: str
-
-
-_RANGES: Final[Mapping[str, _Range]] = {
-    "frequency_hz": _Range(10, 20_000, whole=True, unit="Hz"),
-    "processes": _Range(1, 100, whole=True, unit="processes"),
-    "seconds": _Range(0.05, 600, whole=False, unit="s"),
-    "round_ms": _Range(0.5, 10_000, whole=False, unit="ms"),
-    "keep": _Range(1, 100, whole=True, unit="builds"),
-}
-_NUMBER: Final = re.compile(r"\d{1,12}(?:\.\d{1,9})?", re.ASCII)
 RECORD_KEYS: Final = tuple(each.name for each in fields(RecordConfig) if each.name != "scripts")
 
 
@@ -287,7 +273,7 @@ def _stored(config: Config, section: Section) -> Config:
 
 
 def _keep(word: object, shown: str) -> int:
-    return int(_figure("keep", word, shown))
+    return int(figure("keep", word, shown))
 
 
 def _baseline(section: Section) -> BaselineSpec:
@@ -326,14 +312,14 @@ def _record_value(key: str, node: Node) -> object:
             return _WORDS[key](text_of(node, key))
         case "replay":
             return _path(text_of(node, key), key)
-        case "confirm" | "machine" | "counts":
+        case "confirm" | "machine" | "counts" | "until_decided":
             return flag_of(node, key)
         case "busy":
             return read(node, key, parse_part)
         case "modes":
             return _modes(words_of(node, key))
         case _:
-            return _figure(key, text_of(node, key), key)
+            return figure(key, text_of(node, key), key)
 
 
 def _collector(name: str) -> str:
@@ -363,23 +349,6 @@ def _modes(words: tuple[str, ...], hint: str = "modes: [on-cpu, off-cpu]") -> tu
     return tuple(mode for mode in Mode if mode.value in words)
 
 
-def _figure(key: str, value: object, shown: str) -> int | float:
-    """Return a figure within its bounds, from a number or the words of one."""
-    bounds = _RANGES[key]
-    word = str(value).strip()
-    if isinstance(value, bool) or not _NUMBER.fullmatch(word):
-        raise UsageError(f"{shown} is a plain number ({bounds.unit}), not {quote(word)}")
-    number = float(word)
-    if bounds.whole and not number.is_integer():
-        raise UsageError(f"{shown} is a whole number, not {word}")
-    if not (math.isfinite(number) and bounds.low <= number <= bounds.high):
-        raise UsageError(
-            f"{shown} {word} is outside {bounds.low:g} to {bounds.high:g}"
-            + (f" {bounds.unit}" if bounds.unit != key else "")
-        )
-    return int(number) if bounds.whole else number
-
-
 def _path(word: str, shown: str) -> Path:
     if not word.strip() or "\0" in word or "\n" in word:
         raise UsageError(f"{shown} needs a path, not {quote(word)}")
@@ -391,9 +360,15 @@ def _path(word: str, shown: str) -> Path:
 FLAGS: Final = (
     "out", "report", "baseline", "collector", "frequency", "processes", "seconds", "quick",
     "replay", "mode", "event", "call_graph", "keep", "anchor", "setup", "changed_since",
+    "until_decided", "max_seconds",
 )  # fmt: skip
 """Keys of `flags` in `build`; None or a missing key leaves what the file says."""
-_FLAG_FIELDS: Final = {"frequency": "frequency_hz", "processes": "processes", "seconds": "seconds"}
+_FLAG_FIELDS: Final = {
+    "frequency": "frequency_hz",
+    "processes": "processes",
+    "seconds": "seconds",
+    "max_seconds": "max_seconds",
+}
 
 
 def build(
@@ -436,8 +411,10 @@ def _record_flags(record: RecordConfig, given: Mapping[str, object], prefix: str
         record = replace(record, processes=1, seconds=1.0)
     for name, key in _FLAG_FIELDS.items():
         if name in given:
-            figure = _figure(key, given[name], f"{prefix}{name}")
-            record = replace(record, **{key: figure})  # type: ignore[arg-type]
+            number = figure(key, given[name], f"{prefix}{name}")
+            record = replace(record, **{key: number})  # type: ignore[arg-type]
+    decided = record.until_decided or bool(given.get("until_decided"))
+    record = replace(record, until_decided=decided)
     if given.get("mode"):
         words = given["mode"]
         chosen = tuple(map(str, words)) if isinstance(words, list | tuple) else (str(words),)
@@ -479,8 +456,8 @@ def marker_record(
     for name in ("processes", "seconds"):
         if name in keywords:
             shown = f"marker of {benchmark}: {name}"
-            figure = _figure(name, keywords[name], shown)
-            record = replace(record, **{name: figure})  # type: ignore[arg-type]
+            number = figure(name, keywords[name], shown)
+            record = replace(record, **{name: number})  # type: ignore[arg-type]
     return record
 
 

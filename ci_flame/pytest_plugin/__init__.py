@@ -109,6 +109,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("changed-since", "revision that findings are told from (the baseline's commit)", "REV")
     add("processes", "processes per benchmark (5)", "N")
     add("seconds", "CPU seconds of each process and benchmark (2)", "S")
+    add("max-seconds", "until decided: wall seconds per benchmark (120)", "S")
     add("frequency", "samples per second (1999)", "HZ")
     add("collector", "auto, ebpf, bcc, py-spy or replay", "NAME")
     group.addoption(
@@ -116,6 +117,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="on-cpu or off-cpu, repeatable (on-cpu)",
     )  # fmt: skip
     add("replay", "take the recordings from this run folder", "DIR")
+    group.addoption(
+        "--flame-until-decided", action="store_true",
+        help="record until a benchmark clearly passes or fails, in at most four looks",
+    )  # fmt: skip
     group.addoption(
         "--flame-quick", action="store_true", help="1 process of 1 s: for laptops, not for gates"
     )

@@ -29,7 +29,8 @@ from ci_flame.errors import BaselineError, CiFlameError
 from ci_flame.profile import BIASES, Environment
 from ci_flame.pytest_plugin import Flame, Plain
 from ci_flame.pytest_plugin.item import FIXTURES, ItemBenchmark, is_benchmark, marker_keywords
-from ci_flame.pytest_plugin.suite import Before, Selected, Suite, fails, save_child, sentences
+from ci_flame.pytest_plugin.suite import Suite, save_child
+from ci_flame.pytest_plugin.values import Before, Selected, fails, sentences
 from ci_flame.record import interpreter, layout, processes
 from ci_flame.record.processes import ChildPlan, Invocation, Tree
 from ci_flame.record.recorder import Recorder
@@ -42,6 +43,7 @@ WORKER_KEY: Final = "ci_flame"
 _FLAGS: Final = (
     "out", "report", "baseline", "collector", "frequency", "processes", "seconds", "replay",
     "mode", "keep", "anchor", "setup", "changed_since",
+    "max_seconds",
 )  # fmt: skip
 _OVERHEAD: Final = 1.35
 """Wall time of a process's rounds with the reference work, over their CPU time."""
@@ -387,6 +389,7 @@ def pipeline_policy(config: Config, selected: Selected) -> None:
 
 def _settings(config: pytest.Config) -> Config:
     flags: dict[str, object] = {name: config.getoption(f"flame_{name}") for name in _FLAGS}
+    flags["until_decided"] = config.getoption("flame_until_decided") or None
     flags["quick"] = config.getoption("flame_quick") or None
     policy = config.getoption("flame_policy")
     return build(

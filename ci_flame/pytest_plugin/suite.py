@@ -13,79 +13,27 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from ci_flame import pipeline
+from ci_flame import pipeline, until_decided
 from ci_flame.baseline import base_side, folder, git
-from ci_flame.config import Config, RecordConfig, marker_record, marker_rules
+from ci_flame.config import Config, marker_rules
 from ci_flame.errors import ChildError, UsageError
 from ci_flame.labels import Labels
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
+from ci_flame.pytest_plugin.values import Before, Judged, Selected
 from ci_flame.record import exact, processes
 from ci_flame.record.alternating import order
 from ci_flame.record.recorder import Recorded, Recorder, must_have_samples
-from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Sort, Verdict, worst
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Sort, Verdict
 
-if TYPE_CHECKING:
-    from ci_flame.judge.history import History
-
+Pair = tuple[Measurement, Measurement | None]
+"""After and before."""
 _META: Final = "benchmark.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """One benchmark of this session: what pytest knows of it, in plain values."""
-
-    benchmark: str
-    file: Path
-    keywords: Mapping[str, object] = field(default_factory=dict)
-    """Of its markers."""
-
-    def plan(self, record: RecordConfig) -> RecordConfig:
-        """Return how it is recorded."""
-        return marker_record(record, self.keywords, self.benchmark)
-
-    @property
-    def gc_on(self) -> bool:
-        """Whether the garbage collector stays on inside rounds."""
-        return bool(self.keywords.get("gc", False))
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One benchmark that was recorded and judged."""
-
-    verdicts: tuple[BenchmarkVerdict, ...]
-    """One for each mode that was recorded."""
-    after: Measurement
-    before: Measurement | None
-    policy: Policy
-
-    @property
-    def outcome(self) -> Outcome:
-        """The worst of its modes."""
-        return worst(each.outcome for each in self.verdicts)
-
-
-@dataclass(frozen=True, slots=True)
-class Before:
-    """Where the before side comes from in this session."""
-
-    run: Run | None = None
-    """A stored one."""
-    tree: processes.Tree | None = None
-    """A checkout that is recorded in this session."""
-    told: str = "no baseline: none was asked for"
-    history: "History | None" = None
-    """The builds beside a stored one, where it comes from a store."""
-    notes: tuple[Note, ...] = ()
-    """What else must be known of it: how it was chosen, what it lacks."""
-    commit: str = ""
-    """Of the base; empty where it is not known."""
 
 
 class Suite:
@@ -160,17 +108,60 @@ class Suite:
             source = self.config.record.replay or Path()
             after = replay.measurement(source, selected.benchmark)
         else:
+            if selected.plan(self.config.record).until_decided:
+                return self._conclude_until_decided(selected, before)
             after, base = self._record(selected, selected.benchmark)
             before = base or before
         judged = self.judge(selected, after, before)
+        return self._kept(selected, judged)
+
+    def _conclude_until_decided(
+        self, selected: Selected, stored: Measurement | None
+    ) -> tuple[BenchmarkVerdict, ...]:
+        """Add processes until the benchmark is clear; judge at what the last look may spend."""
+        plan = selected.plan(self.config.record)
+        made: list[Judged] = []
+
+        def more(so_far: Pair | None, count: int) -> Pair:
+            seed = f"{selected.benchmark} {len(made)}"
+            after, base = self._record(selected, seed, count)
+            if so_far is None:
+                return after, base or stored
+            earlier_after, earlier = so_far
+            joined = earlier if base is None else processes.joined(earlier, base)
+            return processes.joined(earlier_after, after), joined
+
+        def judge(recorded: Pair, policy: Policy) -> tuple[BenchmarkVerdict, ...]:
+            judged = self.judge(selected, *recorded, level=policy.false_failures_per_build)
+            made.append(judged)
+            return judged.verdicts
+
+        policy = marker_rules(self.config.policy, selected.keywords, selected.benchmark)
+        looked = until_decided.record(
+            more, judge, policy, first=plan.processes, max_seconds=plan.max_seconds
+        )
+        level = looked.policy.false_failures_per_build
+        judged = self.judge(selected, *looked.recorded, level=level)
+        return self._kept(selected, judged, looked.note, count=looked.processes)
+
+    def _kept(
+        self,
+        selected: Selected,
+        judged: Judged,
+        *notes: Note,
+        count: int | None = None,
+    ) -> tuple[BenchmarkVerdict, ...]:
+        """Confirm a failure, with as many processes; keep what was recorded."""
         if self.recorder is not None and judged.outcome is Outcome.FAIL:
-            judged = self._confirm(selected, judged)
+            judged = self._confirm(selected, judged, count)
+        if notes:
+            judged = self._noted(judged, *notes)
         self.judged[selected.benchmark] = judged
         if self._parts is not None:
             self._leave(selected, judged)
         return judged.verdicts
 
-    def _confirm(self, selected: Selected, first: Judged) -> Judged:
+    def _confirm(self, selected: Selected, first: Judged, count: int | None) -> Judged:
         """Record a benchmark that failed once more; only the second recording counts.
 
         The first was reported because it was large, so its growth is too large on average; the
@@ -180,7 +171,7 @@ class Suite:
         only_counts = all(finding.sort is Sort.COUNT for finding in failed)  # the same again
         if only_counts or not selected.plan(self.config.record).confirm:
             return first
-        after, base = self._record(selected, f"{selected.benchmark} again")
+        after, base = self._record(selected, f"{selected.benchmark} again", count)
         judged = self.judge(selected, after, base or first.before)
         if judged.outcome is Outcome.FAIL:
             note = Note(
@@ -202,7 +193,7 @@ class Suite:
         self._told[name] = (*self._told.get(name, ()), *notes)
         return replace(judged, verdicts=noted(judged.verdicts, notes))
 
-    def _record(self, selected: Selected, seed: str) -> tuple[Measurement, Measurement | None]:
+    def _record(self, selected: Selected, seed: str, processes_a_side: int | None = None) -> Pair:
         """Run the benchmark in its processes, sides alternating; merge each side."""
         plan = selected.plan(self.config.record)
         tree = self.before.tree
@@ -212,8 +203,8 @@ class Suite:
         root_after: Frame | None = None
         missing = False
         brought = self._bring(selected)
-        count = plan.processes if tree else 0
-        for side in order(count, plan.processes, f"{self.seed} {seed}"):
+        wanted = processes_a_side or plan.processes
+        for side in order(wanted if tree else 0, wanted, f"{self.seed} {seed}"):
             if side == "before" and missing:
                 continue
             counted = len(before if side == "before" else after) < exact.COUNTED
@@ -269,13 +260,22 @@ class Suite:
         self._told[name] = notes
         return bool(brought)
 
-    def judge(self, selected: Selected, after: Measurement, before: Measurement | None) -> Judged:
-        """Return the verdicts on one benchmark, by its own policy."""
+    def judge(
+        self,
+        selected: Selected,
+        after: Measurement,
+        before: Measurement | None,
+        *,
+        level: float | None = None,
+    ) -> Judged:
+        """Return the verdicts on one benchmark, by its own policy; `level`: of one look of many."""
         from ci_flame.judge import noted  # noqa: PLC0415 - as below
         from ci_flame.judge.accounts import accounts  # noqa: PLC0415
         from ci_flame.judge.touched import label  # noqa: PLC0415
 
         policy = marker_rules(self.config.policy, selected.keywords, selected.benchmark)
+        if level is not None:
+            policy = replace(policy, false_failures_per_build=level)
         notes = accounts(after, self.environment.frequency_hz)
         told = self._told.get(after.benchmark, ())
         verdicts = tuple(
@@ -352,6 +352,7 @@ class Suite:
             "file": str(selected.file),
             "keywords": dict(selected.keywords),
             "family": self.family,
+            "level": judged.policy.false_failures_per_build,
             "notes": [[n.slug, n.text] for n in self._told.get(selected.benchmark, ())],
         }
         (scratch / _META).write_text(json.dumps(told, default=str), encoding="utf-8")
@@ -374,7 +375,9 @@ class Suite:
             self._told[selected.benchmark] = tuple(
                 Note(slug, text, selected.benchmark) for slug, text in told["notes"]
             )
-            self.judged[selected.benchmark] = self.judge(selected, run.measurements[0], before)
+            self.judged[selected.benchmark] = self.judge(
+                selected, run.measurements[0], before, level=told["level"]
+            )
         shutil.rmtree(parts, ignore_errors=True)
 
     # -- all of them ----------------------------------------------------------------------
@@ -461,27 +464,6 @@ class Suite:
             ),
             touched=self.labels.touched,
         )
-
-
-def fails(verdicts: Iterable[BenchmarkVerdict], policy: Policy) -> bool:
-    """Tell whether the test item of this benchmark fails."""
-    failing = {Outcome.FAIL} | ({Outcome.INCONCLUSIVE} if policy.inconclusive_fails else set())
-    return any(each.outcome in failing for each in verdicts)
-
-
-def sentences(verdicts: Iterable[BenchmarkVerdict]) -> str:
-    """Return what a failed item says: one line per finding that failed, or the reason."""
-    told = tuple(verdicts)
-    failed = [str(f) for each in told for f in each.findings if f.outcome is Outcome.FAIL]
-    if not failed:
-        reasons = [
-            f"{each.benchmark}: {note.text}"
-            for each in told
-            if each.outcome is Outcome.INCONCLUSIVE
-            for note in each.notes
-        ]
-        failed = [*reasons[:1], "inconclusive results fail by the policy (inconclusive: fail)"]
-    return "\n".join(failed)
 
 
 def save_child(recorded: Recorded, benchmark: str, recorder: Recorder, exchange: Path) -> None:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,7 @@ from ci_flame.baseline import base_side, folder
 from ci_flame.config import RecordConfig
 from ci_flame.config.scripts import Script
 from ci_flame.errors import ChildError, CiFlameError
-from ci_flame.profile import Mode, Run
+from ci_flame.profile import Measurement, Mode, Run
 from ci_flame.record import layout
 
 CHILD_VARIABLE: Final = "CI_FLAME_CHILD"
@@ -427,3 +427,15 @@ def read_plan(given: Mapping[str, str]) -> ChildPlan | None:
 def write_leaks(exchange: Path, names: Iterable[str]) -> None:
     """Report modules that came from the wrong tree."""
     (exchange / "leaks.json").write_text(json.dumps(sorted(names)), encoding="utf-8")
+
+
+def joined(earlier: Measurement | None, later: Measurement) -> Measurement:
+    """Return two recordings of the same code and benchmark as one."""
+    if earlier is None:
+        return later
+    return replace(
+        earlier,
+        processes=earlier.processes + later.processes,
+        root=earlier.root or later.root,
+        places={**later.places, **earlier.places},
+    )

@@ -1,0 +1,173 @@
+"""Edge: `check` of a command that is not pytest: record, judge, confirm a failure, keep.
+
+record ─▶ judge ─▶ PASS …
+             └──▶ FAIL ─▶ recorded once more (both sides with `rerun:`) ─▶ the second counts
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from ci_flame import pipeline, report_folder, until_decided
+from ci_flame.chosen import Chosen, choose
+from ci_flame.config import BaselineKind, Config
+from ci_flame.config.terms import Terms
+from ci_flame.errors import InterruptedRunError
+from ci_flame.labels import Labels
+from ci_flame.policy import Policy
+from ci_flame.profile import Run
+from ci_flame.record import command as recorder
+from ci_flame.record.jit import Jit
+from ci_flame.report_folder import Report
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict
+
+_RECORDED: Final = (BaselineKind.RERUN, BaselineKind.TREE)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Both sides of a command, as far as they were recorded."""
+
+    after: Run
+    before: Run | None
+    """None: there is nothing to compare with."""
+
+
+class Check:
+    """One command, recorded beside its baseline as often as it takes."""
+
+    def __init__(self, config: Config, chosen: Chosen, name: str, jit: Jit) -> None:
+        self.config = config
+        self.chosen = chosen
+        self.notes: tuple[Note, ...] = chosen.notes
+        self._name = name
+        self._jit = jit
+        self._sides: tuple[recorder.Side, ...] = ()
+        """The base commit's, if it is recorded, and this tree's."""
+        self._brought = False
+        """The command's script is new in this change: the base commit may not run it."""
+
+    def prepare(self, command: Sequence[str], stack: ExitStack) -> None:
+        """Make the base commit ready, where it is recorded."""
+        from ci_flame.baseline import base_side  # noqa: PLC0415
+        from ci_flame.record import interpreter  # noqa: PLC0415
+
+        self._sides = (recorder.Side.here(command),)
+        if self.chosen.spec.kind not in _RECORDED:
+            return
+        start = Path.cwd()
+        python = interpreter.program(command, start, os.environ) or ""
+        base = pipeline.base_checkout(self.config, self.chosen, start, stack, python)
+        self.notes = tuple(Note(slug, text) for slug, text in base.notes)
+        brought = recorder.bring_scripts(command, start, base.folder)
+        if brought:
+            words = f"{base_side.listed(brought)} is new: it was run against the base commit's code"
+            self.notes += (Note("new-file", words, self._name),)
+        self._brought = bool(brought)
+        self._sides = (recorder.Side.there(command, start, base.folder, base), *self._sides)
+
+    def more(self, so_far: Recorded | None, count: int) -> Recorded:
+        """Record the command `count` times on each side; repetitions of both sides alternate."""
+        try:
+            runs = recorder.record(self.config.record, self._name, self._sides, count, self._jit)
+        except recorder.SideError as error:
+            if not self._brought or error.side != 0 or so_far is not None:
+                raise
+            words = f"is new, and does not run at the base commit: {error.message}"
+            self.notes = (*self.notes[:-1], Note("new-benchmark", words, self._name))
+            self._sides = self._sides[1:]
+            return self.more(None, count)
+        after = runs[-1]
+        before = runs[0] if len(runs) > 1 else self.chosen.run
+        if so_far is not None:
+            after = _joined(so_far.after, after)
+            if len(runs) > 1 and so_far.before is not None and before is not None:
+                before = _joined(so_far.before, before)
+        if not after.complete:
+            pipeline.save_run(after, self.config.out)
+            raise InterruptedRunError(
+                f"interrupted; {self.config.out} holds the repetitions that had ended, marked"
+                " incomplete"
+            )
+        return Recorded(after, before)
+
+    def terms(self, recorded: Recorded, policy: Policy, *notes: Note) -> Terms:
+        """Return what a verdict on it depends on."""
+        note = None if recorded.before else Note("no-baseline", self.chosen.told)
+        benchmarks = {} if policy == self.config.policy else {self._name: policy}
+        told = (*self.notes, *notes)
+        return Terms(self.config.policy, benchmarks, note=note, notes=told)
+
+    def judge(self, recorded: Recorded, terms: Terms) -> Verdict:
+        """Return the verdict on what was recorded."""
+        return pipeline.judge_runs(recorded.before, recorded.after, terms, self.chosen.history)
+
+
+def check(
+    config: Config, name: str, command: Sequence[str], repeat: int, jit: str = "none"
+) -> Verdict:
+    """Record a command, compare it with its baseline, and write run and report."""
+    pipeline.discard_report(config)
+    start = Path.cwd()
+    # Wrong words are said now, not after minutes of recording.
+    Labels(config.base.changed_since, "", start)
+    wanted = Jit(jit)
+    chosen = choose(config, start, lambda: recorder.expected(config.record, command, wanted))
+    this = Check(config, chosen, name, wanted)
+    with ExitStack() as stack:
+        this.prepare(command, stack)
+        recorded, policy, told = _recorded(this, repeat)
+        verdict = this.judge(recorded, this.terms(recorded, policy, *told))
+        replayed = config.record.collector == "replay"
+        if verdict.outcome is Outcome.FAIL and config.record.confirm and not replayed:
+            first, policy = verdict, config.policy
+            recorded = this.more(None, len(recorded.after.measurements[0].processes))
+            verdict = this.judge(recorded, this.terms(recorded, policy))
+            told = (*told, _confirmation(first, verdict))
+    before, after = recorded.before, recorded.after
+    pipeline.save_run(after, config.out)
+    terms = this.terms(recorded, policy, *told)
+    labels = Labels(config.base.changed_since, before.commit if before else "", start)
+    verdict, terms = pipeline.labelled(this.judge(recorded, terms), after, labels, terms)
+    report_folder.save(verdict, Report(before, after, terms, chosen.history), config.report)
+    return verdict
+
+
+def _recorded(this: Check, repeat: int) -> tuple[Recorded, Policy, tuple[Note, ...]]:
+    """Record as often as asked, or until it is decided; return what to judge it by."""
+    policy = this.config.policy
+    record = this.config.record
+    if not record.until_decided or record.collector == "replay":
+        return this.more(None, repeat), policy, ()
+
+    def judge(recorded: Recorded, by: Policy) -> tuple[BenchmarkVerdict, ...]:
+        return this.judge(recorded, this.terms(recorded, by)).benchmarks
+
+    looked = until_decided.record(
+        this.more, judge, policy, first=repeat, max_seconds=record.max_seconds
+    )
+    return looked.recorded, looked.policy, (looked.note,)
+
+
+def _joined(earlier: Run, later: Run) -> Run:
+    """Return two recordings of a command as one."""
+    from ci_flame.record.processes import joined  # noqa: PLC0415
+
+    (one,), (other,) = earlier.measurements, later.measurements
+    return replace(
+        later, measurements=(joined(one, other),), complete=earlier.complete and later.complete
+    )
+
+
+def _confirmation(first: Verdict, second: Verdict) -> Note:
+    """Return what a second recording made of a failure; only the second counts."""
+    (one, *_) = (finding for each in first.benchmarks for finding in each.findings)
+    if second.outcome is Outcome.FAIL:
+        words = "failed in two recordings; the figures are the second's"
+        return Note("confirmed", words, one.benchmark)
+    told = str(one).removeprefix(f"{one.benchmark}: ")
+    words = f"a first recording failed, the second did not confirm it: {told}"
+    return Note("not-confirmed", words, one.benchmark)
