@@ -91,8 +91,8 @@ def environment(config: Config, inherited: Mapping[str, str]) -> dict[str, str]:
     return {**inherited, "PYTEST_ADDOPTS": f"{theirs} {ours}".strip()}
 
 
-def run(command: Sequence[str], config: Config) -> int:
-    """Run pytest to its end and return its exit code.
+def run(command: Sequence[str], config: Config, *, stdout: int | None = None) -> int:
+    """Run pytest to its end and return its exit code; `stdout`: where it prints, if not here.
 
     After Ctrl-C or SIGTERM pytest gets the time to end its own recording; then
     InterruptedRunError is raised.
@@ -105,6 +105,7 @@ def run(command: Sequence[str], config: Config) -> int:
             list(command),
             env=environment(config, os.environ),
             stdin=subprocess.DEVNULL,
+            stdout=stdout,
             process_group=0,
         )
     except OSError as error:

@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 import ci_flame
-from ci_flame.cli import baselines, converting, judging, recording, system, top
+from ci_flame.cli import baselines, converting, judging, recording, system, testing, top
 from ci_flame.errors import CiFlameError, CollectError, InterruptedRunError, UsageError
 
 
@@ -73,6 +73,7 @@ for _command in (
     judging.explain,
     judging.gate,
     baselines.baseline,
+    testing.self_test,
     converting.report,
     converting.export,
     converting.import_,

@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,12 +20,12 @@ from typing import Final
 
 from ci_flame import pipeline, until_decided
 from ci_flame.baseline import base_side, folder, git
-from ci_flame.config import Config, marker_rules
+from ci_flame.config import Config, RecordConfig, marker_rules
 from ci_flame.errors import ChildError, UsageError
 from ci_flame.labels import Labels
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
-from ci_flame.pytest_plugin.values import Before, Judged, Selected
+from ci_flame.pytest_plugin.values import Before, Judged, Selected, expected_s
 from ci_flame.record import exact, processes
 from ci_flame.record.alternating import order
 from ci_flame.record.recorder import Recorded, Recorder, must_have_samples
@@ -82,6 +82,11 @@ class Suite:
         if source is None:
             raise UsageError("collector replay needs a run folder", "add --flame-replay DIR")
         return folder.load(source)
+
+    def expected_s(self, plans: Sequence[RecordConfig]) -> float:
+        """Return how long it will take to record benchmarks by these plans."""
+        sides = 2 if self.before.tree else 1
+        return sum(sides * each.processes * expected_s(each) for each in plans)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ci_flame.config import RecordConfig, marker_record
 from ci_flame.policy import Policy
@@ -13,6 +13,16 @@ from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, worst
 
 if TYPE_CHECKING:
     from ci_flame.judge.history import History
+
+_OVERHEAD: Final = 1.35
+"""Wall time of a process's rounds with the reference work, over their CPU time."""
+_START_S: Final = 2.0
+"""A further process's start, warm-up and end."""
+
+
+def expected_s(plan: RecordConfig) -> float:
+    """Return how long one further process takes where the machine has nothing else to do."""
+    return plan.seconds * _OVERHEAD + _START_S
 
 
 @dataclass(frozen=True, slots=True)
