@@ -33,6 +33,10 @@ class Frame:
         if not self.function:
             raise ValueError("a frame needs a function name")
 
+    def __hash__(self) -> int:
+        # Reading a run hashes millions of frames; the kind's hash takes longer than both names'.
+        return hash((self.function, self.module))
+
     def __str__(self) -> str:
         """Return the name used in globs, messages and files (`shop.parser:tokenize`).
 

@@ -56,7 +56,7 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
     rules = [rule for rule in policy.rules if rule.applies_to(diff.benchmark, diff.mode)]
     notes = [Note("recording", text, diff.benchmark) for text in diff.notes]
     machine = metrics.judge(diff.figures, policy, diff.benchmark, diff.mode, family=family)
-    counted = exact.judge(diff.counts, policy, diff.benchmark, diff.mode, frames=tuple(diff.frames))
+    counted = exact.judge(diff.counts, policy, diff.benchmark, diff.mode, frames=diff.frames)
     found: list[Finding] = [*counted.findings, *machine.findings]
     notes += (*machine.notes, *counted.notes, *exact.notes(diff.counts, diff.benchmark))
     doubt = worst([machine.outcome, counted.outcome])

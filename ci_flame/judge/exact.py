@@ -7,7 +7,7 @@ Counts have no noise, so that no statistics are needed: growth past the limit fa
 cost. Where they are not the same in all processes, nothing is claimed and nothing judged.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Final
@@ -120,7 +120,7 @@ def judge(
     benchmark: str,
     mode: str,
     *,
-    frames: tuple[FrameChange, ...] = (),
+    frames: Sequence[FrameChange] = (),
 ) -> Judged:
     """Judge every rule on bytecodes and calls that is about this benchmark.
 
@@ -132,10 +132,10 @@ def judge(
     findings: list[Finding] = []
     notes: list[Note] = []
     doubtful: list[Severity] = []
-    known = {each.frame: each for each in frames}
-    for rule in policy.rules:
-        if not rule.is_exact or not matches_name(rule.benchmarks, benchmark):
-            continue
+    rules = [r for r in policy.rules if r.is_exact and matches_name(r.benchmarks, benchmark)]
+    # Thousands of functions are made into values here, for rules alone.
+    known = {each.frame: each for each in (frames if rules else ())}
+    for rule in rules:
         doubt = _doubt(rule, counts)
         if not doubt:
             broken = [made for row in _rows(rule, counts) for made in _over(rule, row, counts)]

@@ -121,8 +121,8 @@ class _Tree:
         judged = np.flatnonzero(self.tree.judged)
         self.gone[judged] = gone[self.tree.node_frame[judged]]
         self.children: dict[int, list[int]] = {}
-        for node in judged.tolist():
-            self.children.setdefault(int(self.tree.parent[node]), []).append(node)
+        for node, parent in zip(judged.tolist(), self.tree.parent[judged].tolist(), strict=True):
+            self.children.setdefault(parent, []).append(node)
 
     def name(self, node: int) -> str:
         """Return the name of a node's function."""
