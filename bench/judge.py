@@ -162,12 +162,15 @@ def main() -> None:
             kept.append((before, after))
     with tempfile.TemporaryDirectory() as place:
         for number, both in enumerate(kept):
+            read = []
             for side in both:
                 where = Path(place, f"{number}-{id(side)}")
-                with times.stage("stored run: write"):
+                with times.stage("stored, both sides: write"):
                     folder.save(synthetic_run(side), where)
-                with times.stage("stored run: read"):
-                    folder.load(where)
+                with times.stage("stored, both sides: read"):
+                    read += folder.load(where).measurements
+            with times.stage("stored: diff of what was read"):
+                diff_benchmark(read[0], read[1], Mode.ON_CPU)
     count = wanted.benchmarks
     print(f"{count} benchmarks, {frames // count} functions and {nodes // count} call paths each,")
     print(f"{PROCESSES} processes of {ROUNDS * SAMPLES} samples a side; {false} failed falsely,")

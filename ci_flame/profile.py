@@ -8,7 +8,7 @@ profile and its clocks; rounds belong to a `Process`, processes to a `Measuremen
 (one benchmark), measurements to a `Run` (what a baseline holds).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -43,6 +43,7 @@ __all__ = [
     "Frame",
     "Histogram",
     "Kind",
+    "Listed",
     "Measurement",
     "Mode",
     "Place",
@@ -82,6 +83,56 @@ class Weight:
 
     def __add__(self, other: "Weight") -> "Weight":
         return Weight(self.samples + other.samples, self.value + other.value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listed(Mapping[Stack, Weight]):
+    """Weights by stack, over a list of stacks that many profiles share.
+
+    What is read from a file: a stack is seen in hundreds of rounds, and as the key of a dict
+    all of its frames would be hashed again in each of them.
+    """
+
+    shared: Sequence[Stack]
+    """Different stacks; not all of them are in this profile."""
+    numbers: Sequence[int]
+    """Of `shared`, each once."""
+    weights: Sequence[Weight]
+    """Of `numbers`."""
+
+    def __getitem__(self, stack: Stack) -> Weight:
+        for number, weight in zip(self.numbers, self.weights, strict=True):
+            if self.shared[number] == stack:
+                return weight
+        raise KeyError(stack)
+
+    def __iter__(self) -> Iterator[Stack]:
+        return map(self.shared.__getitem__, self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def values(self) -> ValuesView[Weight]:
+        """Return the weights, without a look-up of each."""
+        return _ListedValues(self)
+
+    def items(self) -> ItemsView[Stack, Weight]:
+        """Return stacks and weights, without a look-up of each."""
+        return _ListedItems(self)
+
+
+class _ListedValues(ValuesView[Weight]):
+    _mapping: Listed
+
+    def __iter__(self) -> Iterator[Weight]:
+        return iter(self._mapping.weights)
+
+
+class _ListedItems(ItemsView[Stack, Weight]):
+    _mapping: Listed
+
+    def __iter__(self) -> Iterator[tuple[Stack, Weight]]:
+        return zip(self._mapping, self._mapping.weights, strict=True)
 
 
 def _no_stacks() -> Mapping[Stack, Weight]:

@@ -21,6 +21,7 @@ from ci_flame.profile import (
     UNKNOWN,
     Frame,
     Kind,
+    Listed,
     Measurement,
     Mode,
     Round,
@@ -181,6 +182,8 @@ class _Stacks:
         Tens of thousands of entries a benchmark: only the distinct stacks are looked at in
         Python, everything else is a loop inside the interpreter.
         """
+        if seen and all(isinstance(each, Listed) for each in seen):
+            return self._listed([each for each in seen if isinstance(each, Listed)], amount)
         stacks = list(chain.from_iterable(seen))
         ids = list(map(id, stacks))
         for one, stack in dict(zip(ids, stacks, strict=True)).items():
@@ -190,6 +193,27 @@ class _Stacks:
         weights = chain.from_iterable(each.values() for each in seen)
         amounts = np.fromiter(map(amount, weights), np.float64, len(ids))
         return np.asarray(np.bincount(numbers, amounts, len(self.stacks)), dtype=np.float64)
+
+    def _listed(self, seen: Sequence[Listed], amount: Callable[[Weight], int]) -> Floats:
+        """Return the same of profiles that share lists of stacks, mostly one."""
+        made = np.zeros(0)
+        for shared in {id(each.shared): each.shared for each in seen}.values():
+            some = [each for each in seen if each.shared is shared]
+            numbers = np.fromiter(chain.from_iterable(each.numbers for each in some), np.intp)
+            weights = chain.from_iterable(each.weights for each in some)
+            sums = np.bincount(
+                numbers, np.fromiter(map(amount, weights), np.float64, len(numbers)), len(shared)
+            )
+            # Only those that are in it: what is in dropped rounds alone is not compared.
+            used = np.flatnonzero(np.bincount(numbers, minlength=len(shared)))
+            here = np.fromiter(
+                (self.number(shared[number]) for number in used.tolist()), np.intp, len(used)
+            )
+            whole = np.zeros(len(self.stacks))
+            whole[: len(made)] = made
+            np.add.at(whole, here, sums[used])
+            made = whole
+        return made
 
     def path(self, stack: Stack) -> tuple[int, ...]:
         """Return the numbers of a stack's frames."""

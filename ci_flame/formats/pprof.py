@@ -27,7 +27,7 @@ from ci_flame.formats.pprof_write import (
     PprofProfiles,
     write,
 )
-from ci_flame.profile import Frame, Kind, Mode, Place, Profile, Stack, Unit, Weight
+from ci_flame.profile import Frame, Kind, Listed, Mode, Place, Profile, Stack, Unit, Weight
 
 __all__ = ["PprofProfiles", "read", "write"]
 
@@ -150,6 +150,8 @@ def _check_counts(plain: bytes, source: str) -> None:
 
 
 def _varint(plain: bytes, position: int, source: str) -> tuple[int, int]:
+    if position < len(plain) and plain[position] < _MORE:  # most are one byte
+        return plain[position], position + 1
     value = shift = 0
     while position < len(plain) and shift < _MAX_SHIFT:
         byte = plain[position]
@@ -176,6 +178,8 @@ _Identified = TypeVar("_Identified", pb.Mapping, pb.Function, pb.Location)
 class _Values:
     """Which of a sample's values count."""
 
+    columns: int
+    """Values that each sample must have."""
     samples: int | None
     """Column of the number of samples; None: each record is one."""
     value: int
@@ -212,21 +216,30 @@ class _Reader:
     def profiles(self) -> PprofProfiles:
         """Return everything, by process and round."""
         values = self.values()
-        stacks: dict[tuple[int, int], dict[Stack, Weight]] = {}
+        rounds: dict[tuple[int, int], dict[int, Weight]] = {}
         locations = self.locations()
-        known: dict[tuple[int, ...], Stack] = {}
-        labels: dict[int, str] = {}
+        known: dict[tuple[int, ...], int] = {}
+        by_stack: dict[Stack, int] = {}
+        labels = {
+            index: text for index, text in enumerate(self.strings) if text in {PROCESS, ROUND}
+        }
+        weights: dict[tuple[int, int], Weight] = {}
         for number, sample in enumerate(self.message.sample):
             ids = tuple(sample.location_id)
-            stack = known.get(ids)
-            if stack is None:
-                stack = known[ids] = self.stack(ids, locations, number)
-            weight = self.weight(sample, values, number)
-            of_round = stacks.setdefault(self.round(sample, labels, number), {})
-            have = of_round.get(stack)
-            of_round[stack] = weight if have is None else have + weight
+            at = known.get(ids)
+            if at is None:
+                stack = self.stack(ids, locations, number)
+                at = known[ids] = by_stack.setdefault(stack, len(by_stack))
+            weight = self.weight(sample, values, number, weights)
+            of_round = rounds.setdefault(self.round(sample, labels, number), {})
+            have = of_round.get(at)
+            of_round[at] = weight if have is None else have + weight
+        shared = tuple(by_stack)
         profiles = {
-            key: Profile(stacks[key], values.unit).check(self.source) for key in sorted(stacks)
+            key: Profile(
+                Listed(shared, tuple(rounds[key]), tuple(rounds[key].values())), values.unit
+            )
+            for key in sorted(rounds)
         }
         return PprofProfiles(profiles, self.places, values.mode, values.unit)
 
@@ -252,10 +265,10 @@ class _Reader:
             else Mode.ON_CPU
         )
         if unit in _TO_NS:
-            return _Values(samples, value, _TO_NS[unit], Unit.NANOSECONDS, mode)
+            return _Values(len(types), samples, value, _TO_NS[unit], Unit.NANOSECONDS, mode)
         if unit == "count":
             samples = value if samples is None else samples
-            return _Values(samples, value, 1, Unit.SAMPLES, mode)
+            return _Values(len(types), samples, value, 1, Unit.SAMPLES, mode)
         raise FormatError(
             self.source,
             f"it measures {name} in {unit or 'no unit'}; samples or time can be compared",
@@ -349,30 +362,47 @@ class _Reader:
             raise self.error(f"its stacks have more than {MAX_FRAMES} frames in all, the limit")
         return tuple(frames)
 
-    def weight(self, sample: pb.Sample, values: _Values, number: int) -> Weight:
-        """Return a sample's weight in the profile's unit."""
-        if len(sample.value) != len(self.message.sample_type):
+    def weight(
+        self,
+        sample: pb.Sample,
+        values: _Values,
+        number: int,
+        known: dict[tuple[int, int], Weight],
+    ) -> Weight:
+        """Return a sample's weight in the profile's unit; most weigh the same: one of `known`."""
+        column = sample.value
+        if len(column) != values.columns:
             raise self.error(
-                f"sample {number} has {len(sample.value)} values"
-                f" for {len(self.message.sample_type)} sample types"
+                f"sample {number} has {len(column)} values for {values.columns} sample types"
             )
-        value = sample.value[values.value]
-        samples = 1 if values.samples is None else sample.value[values.samples]
-        if value < 0 or samples < 0:
-            raise self.error(f"sample {number} has the negative value {min(value, samples)}")
-        return Weight(samples, value * values.factor)
+        value = column[values.value]
+        samples = 1 if values.samples is None else column[values.samples]
+        found = known.get((samples, value))
+        if found is None:
+            if value < 0 or samples < 0:
+                raise self.error(f"sample {number} has the negative value {min(value, samples)}")
+            found = known[samples, value] = Weight(samples, value * values.factor)
+        return found
 
-    def round(self, sample: pb.Sample, labels: dict[int, str], number: int) -> tuple[int, int]:
-        """Return process and round of a sample; 0 where it has no such label."""
-        found = {PROCESS: 0, ROUND: 0}
+    def round(self, sample: pb.Sample, labels: Mapping[int, str], number: int) -> tuple[int, int]:
+        """Return process and round of a sample; 0 where it has no such label.
+
+        `labels`: the strings that are the names of labels that count.
+        """
+        process = of_process = 0
         for label in sample.label:
-            key = labels.get(label.key)
-            if key is None:
-                key = labels[label.key] = self.string(label.key, "label")
-            if key not in found or label.str:
+            name = labels.get(label.key)
+            if name is None:
+                self.string(label.key, "label")
                 continue
-            limit = MAX_PROCESS if key == PROCESS else MAX_ROUND
-            if not 0 <= label.num <= limit:
-                raise self.error(f"sample {number} is of {key} {label.num}; 0 to {limit} can be")
-            found[key] = label.num
-        return found[PROCESS], found[ROUND]
+            if label.str:
+                continue
+            value = label.num
+            limit = MAX_PROCESS if name == PROCESS else MAX_ROUND
+            if not 0 <= value <= limit:
+                raise self.error(f"sample {number} is of {name} {value}; 0 to {limit} can be")
+            if name == PROCESS:
+                process = value
+            else:
+                of_process = value
+        return process, of_process

@@ -54,7 +54,10 @@ def write(measurement: Measurement, mode: Mode) -> bytes:
         for number, each in enumerate(of_process.rounds)
         if mode in each.profiles
     ]
-    frames = sorted({f for _, _, profile in rounds for stack in profile.stacks for f in stack})
+    # Hashing frames is slow, and rounds hold the same stacks: each object is looked at once.
+    stacks = {id(stack): stack for _, _, profile in rounds for stack in profile.stacks}
+    objects = {id(frame): frame for stack in stacks.values() for frame in stack}
+    frames = sorted(set(objects.values()))
     unit = rounds[0][2].unit if rounds else Unit.NANOSECONDS
     message = pb.Profile()
     strings = _Strings(message)
@@ -66,11 +69,15 @@ def write(measurement: Measurement, mode: Mode) -> bytes:
     message.comment.append(strings[f"benchmark: {measurement.benchmark}"])
     message.comment.append(strings["iterations of each round: run.json"])
     _add_frames(message, strings, frames, measurement.places)
-    ids = {frame: position for position, frame in enumerate(frames, 1)}
+    ranks = {frame: position for position, frame in enumerate(frames, 1)}
+    by_object = {each: ranks[frame] for each, frame in objects.items()}
+    paths = {
+        each: tuple(map(by_object.__getitem__, map(id, stack))) for each, stack in stacks.items()
+    }
     samples = value = 0
     for process, number, profile in rounds:
         _check_weights(profile, measurement.benchmark)
-        _add_samples(message, strings, profile, ids, (process, number))
+        _add_samples(message, strings, profile, paths, (process, number))
         samples += profile.samples
         value += profile.value
     if samples:
@@ -121,12 +128,12 @@ def _add_samples(
     message: pb.Profile,
     strings: "_Strings",
     profile: Profile,
-    ids: Mapping[Frame, int],
+    paths: Mapping[int, tuple[int, ...]],
     position: tuple[int, int],
 ) -> None:
     process, number = position
     key_process, key_round, index = strings[PROCESS], strings[ROUND], strings[_INDEX]
-    by_ids = {tuple(ids[f] for f in stack): weight for stack, weight in profile.stacks.items()}
+    by_ids = {paths[id(stack)]: weight for stack, weight in profile.stacks.items()}
     for path in sorted(by_ids):
         weight = by_ids[path]
         sample = message.sample.add(location_id=path[::-1], value=(weight.samples, weight.value))

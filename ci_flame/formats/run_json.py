@@ -169,14 +169,15 @@ def _check_metrics(measurement: Measurement) -> None:
 
 def _benchmark(measurement: Measurement) -> dict[str, object]:
     modes = measurement.modes
-    seen = {
-        frame
+    # By object first: hashing frames is slow, and rounds hold the same stacks.
+    stacks = {
+        id(stack): stack
         for process in measurement.processes
         for each in process.rounds
         for profile in each.profiles.values()
         for stack in profile.stacks
-        for frame in stack
     }
+    seen = set({id(frame): frame for stack in stacks.values() for frame in stack}.values())
     return {
         "id": measurement.benchmark,
         "root": None if measurement.root is None else frame_row(measurement.root),
