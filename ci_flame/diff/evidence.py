@@ -161,6 +161,8 @@ class _Stacks:
         self._by_frame_id: dict[int, int] = {}
         self._by_path: dict[tuple[int, ...], int] = {}
         self._by_stack_id: dict[int, int] = {}
+        self._by_shared: dict[int, Indices] = {}
+        """Numbers of the stacks of a list that profiles share; -1: not seen yet."""
 
     def number(self, stack: Stack) -> int:
         """Return the number of a stack."""
@@ -206,24 +208,22 @@ class _Stacks:
             )
             # Only those that are in it: what is in dropped rounds alone is not compared.
             used = np.flatnonzero(np.bincount(numbers, minlength=len(shared)))
-            here = np.fromiter(
-                (self.number(shared[number]) for number in used.tolist()), np.intp, len(used)
-            )
+            known = self._by_shared.setdefault(id(shared), np.full(len(shared), -1, np.intp))
+            new = used[known[used] < 0]
+            known[new] = [self.number(shared[number]) for number in new.tolist()]
             whole = np.zeros(len(self.stacks))
             whole[: len(made)] = made
-            np.add.at(whole, here, sums[used])
+            np.add.at(whole, known[used], sums[used])
             made = whole
         return made
 
     def path(self, stack: Stack) -> tuple[int, ...]:
         """Return the numbers of a stack's frames."""
-        known = tuple(map(self._by_frame_id.get, map(id, stack)))
-        if None in known:
-            for frame, number in zip(stack, known, strict=True):
-                if number is None:
-                    self._frame(frame)
-            known = tuple(map(self._by_frame_id.get, map(id, stack)))
-        return known  # type: ignore[return-value]  # no None is left
+        known = list(map(self._by_frame_id.get, map(id, stack)))
+        while None in known:  # mostly one: the function that this stack ends in
+            at = known.index(None)
+            known[at] = self._frame(stack[at])
+        return tuple(known)  # type: ignore[arg-type]  # no None is left
 
     def stack(self, number: int) -> Stack:
         """Return the stack of a number."""
