@@ -89,6 +89,20 @@ def choose(
     return _instead(chosen, config, start, given, reason, stored)
 
 
+def to_confirm(config: Config, chosen: Chosen) -> Chosen | None:
+    """Return the commit of a stored baseline, to be recorded beside what failed against it.
+
+    None where there is no telling what was recorded (a dirty tree, no commit), or the policy
+    says `rerun: never`, or `confirm: false`.
+    """
+    run = chosen.run
+    if run is None or run.dirty or not run.commit:
+        return None
+    if config.base.rerun is Rerun.NEVER or not config.record.confirm:
+        return None
+    return Chosen(BaselineSpec(BaselineKind.RERUN, run.commit), chosen.told)
+
+
 def differences(before: Environment, present: Environment) -> tuple[str, ...]:
     """Return why a stored run may not be compared with one that is made here."""
     from ci_flame import diff  # noqa: PLC0415 - numpy, only where something is stored

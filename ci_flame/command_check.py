@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Final
 
 from ci_flame import pipeline, report_folder, until_decided
-from ci_flame.chosen import Chosen, choose
+from ci_flame.chosen import Chosen, choose, to_confirm
 from ci_flame.config import BaselineKind, Config
 from ci_flame.config.terms import Terms
-from ci_flame.errors import InterruptedRunError
+from ci_flame.errors import BaselineError, InterruptedRunError
 from ci_flame.labels import Labels
 from ci_flame.policy import Policy
 from ci_flame.profile import Run
 from ci_flame.record import command as recorder
 from ci_flame.record.jit import Jit
 from ci_flame.report_folder import Report
-from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, confirmation
 
 _RECORDED: Final = (BaselineKind.RERUN, BaselineKind.TREE)
 
@@ -52,22 +52,71 @@ class Check:
 
     def prepare(self, command: Sequence[str], stack: ExitStack) -> None:
         """Make the base commit ready, where it is recorded."""
+        self._sides = (recorder.Side.here(command),)
+        if self.chosen.spec.kind in _RECORDED:
+            self._check_out(self.chosen, command, stack)
+
+    def _check_out(self, chosen: Chosen, command: Sequence[str], stack: ExitStack) -> None:
+        """Make the base commit the first of the sides."""
         from ci_flame.baseline import base_side  # noqa: PLC0415
         from ci_flame.record import interpreter  # noqa: PLC0415
 
-        self._sides = (recorder.Side.here(command),)
-        if self.chosen.spec.kind not in _RECORDED:
-            return
         start = Path.cwd()
         python = interpreter.program(command, start, os.environ) or ""
-        base = pipeline.base_checkout(self.config, self.chosen, start, stack, python)
+        base = pipeline.base_checkout(self.config, chosen, start, stack, python)
         self.notes = tuple(Note(slug, text) for slug, text in base.notes)
         brought = recorder.bring_scripts(command, start, base.folder)
         if brought:
             words = f"{base_side.listed(brought)} is new: it was run against the base commit's code"
             self.notes += (Note("new-file", words, self._name),)
         self._brought = bool(brought)
-        self._sides = (recorder.Side.there(command, start, base.folder, base), *self._sides)
+        side = recorder.Side.there(command, start, base.folder, base)
+        self._sides = (side, self._sides[-1])
+
+    def confirm(
+        self, first: Verdict, count: int, command: Sequence[str], stack: ExitStack
+    ) -> tuple[Recorded, Note]:
+        """Record what failed once more; only this recording counts.
+
+        Against a stored baseline its commit is recorded beside, where it can be had and runs.
+        """
+        trouble = ""
+        beside = to_confirm(self.config, self.chosen)
+        stored = self.chosen.run
+        if beside is None or stored is None:
+            recorded = self.more(None, count)
+        else:
+            recorded, trouble = self._beside(beside, stored, count, command, stack)
+        failed = self.judge(recorded, self.terms(recorded, self.config.policy)).outcome
+        found = [finding for each in first.benchmarks for finding in each.findings]
+        return recorded, confirmation(
+            self._name,
+            found,
+            failed=failed is Outcome.FAIL,
+            beside=beside.spec.value if beside and not trouble else "",
+            trouble=trouble,
+        )
+
+    def _beside(
+        self, beside: Chosen, stored: Run, count: int, command: Sequence[str], stack: ExitStack
+    ) -> tuple[Recorded, str]:
+        """Record a stored baseline's commit and this tree; or this tree alone, and why."""
+        from ci_flame.diff.same_code import not_the_build  # noqa: PLC0415
+
+        try:
+            self._check_out(beside, command, stack)
+            recorded = self.more(None, count)
+        except (BaselineError, recorder.SideError) as error:
+            if isinstance(error, recorder.SideError) and error.side != 0:
+                raise
+            self._sides = self._sides[-1:]
+            return self.more(None, count), error.message
+        if len(self._sides) == 1:  # a script that is new
+            return recorded, "the benchmark does not run there"
+        again = recorded.before.measurement(self._name) if recorded.before else None
+        if trouble := not_the_build(stored.measurement(self._name), again):
+            return Recorded(recorded.after, stored), trouble
+        return recorded, ""
 
     def more(self, so_far: Recorded | None, count: int) -> Recorded:
         """Record the command `count` times on each side; repetitions of both sides alternate."""
@@ -123,10 +172,9 @@ def check(
         verdict = this.judge(recorded, this.terms(recorded, policy, *told))
         replayed = config.record.collector == "replay"
         if verdict.outcome is Outcome.FAIL and config.record.confirm and not replayed:
-            first, policy = verdict, config.policy
-            recorded = this.more(None, len(recorded.after.measurements[0].processes))
-            verdict = this.judge(recorded, this.terms(recorded, policy))
-            told = (*told, _confirmation(first, verdict))
+            count = len(recorded.after.measurements[0].processes)
+            recorded, note = this.confirm(verdict, count, command, stack)
+            policy, told = config.policy, (*told, note)
     before, after = recorded.before, recorded.after
     pipeline.save_run(after, config.out)
     terms = this.terms(recorded, policy, *told)
@@ -160,14 +208,3 @@ def _joined(earlier: Run, later: Run) -> Run:
     return replace(
         later, measurements=(joined(one, other),), complete=earlier.complete and later.complete
     )
-
-
-def _confirmation(first: Verdict, second: Verdict) -> Note:
-    """Return what a second recording made of a failure; only the second counts."""
-    (one, *_) = (finding for each in first.benchmarks for finding in each.findings)
-    if second.outcome is Outcome.FAIL:
-        words = "failed in two recordings; the figures are the second's"
-        return Note("confirmed", words, one.benchmark)
-    told = str(one).removeprefix(f"{one.benchmark}: ")
-    words = f"a first recording failed, the second did not confirm it: {told}"
-    return Note("not-confirmed", words, one.benchmark)

@@ -3,7 +3,7 @@
 `str(finding)` is the sentence. Nothing downstream decides, rounds or words it again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isfinite
@@ -405,3 +405,28 @@ def _metric(figure: Figure) -> str:
         return f"{figure.name} went from {one} to {other} ({sides})"
     growth = percent(figure.value / figure.before - 1, above=figure.threshold)
     return f"{figure.name} grew by {growth} %, {one} -> {other} ({sides})"
+
+
+def confirmation(
+    benchmark: str,
+    first: Sequence[Finding],
+    *,
+    failed: bool,
+    beside: str = "",
+    trouble: str = "",
+) -> Note:
+    """Return what a second recording made of a failure; only the second counts.
+
+    `beside`: the commit of a stored baseline that was recorded again, too; `trouble`: why it
+    could not be.
+    """
+    if failed:
+        words = "failed in two recordings; the figures are the second's"
+    else:
+        told = str(first[0]).removeprefix(f"{benchmark}: ")
+        words = f"a first recording failed, the second did not confirm it: {told.removesuffix('.')}"
+    if beside:
+        words += f"; the baseline's commit {beside[:10]} was recorded beside it"
+    elif trouble:
+        words += f"; the baseline's commit could not be recorded beside it: {trouble}"
+    return Note("confirmed" if failed else "not-confirmed", words, benchmark)

@@ -22,7 +22,7 @@ import pytest
 
 from ci_flame import pipeline
 from ci_flame.baseline import folder, git
-from ci_flame.chosen import choose
+from ci_flame.chosen import choose, to_confirm
 from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
 from ci_flame.config import BaselineKind, BaselineSpec, Config, build
 from ci_flame.errors import BaselineError, CiFlameError
@@ -447,9 +447,20 @@ def _before(settings: Config, root: Path, recorder: Recorder | None, closing: Ex
     required = settings.policy.baseline_required and SELF_TEST_VARIABLE not in os.environ
     if chosen.run is None and required:
         raise BaselineError(chosen.told, "the policy says baseline: {required: true}; record one")
-    commit = chosen.run.commit if chosen.run else ""
+    again = to_confirm(settings, chosen)
+
+    def beside() -> Tree:
+        assert again is not None  # noqa: S101 - as below
+        base = pipeline.base_checkout(settings, again, root, closing)
+        return Tree(_project(root), base.folder.resolve(), base.python)
+
     return Before(
-        run=chosen.run, told=chosen.told, history=chosen.history, notes=notes, commit=commit
+        run=chosen.run,
+        told=chosen.told,
+        history=chosen.history,
+        notes=notes,
+        commit=chosen.run.commit if chosen.run else "",
+        beside=beside if again and recorder is not None else None,
     )
 
 

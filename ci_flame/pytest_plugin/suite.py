@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Final
 
 from ci_flame import pipeline, until_decided
-from ci_flame.baseline import base_side, folder, git
+from ci_flame.baseline import folder, git
 from ci_flame.config import Config, RecordConfig, marker_rules
-from ci_flame.errors import ChildError, UsageError
+from ci_flame.errors import BaselineError, ChildError, UsageError
 from ci_flame.labels import Labels
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
-from ci_flame.pytest_plugin.values import Before, Judged, Selected, expected_s
+from ci_flame.pytest_plugin.values import Before, Judged, Selected, bring, expected_s, merged
 from ci_flame.record import exact, processes
 from ci_flame.record.alternating import order
 from ci_flame.record.recorder import Recorded, Recorder, must_have_samples
-from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Sort, Verdict
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Sort, Verdict, confirmation
 
 Pair = tuple[Measurement, Measurement | None]
 """After and before."""
@@ -64,6 +64,8 @@ class Suite:
         self.labels = Labels(config.base.changed_since, before.commit, start)
         self._told: dict[str, tuple[Note, ...]] = {}
         """Benchmark -> notes of this session that judging again would not find."""
+        self._beside: processes.Tree | None = None
+        """The commit of a stored baseline, checked out to confirm a failure."""
         self._environment: Environment | None = None
         self._environment_before: Environment | None = None
 
@@ -106,7 +108,7 @@ class Suite:
         Raises ChildError where one of them failed, CollectError where nothing was seen.
         """
         self._told.pop(selected.benchmark, None)  # a plugin that repeats failed tests was here
-        before = self.before.run.measurement(selected.benchmark) if self.before.run else None
+        before = self._stored(selected.benchmark)
         if self.recorder is None:
             from ci_flame.collect import replay  # noqa: PLC0415 - only where it is asked for
 
@@ -176,19 +178,37 @@ class Suite:
         only_counts = all(finding.sort is Sort.COUNT for finding in failed)  # the same again
         if only_counts or not selected.plan(self.config.record).confirm:
             return first
-        after, base = self._record(selected, f"{selected.benchmark} again", count)
+        tree, trouble = self._checked_out()
+        after, base = self._record(selected, f"{selected.benchmark} again", count, tree)
+        if tree is not self.before.tree:
+            from ci_flame.diff.same_code import not_the_build  # noqa: PLC0415 - as below
+
+            trouble = not_the_build(first.before, base)
+            base = None if trouble else base
         judged = self.judge(selected, after, base or first.before)
-        if judged.outcome is Outcome.FAIL:
-            note = Note(
-                "confirmed", "failed in two recordings; the figures are the second's",
-                selected.benchmark,
-            )  # fmt: skip
-        else:
-            findings = [finding for each in first.verdicts for finding in each.findings]
-            told = str(findings[0]).removeprefix(f"{selected.benchmark}: ")
-            words = f"a first recording failed, the second did not confirm it: {told}"
-            note = Note("not-confirmed", words, selected.benchmark)
+        found = [finding for each in first.verdicts for finding in each.findings]
+        note = confirmation(
+            selected.benchmark,
+            found,
+            failed=judged.outcome is Outcome.FAIL,
+            beside=self.before.commit if self.before.run and base else "",
+            trouble=trouble,
+        )
         return self._noted(judged, note)
+
+    def _checked_out(self) -> tuple[processes.Tree | None, str]:
+        """Return the base commit to record beside, or why a stored one cannot be."""
+        if self.before.tree is not None or self.before.beside is None:
+            return self.before.tree, ""
+        if self._beside is None:
+            try:
+                self._beside = self.before.beside()
+            except BaselineError as error:
+                return None, error.message
+        return self._beside, ""
+
+    def _stored(self, benchmark: str) -> Measurement | None:
+        return self.before.run.measurement(benchmark) if self.before.run else None
 
     def _noted(self, judged: Judged, *notes: Note) -> Judged:
         """Return it with notes, which are kept for whoever judges it again."""
@@ -198,16 +218,28 @@ class Suite:
         self._told[name] = (*self._told.get(name, ()), *notes)
         return replace(judged, verdicts=noted(judged.verdicts, notes))
 
-    def _record(self, selected: Selected, seed: str, processes_a_side: int | None = None) -> Pair:
-        """Run the benchmark in its processes, sides alternating; merge each side."""
+    def _record(
+        self,
+        selected: Selected,
+        seed: str,
+        processes_a_side: int | None = None,
+        tree: processes.Tree | None = None,
+    ) -> Pair:
+        """Run the benchmark in its processes, sides alternating; merge each side.
+
+        `tree`: the base commit that was checked out to confirm a failure against a stored one;
+        it may lack what the benchmark needs.
+        """
         plan = selected.plan(self.config.record)
-        tree = self.before.tree
+        tree = tree or self.before.tree
         after: list[tuple[Process, Mapping[Frame, Place]]] = []
         before: list[tuple[Process, Mapping[Frame, Place]]] = []
         root_before: Frame | None = None
         root_after: Frame | None = None
         missing = False
-        brought = self._bring(selected)
+        brought, notes = bring(selected, tree)
+        told = dict.fromkeys((*self._told.get(selected.benchmark, ()), *notes))
+        self._told[selected.benchmark] = tuple(told)
         wanted = processes_a_side or plan.processes
         for side in order(wanted if tree else 0, wanted, f"{self.seed} {seed}"):
             if side == "before" and missing:
@@ -226,7 +258,9 @@ class Suite:
             except ChildError as error:
                 # A benchmark that is new need not run against the code before.
                 if side == "after" or not (
-                    brought or isinstance(error, processes.MissingBenchmark)
+                    brought
+                    or tree is not self.before.tree
+                    or isinstance(error, processes.MissingBenchmark)
                 ):
                     raise
                 missing = True
@@ -243,27 +277,9 @@ class Suite:
                 self._environment = run.environment
         must_have_samples(selected.benchmark, [process for process, _ in after])
         return (
-            _measurement(selected.benchmark, root_after, after),
-            _measurement(selected.benchmark, root_before, before) if before else None,
+            merged(selected.benchmark, root_after, after),
+            merged(selected.benchmark, root_before, before) if before else None,
         )
-
-    def _bring(self, selected: Selected) -> bool:
-        """Copy a benchmark's file that is new beside the base commit; tell whether it is new."""
-        tree = self.before.tree
-        if tree is None:
-            return False
-        name, file = selected.benchmark, selected.file
-        brought = base_side.bring(file, tree.project, tree.folder)
-        notes: tuple[Note, ...] = ()
-        if brought:
-            words = f"{base_side.listed(brought)} is new: it was run against the base commit's code"
-            notes = (Note("new-file", words, name),)
-        elif base_side.differ(file, tree.map(file)):
-            inside = tree.map(file).relative_to(tree.folder)
-            words = f"{inside} differs from the base commit's: each side ran its own"
-            notes = (Note("benchmark-changed", words, name),)
-        self._told[name] = notes
-        return bool(brought)
 
     def judge(
         self,
@@ -349,7 +365,7 @@ class Suite:
         scratch = self._parts / f".{name}.tmp"
         scratch.mkdir()
         folder.save(Run(self.environment, (judged.after,)), scratch / "after")
-        if judged.before is not None and self.before.tree is not None:
+        if judged.before is not None and judged.before is not self._stored(selected.benchmark):
             environment = self._environment_before or self.environment
             folder.save(Run(environment, (judged.before,)), scratch / "before")
         told = {
@@ -372,7 +388,7 @@ class Suite:
             self.family = told["family"]
             run = folder.load(place.parent / "after")
             self._environment = run.environment
-            before = self.before.run.measurement(selected.benchmark) if self.before.run else None
+            before = self._stored(selected.benchmark)
             if (place.parent / "before").exists():
                 base = folder.load(place.parent / "before")
                 self._environment_before = base.environment
@@ -397,7 +413,7 @@ class Suite:
             dirty=state.dirty,
             time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             complete=complete,
-            seed=self.seed if self.before.tree else "",
+            seed=self.seed if self.before.tree or self._beside else "",
         )
 
     def run_before(self) -> Run | None:
@@ -475,12 +491,3 @@ def save_child(recorded: Recorded, benchmark: str, recorder: Recorder, exchange:
     """Write a further process's run to where its parent reads it."""
     measurement = Measurement(benchmark, (recorded.process,), recorded.root, recorded.places)
     folder.save(Run(recorder.environment, (measurement,)), exchange / "run")
-
-
-def _measurement(
-    benchmark: str, root: Frame | None, parts: list[tuple[Process, Mapping[Frame, Place]]]
-) -> Measurement:
-    places: dict[Frame, Place] = {}
-    for _, each in reversed(parts):
-        places.update(each)
-    return Measurement(benchmark, tuple(process for process, _ in parts), root, places)

@@ -1,13 +1,14 @@
 """Edge: one benchmark of a pytest session as plain values: selected, compared with, judged."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ci_flame.baseline import base_side
 from ci_flame.config import RecordConfig, marker_record
 from ci_flame.policy import Policy
-from ci_flame.profile import Measurement, Run
+from ci_flame.profile import Frame, Measurement, Place, Process, Run
 from ci_flame.record import processes
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, worst
 
@@ -75,6 +76,35 @@ class Before:
     """What else must be known of it: how it was chosen, what it lacks."""
     commit: str = ""
     """Of the base; empty where it is not known."""
+    beside: "Callable[[], processes.Tree] | None" = None
+    """Checks the commit of a stored run out, to record both sides of what failed; BaselineError
+    where that fails. None: it must not or cannot be."""
+
+
+def bring(selected: Selected, tree: processes.Tree | None) -> tuple[bool, tuple[Note, ...]]:
+    """Copy a benchmark's file that is new beside the base commit; tell whether it is, and what."""
+    if tree is None:
+        return False, ()
+    name, file = selected.benchmark, selected.file
+    brought = base_side.bring(file, tree.project, tree.folder)
+    if brought:
+        words = f"{base_side.listed(brought)} is new: it was run against the base commit's code"
+        return True, (Note("new-file", words, name),)
+    if base_side.differ(file, tree.map(file)):
+        inside = tree.map(file).relative_to(tree.folder)
+        words = f"{inside} differs from the base commit's: each side ran its own"
+        return False, (Note("benchmark-changed", words, name),)
+    return False, ()
+
+
+def merged(
+    benchmark: str, root: Frame | None, parts: Sequence[tuple[Process, Mapping[Frame, Place]]]
+) -> Measurement:
+    """Return the processes of one side as one measurement; the first one's places count."""
+    places: dict[Frame, Place] = {}
+    for _, each in reversed(parts):
+        places.update(each)
+    return Measurement(benchmark, tuple(process for process, _ in parts), root, places)
 
 
 def fails(verdicts: Iterable[BenchmarkVerdict], policy: Policy) -> bool:

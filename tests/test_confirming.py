@@ -1,0 +1,220 @@
+"""A failure against a stored baseline is confirmed on both sides, where its commit can be had."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
+from test_baseline_git import run_git
+from test_cli import call
+
+from ci_flame.chosen import Chosen, to_confirm
+from ci_flame.config import BaselineKind, BaselineSpec, build
+from ci_flame.diff.same_code import not_the_build
+from ci_flame.verdict import confirmation
+
+TOKENIZE = "shop.parser:tokenize"
+
+
+@pytest.mark.parametrize(
+    ("factor", "same"), [(1.0, True), (1.3, True), (1.7, False), (0.55, False)]
+)
+def test_the_same_build_costs_about_the_same(factor, same):
+    stored = synthetic_measurement(SHOP, seed=1)
+    again = synthetic_measurement(grown(SHOP, TOKENIZE, factor), seed=2)
+    told = not_the_build(stored, again)
+
+    assert (told == "") is same
+    assert same or TOKENIZE in told
+
+
+def test_a_build_has_the_same_functions():
+    stored = synthetic_measurement(SHOP, seed=1)
+    path = next(name for name in SHOP if name.endswith(TOKENIZE))
+    without = {name: cost for name, cost in SHOP.items() if name != path}
+    lacks = synthetic_measurement(without, seed=2)
+
+    assert not_the_build(stored, lacks).endswith(f"{TOKENIZE} is not there")
+    assert not_the_build(lacks, stored).endswith(f"{TOKENIZE} is not in what is stored")
+    assert not_the_build(stored, None) == "the benchmark does not run there"
+
+
+def test_what_a_second_recording_says():
+    note = confirmation("b", (), failed=True, beside="0123456789abcdef")
+
+    assert note.slug == "confirmed"
+    assert note.text.endswith("second's; the baseline's commit 0123456789 was recorded beside it")
+    told = confirmation("b", (), failed=True, trouble="there is none").text
+    assert told.endswith("; the baseline's commit could not be recorded beside it: there is none")
+    assert confirmation("b", (), failed=True).text.endswith("the figures are the second's")
+
+
+# -- for real -------------------------------------------------------------------------
+
+SLOWER = """
+import pathlib
+# What a machine does to one function and to no reference work: the same in every commit.
+MACHINE = float(pathlib.Path({state!r}).read_text())
+def tokenize(times):
+    total = 0
+    for i in range(int({loops} * times * MACHINE)): total += i * 3 % 7
+    return total
+def render():
+    return sum(len(str(i)) for i in range(20_000))
+"""
+BENCHMARK = """
+import shop
+def work(): shop.tokenize(1); shop.render()
+def test_shop(flame): flame(work)
+"""
+PROGRAM = """
+import shop
+for _ in range(60): shop.tokenize(1); shop.render()
+"""
+POLICY = "version: 1\nrecord: {busy: 100%}\noverhead: {max: 90%}\n"
+
+
+class Project:
+    """A repository of one commit, and a machine that may become slower."""
+
+    def __init__(self, place):
+        self.place = place / "repository"
+        self.state = place / "machine"
+        self.place.mkdir()
+        self.machine(1)
+        self.code(30_000)
+        (self.place / "test_shop.py").write_text(BENCHMARK)
+        (self.place / "program.py").write_text(PROGRAM)
+        (self.place / "ci-flame.yml").write_text(POLICY)
+        (self.place / ".gitignore").write_text("base\n.ci-flame\n__pycache__\n")
+        run_git(self.place, "init", "-q", "-b", "main")
+        self.commit()
+
+    def machine(self, factor):
+        self.state.write_text(str(factor))
+
+    def code(self, loops):
+        text = SLOWER.format(state=str(self.state), loops=loops)
+        (self.place / "shop.py").write_text(text)
+
+    def commit(self):
+        run_git(self.place, "add", "-A")
+        run_git(self.place, "commit", "-q", "-m", "a change")
+
+    def pytest(self, *words):
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--flame",
+             "--flame-processes=3", "--flame-seconds=0.3", *words],
+            cwd=self.place, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+
+    def command(self, *words):
+        return call(
+            *words, "--name", "program", "--repeat", "3", "--", sys.executable, "program.py"
+        )
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    made = Project(tmp_path)
+    monkeypatch.chdir(made.place)
+    return made
+
+
+def stored(project, how):
+    if how == "pytest":
+        recorded = project.pytest("--flame-out=base")
+    else:
+        recorded = project.command("record", "-o", "base")
+    assert recorded.returncode == 0, recorded.stdout + recorded.stderr
+
+
+def compared(project, how):
+    if how == "pytest":
+        return project.pytest("--flame-baseline=folder:base")
+    return project.command("check", "--baseline", "folder:base")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", ["pytest", "command"])
+def test_a_machine_that_changed_since_the_baseline_fails_nobody(project, how):
+    stored(project, how)
+    project.machine(1.35)
+    made = compared(project, how)
+
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "a first recording failed, the second did not confirm it" in made.stdout
+    assert "was recorded beside it" in made.stdout
+    assert "(the same)" in call("explain", ".ci-flame/report").stdout
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", ["command"])
+def test_code_that_grew_since_the_baseline_fails(project, how):
+    stored(project, how)
+    project.code(60_000)
+    project.commit()
+    made = compared(project, how)
+
+    assert made.returncode == 1, made.stdout + made.stderr
+    assert "shop:tokenize" in made.stdout
+    assert "was recorded beside it" in made.stdout
+    assert "(the same)" in call("explain", ".ci-flame/report").stdout
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", ["pytest"])
+def test_a_commit_that_is_another_build_here_excuses_nothing(project, how):
+    """As where an extension is not built in the checkout: it must not hide what grew."""
+    stored(project, how)
+    project.machine(3)
+    made = compared(project, how)
+
+    assert made.returncode == 1, made.stdout + made.stderr
+    assert "could not be recorded beside it: it is not the build that is stored" in made.stdout
+
+
+@pytest.mark.root
+def test_a_commit_that_does_not_run_here_is_said(project):
+    (project.place / "shop.py").write_text("def broken(:\n")
+    project.commit()
+    project.code(30_000)  # what is measured is another tree, so its commit may be clean and broken
+    stored(project, "pytest")
+    run = project.place / "base" / "run.json"
+    run.write_text(run.read_text().replace('"dirty": true', '"dirty": false'))
+    project.code(60_000)
+    made = project.pytest("--flame-baseline=folder:base")
+
+    assert made.returncode == 1, made.stdout + made.stderr
+    assert "could not be recorded beside it: the benchmark does not run there" in made.stdout
+
+
+@pytest.mark.parametrize(
+    ("run", "policy", "beside"),
+    [
+        ({}, "", True),
+        ({"dirty": True}, "", False),
+        ({"commit": ""}, "", False),
+        ({}, "baseline: {rerun: never}\n", False),
+        ({}, "baseline: {rerun: ci}\n", True),
+        ({}, "record: {confirm: false}\n", False),
+    ],
+)
+def test_which_commits_are_recorded_beside(tmp_path, run, policy, beside):
+    (tmp_path / "ci-flame.yml").write_text(f"version: 1\n{policy}")
+    config = build(policy_file=None, start=tmp_path, flags={})
+    spec = BaselineSpec(BaselineKind.FOLDER, "base")
+    made = replace(synthetic_run(commit="0123abc"), **run)
+    found = to_confirm(config, Chosen(spec, "baseline base", made))
+
+    assert (found is not None) is beside
+    assert found is None or found.spec == BaselineSpec(BaselineKind.RERUN, "0123abc")
+
+
+def test_nothing_stored_is_not_recorded_beside(tmp_path):
+    spec = BaselineSpec(BaselineKind.NONE, "")
+    assert (
+        to_confirm(build(policy_file=None, start=tmp_path, flags={}), Chosen(spec, "no baseline"))
+        is None
+    )
