@@ -2,9 +2,9 @@
 
     def parse(text):                  def parse(text):
         "Doc."                            "Doc."
-        return text.split()     ->        _ci_flame_turns = 40
+        return text.split()     ->        _ci_flame_turns = 40.0
                                           while _ci_flame_turns:
-                                              _ci_flame_turns -= 1
+                                              _ci_flame_turns -= 1.0
                                           del _ci_flame_turns
                                           return text.split()
 
@@ -38,10 +38,14 @@ class Spot:
 
 
 def loop(turns: int) -> list[ast.stmt]:
-    """Return the statements of the counted loop; none for no turns."""
+    """Return the statements of the counted loop; none for no turns.
+
+    It counts in floats, whose turns all cost alike: integers up to 256 are not allocated, so
+    that the last turns of a loop over them are cheaper than the others.
+    """
     if not turns:
         return []
-    return ast.parse(f"{TURNS} = {turns}\nwhile {TURNS}:\n    {TURNS} -= 1\ndel {TURNS}\n").body
+    return ast.parse(f"{TURNS} = {turns}.0\nwhile {TURNS}:\n    {TURNS} -= 1.0\ndel {TURNS}\n").body
 
 
 def counted() -> list[ast.stmt]:

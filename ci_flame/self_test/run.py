@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ci_flame import pytest_command
 from ci_flame.config import Config
-from ci_flame.errors import CollectError
+from ci_flame.errors import CollectError, InterruptedRunError
 from ci_flame.pytest_plugin.session import SELF_TEST_VARIABLE
 from ci_flame.self_test import hooks
 from ci_flame.self_test.figures import SelfTest, Tested, decode_one
@@ -39,13 +39,20 @@ def run(config: Config, wishes: Wishes, words: Sequence[str], *, stdout: int | N
         plugin = shlex.join(["-p", hooks.MODULE])
         ours = f"{os.environ.get('PYTEST_ADDOPTS', '')} {plugin}".strip()
         with _environment({SELF_TEST_VARIABLE: name, "PYTEST_ADDOPTS": ours}):
-            ended = pytest_command.run(command, config, stdout=stdout)
+            try:
+                ended = pytest_command.run(command, config, stdout=stdout)
+            except InterruptedRunError:
+                done = len(list(folder.glob("*.tested")))
+                raise InterruptedRunError(
+                    f"interrupted after {done} benchmarks: a self-test has figures at its end only",
+                    "--max-seconds S ends it in time, with figures",
+                ) from None
         tested = tuple(_read(folder))
     if not tested:
         _complain(ended)
     notes: tuple[str, ...] = ()
     if ended != 0:
-        notes = (f"pytest ended with exit code {ended}: what failed is in its output",)
+        notes = (f"pytest ended with exit code {ended}: not every benchmark was tested",)
     return SelfTest(tested, took_s=time.monotonic() - began, notes=notes, ended=ended)
 
 

@@ -241,7 +241,7 @@ class SelfTestSuite(Suite):
         self, selected: Selected, plan: RecordConfig, chosen: Sequence[Candidate]
     ) -> tuple[list["_Order"], Mapping[str, str]]:
         """Count calls in one process; return what is planted, and what cannot be."""
-        self._tell(f"{selected.benchmark}: counts calls of {len(chosen)} functions")
+        self._tell(f"{selected.benchmark}: counts calls")
         count = replace(plan, seconds=COUNTING_S, counts=False)
         _, answer = self._process(selected, count, {str(each.frame): None for each in chosen})
         if answer is None:
