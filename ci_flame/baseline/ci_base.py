@@ -70,12 +70,19 @@ def _merge_base(name: str, branch: str, top: Path) -> Base:
     found = git.merge_base(target, top) if target else ""
     if found:
         return Base(found, told)
-    if not git.is_shallow(top) and target:
+    trouble = ""
+    whole = not git.is_shallow(top)
+    if whole and not target:
+        # With a depth git would cut off the history that is here.
+        trouble = git.fetch((git.remote(top), branch), top)
+        target = "" if trouble else git.resolve("FETCH_HEAD", top)
+        if target and (found := git.merge_base(target, top)):
+            return Base(found, told)
+    if whole and target:
         raise BaselineError(
             f"HEAD and {branch} ({name}) have no commit in common", "--baseline rerun:REV"
         )
-    trouble = ""
-    for depth in _DEPTHS:
+    for depth in () if whole else _DEPTHS:
         # The branch first, then HEAD's own history: both must reach the commit where they part.
         trouble = git.fetch((f"--depth={depth}", git.remote(top), branch), top)
         if trouble:
@@ -91,10 +98,11 @@ def _merge_base(name: str, branch: str, top: Path) -> Base:
     if len(parents) > 1:
         # CI checked out the merge of the pull request; its first parent is the base.
         return Base(git.have(parents[0], top), f"the first parent of the merge into {branch}")
+    cure = f"{git.remote(top)} {branch} (actions/checkout: fetch-depth: 0)"
     raise BaselineError(
         f"the merge base of HEAD and {branch} ({name}) is not in this clone"
         + (f": {trouble}" if trouble else f", {_DEPTHS[-1]} commits deep"),
-        f"git fetch --unshallow {git.remote(top)} {branch} (actions/checkout: fetch-depth: 0)",
+        f"git fetch {cure}" if whole else f"git fetch --unshallow {cure}",
     )
 
 
