@@ -116,12 +116,12 @@ def bring(file: Path, project: Path, tree: Path) -> tuple[str, ...]:
     if file.stat().st_size > _BROUGHT_BYTES:
         return ()
     brought = []
-    for folder in reversed(inside.parents):
+    # Folders that the base has keep their own: only what is new comes along.
+    for folder in [each for each in reversed(inside.parents) if not (tree / each).exists()]:
         for name in ("__init__.py", "conftest.py"):
-            source, target = project / folder / name, tree / folder / name
-            # Folders that the base has keep their own: only what is new comes along.
-            if folder.name and not target.parent.exists() and source.is_file():
-                _copy(source, target)
+            source = project / folder / name
+            if source.is_file():
+                _copy(source, tree / folder / name)
                 brought.append(str(folder / name))
     _copy(file, there)
     return (*brought, str(inside))
@@ -229,7 +229,7 @@ def _own_environment(prefix: Path, python: str) -> Path:
             "python3 -m venv must work (Debian: apt-get install python3-venv)",
         ) from None
     # Last in the alphabet: what setup installs comes first.
-    line = f"import site; [site.addsitedir(each) for each in {folders!r}]\n"
+    line = f"import site; list(map(site.addsitedir, {folders!r}))\n"
     (site / "zz-ci-flame.pth").write_text(line, encoding="utf-8")
     for name in ("pip", "pip3"):
         script = prefix / "bin" / name

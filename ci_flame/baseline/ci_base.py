@@ -82,18 +82,10 @@ def _merge_base(name: str, branch: str, top: Path) -> Base:
         raise BaselineError(
             f"HEAD and {branch} ({name}) have no commit in common", "--baseline rerun:REV"
         )
-    for depth in () if whole else _DEPTHS:
-        # The branch first, then HEAD's own history: both must reach the commit where they part.
-        trouble = git.fetch((f"--depth={depth}", git.remote(top), branch), top)
-        if trouble:
-            break
-        tip = git.resolve("FETCH_HEAD", top)
-        if found := git.merge_base(tip, top):
+    if not whole:
+        found, trouble = _deepened(branch, top)
+        if found:
             return Base(found, told)
-        if git.is_shallow(top):
-            trouble = git.fetch((f"--deepen={depth}", git.remote(top)), top)
-            if found := git.merge_base(tip, top):
-                return Base(found, told)
     parents = git.parents(top)
     if len(parents) > 1:
         # CI checked out the merge of the pull request; its first parent is the base.
@@ -104,6 +96,24 @@ def _merge_base(name: str, branch: str, top: Path) -> Base:
         + (f": {trouble}" if trouble else f", {_DEPTHS[-1]} commits deep"),
         f"git fetch {cure}" if whole else f"git fetch --unshallow {cure}",
     )
+
+
+def _deepened(branch: str, top: Path) -> tuple[str, str]:
+    """Fetch until a shallow clone holds the merge base; return it, or what went wrong."""
+    trouble = ""
+    for depth in _DEPTHS:
+        # The branch first, then HEAD's own history: both must reach the commit where they part.
+        trouble = git.fetch((f"--depth={depth}", git.remote(top), branch), top)
+        if trouble:
+            break
+        tip = git.resolve("FETCH_HEAD", top)
+        if found := git.merge_base(tip, top):
+            return found, ""
+        if git.is_shallow(top):
+            trouble = git.fetch((f"--deepen={depth}", git.remote(top)), top)
+            if found := git.merge_base(tip, top):
+                return found, ""
+    return "", trouble
 
 
 def _first_parent(top: Path) -> Base:

@@ -16,6 +16,8 @@ from ci_flame.touch import Spot, Touch, Touched
 from ci_flame.verdict import BenchmarkVerdict, Finding, Note, Verdict
 
 _SLUG: Final = "changed-since"
+_SHOWN: Final = 3
+"""Files of dependencies that a label names."""
 
 
 def label(verdict: BenchmarkVerdict, touched: Touched | None) -> BenchmarkVerdict:
@@ -69,7 +71,8 @@ def _label(  # noqa: PLR0911 - a ladder, one rung a label
     if finding.place is None:
         return "", ""
     if touched.dependencies:
-        names = ", ".join(touched.dependencies[:3])
+        more = len(touched.dependencies) - _SHOWN
+        names = ", ".join(touched.dependencies[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
         return Touch.ELSEWHERE, f"Not in this repository; {names} changed in this diff."
     return Touch.ELSEWHERE, "Not in this repository."
 
