@@ -1,5 +1,6 @@
 """The command line with real recordings, real repositories and real signals."""
 
+import json
 import os
 import signal
 import subprocess
@@ -151,8 +152,20 @@ class TestForReal:
         ) == before
         report = project / ".ci-flame/report"
         spawn("compare", report / "before", report / "after", "-o", "again", check=1)
-        again = (project / "again/verdict.json").read_text()
-        assert again == (report / "verdict.json").read_text()
+        first, again = (
+            json.loads((place / "verdict.json").read_text())
+            for place in (report, project / "again")
+        )
+        assert "Changed in this diff: shop.py:2." in done.stdout
+        # How it was recorded is in no run folder: `explain` says it, `compare` cannot know.
+        slugs = [[note["slug"] for note in each.pop("notes")] for each in (first, again)]
+        assert slugs == [["base-commit", "changed-since"], ["changed-since"]]
+        for each in (first, again):
+            for benchmark in each["benchmarks"]:
+                benchmark["notes"] = [
+                    note for note in benchmark["notes"] if note["slug"] != "confirmed"
+                ]
+        assert again == first
         sides = [folder.load(report / side) for side in ("before", "after")]
         assert [run.dirty for run in sides] == [False, True]
         assert len({run.commit for run in sides}) == 1
