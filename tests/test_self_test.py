@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import SHOP, synthetic_measurement
 
-from ci_flame.cli import cli
+from ci_flame.cli import cli, testing
 from ci_flame.config import load
-from ci_flame.errors import FormatError
+from ci_flame.errors import FormatError, PolicyError
 from ci_flame.policy import Limit, Policy, Rule
 from ci_flame.profile import Frame
 from ci_flame.self_test import advice, choosing, figures, page, text
@@ -308,3 +308,40 @@ def test_words_that_do_not_fit_are_refused(words, told, tmp_path, monkeypatch):
     assert isinstance(done.exception, Exception)
     assert told in str(done.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+class TestWrite:
+    """`--write`: what a user's file holds afterwards, and what is said."""
+
+    def write(self, test, file, capsys):
+        testing._write_policy(test, file)
+        return capsys.readouterr().err
+
+    def test_a_file_that_was_not_there(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        told = self.write(SelfTest((of_benchmark(visible=0.04),)), None, capsys)
+
+        assert told.endswith("ci-flame: ci-flame.yml: written\n")
+        assert "+    max_growth: 5%\n" in told
+        policy = load(None, start=tmp_path).policy
+        assert choosing.limit_of(policy, "t.py::a", Frame("f", "m"))[0] == 0.05
+        assert [each.name for each in tmp_path.iterdir()] == ["ci-flame.yml"]
+
+    def test_a_second_time_changes_nothing(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        self.write(SelfTest((of_benchmark(visible=0.04),)), None, capsys)
+        before = (tmp_path / "ci-flame.yml").read_bytes()
+        test = SelfTest((of_benchmark(visible=0.04, limit=0.05),))
+
+        told = self.write(test, tmp_path / "ci-flame.yml", capsys)
+        assert told == "ci-flame: ci-flame.yml: nothing to change\n"
+        assert (tmp_path / "ci-flame.yml").read_bytes() == before
+
+    def test_a_text_that_cannot_be_read_back_is_not_written(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        old = "{version: 1}\n"
+        (tmp_path / "ci-flame.yml").write_text(old, encoding="utf-8")
+
+        with pytest.raises(PolicyError, match="the limits cannot be put in"):
+            self.write(SelfTest((of_benchmark(visible=0.04),)), tmp_path / "ci-flame.yml", capsys)
+        assert (tmp_path / "ci-flame.yml").read_text(encoding="utf-8") == old

@@ -36,9 +36,6 @@ import shop
 
 def test_checkout(flame):
     flame(shop.checkout)
-
-def test_tokenize(benchmark):
-    assert benchmark(shop.tokenize, 3) > 0
 """
 
 
@@ -75,9 +72,7 @@ def test_a_gate_is_shown_to_fail(project):
 
     assert done.stdout.startswith("{"), done.stderr
     told = json.loads(done.stdout)
-    assert [each["benchmark"] for each in told["benchmarks"]] == [
-        "test_shop.py::test_checkout", "test_shop.py::test_tokenize",
-    ]  # fmt: skip
+    assert [each["benchmark"] for each in told["benchmarks"]] == ["test_shop.py::test_checkout"]
     for each in told["benchmarks"]:
         (planted,) = each["planted"]
         assert planted["function"] == "shop:tokenize"
@@ -90,7 +85,7 @@ def test_a_gate_is_shown_to_fail(project):
         assert [same["why"] for same in each["same"]] == [""]
     assert told["good"] is (told["false_failures"] == 0)
     assert done.returncode == (0 if told["good"] else 1)
-    assert "this gate can fail (2 of 2 planted slow-downs were found)" in told["headline"]
+    assert "this gate can fail (1 of 1 planted slow-downs was found)" in told["headline"]
     assert "<table>" in (project / ".ci-flame/self-test/self-test.html").read_text("utf-8")
     assert json.loads((project / ".ci-flame/self-test/self-test.json").read_bytes()) == told
     after = {name: (project / name).read_bytes() for name in before}

@@ -1,6 +1,7 @@
 """Edge: `self-test`: whether this gate can fail, and would have failed on identical code."""
 # ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
 
+import os
 import re
 import sys
 import tempfile
@@ -131,14 +132,15 @@ def _write_policy(test: "SelfTest", file: Path | None) -> None:
     from ci_flame.config import load
     from ci_flame.self_test import advice
 
-    path = file or Path("ci-flame.yml")
+    path = Path(os.path.relpath(file or "ci-flame.yml"))
     old = path.read_bytes().decode("utf-8") if path.exists() else None
     current = {each.benchmark: each.limit for each in test.benchmarks}
     found = advice.merge(old, advice.limits(test), current, str(path))
     for line in found.left:
         click.echo(f"ci-flame: {line}", err=True)
     if not found.diff:
-        click.echo(f"ci-flame: {path}: nothing to change", err=True)
+        why = "not changed" if found.left else "nothing to change"
+        click.echo(f"ci-flame: {path}: {why}", err=True)
         return
     click.echo(found.diff, nl=False, err=True)
     # What could not be read back is never put in the place of what could.
