@@ -154,15 +154,18 @@ def fit_prior(*sides: Floats) -> Prior:
     return Prior(poisson, float(np.sqrt(squared)))
 
 
-def _satterthwaite(
-    before: Floats, degrees_before: Floats, after: Floats, degrees_after: Floats
+def satterthwaite(
+    before: Floats | float,
+    degrees_before: Floats | float,
+    after: Floats | float,
+    degrees_after: Floats | float,
 ) -> Floats:
     """Return the degrees of freedom of two sides' sums of squares that may differ in variance.
 
     One side that happens to be quiet must not vouch for one that is not (Satterthwaite 1946).
     """
-    one = before / np.maximum(degrees_before, 1.0)
-    other = after / np.maximum(degrees_after, 1.0)
+    one = np.asarray(before / np.maximum(degrees_before, 1.0))
+    other = np.asarray(after / np.maximum(degrees_after, 1.0))
     spread = one**2 / np.maximum(degrees_before, 1.0) + other**2 / np.maximum(degrees_after, 1.0)
     both = degrees_before + degrees_after
     return np.where(spread > 0, (one + other) ** 2 / np.where(spread > 0, spread, 1.0), both)
@@ -219,7 +222,7 @@ def compare(before: Floats, after: Floats, clock: Machine, prior: Prior) -> Esti
     dispersion = prior.degrees * expected + squares_before + squares_after
     dispersion /= own + prior.degrees
     own = np.minimum(
-        own, _satterthwaite(squares_before, degrees_before, squares_after, degrees_after)
+        own, satterthwaite(squares_before, degrees_before, squares_after, degrees_after)
     )
     # The clock's variance was estimated on these very processes and must not count twice.
     of_clock = clock.variance * mean / np.maximum(expected, 1e-12)

@@ -28,6 +28,7 @@ from ci_flame.frame import (
     Stack,
     fold,
 )
+from ci_flame.timing import Timing
 
 __all__ = [
     "BIASES",
@@ -305,6 +306,8 @@ class Process:
     """Exact, of one untimed iteration."""
     counting: Counting | None = None
     """How they were made, or why there are none; None: nobody asked for them."""
+    timing: Timing | None = None
+    """Suspects timed call by call in further rounds; None: nobody asked for it."""
     metrics: Mapping[str, float] = field(default_factory=_no_metrics)
     """Figures a rule can limit (`run_queue.p99_ms`), and the collector's cost (`collector.*`)."""
     histograms: Mapping[str, Histogram] = field(default_factory=_no_histograms)
@@ -349,6 +352,8 @@ class Measurement:
             raise FormatError(source, "a benchmark without an id")
         units: dict[Mode, Unit] = {}
         for process in self.processes:
+            if process.timing is not None:
+                process.timing.check(source)
             for each in process.rounds:
                 if each.iterations < 1:
                     raise FormatError(source, f"{each.iterations} iterations in a round")

@@ -18,6 +18,7 @@ from ci_flame.profile import (
     Unit,
     Weight,
 )
+from ci_flame.timing import Timed, Timing
 
 TEXT = st.text(
     st.characters(exclude_categories=["Cs"]) | st.sampled_from(":;%[]() \n\t<>./é漢"),
@@ -100,6 +101,21 @@ def countings():
 
 
 @st.composite
+def timings(draw):
+    rounds = draw(st.integers(0, 3))
+    column = st.lists(INT64, min_size=rounds, max_size=rounds).map(tuple)
+    positive = st.lists(st.integers(1, 1 << 40), min_size=rounds, max_size=rounds).map(tuple)
+    return Timing(
+        draw(positive),
+        draw(st.dictionaries(TEXT, column, max_size=2)),
+        draw(st.dictionaries(frames(), st.builds(Timed, column, column), max_size=2)),
+        draw(st.dictionaries(frames(), TEXT, max_size=2)),
+        draw(INT64),
+        draw(INT64),
+    )
+
+
+@st.composite
 def processes(draw, units):
     return Process(
         rounds=tuple(draw(st.lists(rounds(units), max_size=3))),
@@ -110,6 +126,7 @@ def processes(draw, units):
         unrooted=draw(INT64),
         counts=draw(st.dictionaries(frames(), counts(), max_size=2)),
         counting=draw(st.none() | countings()),
+        timing=draw(st.none() | timings()),
         metrics=draw(
             st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=2)
         ),

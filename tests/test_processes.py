@@ -11,6 +11,7 @@ from unprivileged import as_root
 
 from ci_flame.config import RecordConfig
 from ci_flame.errors import ChildError
+from ci_flame.profile import Frame, Kind
 from ci_flame.record import layout, processes
 from ci_flame.record.alternating import order
 from ci_flame.record.processes import Invocation, Tree
@@ -126,13 +127,15 @@ def test_the_order_differs_between_benchmarks():
 def test_the_plan_reaches_the_other_process(tmp_path):
     plan = RecordConfig("ebpf", 4999, 5, 1.5, 7.0)
     tree = Tree(Path("/p"), Path("/b"))
-    processes.write_plan(tmp_path, plan, tree, gc_on=True)
+    suspects = (Frame("Shop.sell.<locals>.<lambda>", "shop"), Frame("memcpy", "libc", Kind.NATIVE))
+    processes.write_plan(tmp_path, plan, tree, gc_on=True, suspects=suspects)
 
     told = processes.read_plan({"CI_FLAME_CHILD": str(tmp_path)})
 
     assert told is not None
     assert told.record == RecordConfig("ebpf", 4999, 1, 1.5, 7.0)
     assert (told.gc_on, told.tree, told.exchange) == (True, tree, tmp_path)
+    assert told.suspects == suspects
     assert processes.read_plan({}) is None
 
 

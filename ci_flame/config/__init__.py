@@ -76,6 +76,8 @@ class RecordConfig:
     """Record a benchmark that failed once more, and report the second recording."""
     counts: bool = True
     """Bytecodes and calls of one untimed iteration are counted in two processes of each side."""
+    timing: bool = True
+    """Suspects of a failure are timed call by call when it is recorded once more."""
     until_decided: bool = False
     """Add processes, in at most four looks, until the benchmark is clear or the time is up."""
     max_seconds: float = 120.0
@@ -312,7 +314,7 @@ def _record_value(key: str, node: Node) -> object:
             return _WORDS[key](text_of(node, key))
         case "replay":
             return _path(text_of(node, key), key)
-        case "confirm" | "machine" | "counts" | "until_decided":
+        case "confirm" | "machine" | "counts" | "timing" | "until_decided":
             return flag_of(node, key)
         case "busy":
             return read(node, key, parse_part)

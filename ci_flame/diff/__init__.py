@@ -27,6 +27,7 @@ from ci_flame.diff.counts import Counts, counts
 from ci_flame.diff.evidence import Evidence, collect
 from ci_flame.diff.figures import Figures, collector_notes, figures
 from ci_flame.diff.imports import single_files
+from ci_flame.diff.timing import Timings
 from ci_flame.noise import Floats, Machine
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Run
 from ci_flame.verdict import duration
@@ -97,6 +98,8 @@ class BenchmarkDiff:
     """What the judge reads; None where a side has no samples."""
     counts: Counts | None = None
     """Bytecodes and calls of both sides; with the first mode of a benchmark only."""
+    timings: Timings | None = field(default=None, repr=False, compare=False)
+    """Suspects timed call by call on both sides; of time on the CPU only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,7 @@ def diff_benchmark(
         {after: before for before, after in renamed.items()},
         made,
         work,
+        Timings(before, after, evidence, clock, between) if mode is Mode.ON_CPU else None,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from ci_flame import noise
 from ci_flame.noise import (
     CLOCK_DEGREES,
     FAR_WIDER,
@@ -300,6 +301,22 @@ def machine(before: Sequence[Clocks], after: Sequence[Clocks], centre: Centre | 
         raw_error,
         prior,
     )
+
+
+def spread(before: Floats, after: Floats) -> tuple[float, float]:
+    """Return the variance of ln(cost / reference) between processes, and its degrees of freedom.
+
+    Both sides pooled and moderated, as the machine's clock is; a side that happens to be quiet
+    does not vouch for one that is not. One process a side: assumed.
+    """
+    squares, degrees = _pooled(before, after)
+    if not degrees:
+        return UNSEEN_CLOCK_SPREAD**2, CLOCK_DEGREES
+    prior = _believed(squares, degrees)
+    one, other = (float(((side - side.mean()) ** 2).sum()) for side in (before, after))
+    own = noise.satterthwaite(one, len(before) - 1, other, len(after) - 1)
+    known = min(float(degrees), float(own)) + prior
+    return _moderated(squares, degrees, CLOCK_SPREAD, prior), known
 
 
 def _believed(squares: float, degrees: int) -> float:

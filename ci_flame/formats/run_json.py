@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from ci_flame.errors import FormatError
-from ci_flame.formats import counts_json
+from ci_flame.formats import counts_json, timing_json
 from ci_flame.formats.counts_json import frame_row, read_frame
 from ci_flame.formats.fields import Node, parse
 from ci_flame.formats.pprof_write import shown
@@ -37,7 +37,7 @@ SCHEMA_VERSION: Final = 1
 # History of the format:
 #   1  ci-flame 0.1: environment, commit; per benchmark its files, root and places; per
 #      process its counters, counts and metrics, and its rounds as columns. Optional: a
-#      process's `notes`, `counting`, and the totals of counts.
+#      process's `notes`, `counting`, `timing`, and the totals of counts.
 
 MAX_TEXT: Final = 64 << 20
 MAX_BENCHMARKS: Final = 10_000
@@ -206,6 +206,7 @@ def _process(process: Process) -> dict[str, object]:
             for name, histogram in sorted(process.histograms.items())
         },
         **counts_json.written(process),
+        **timing_json.written(process),
         "rounds": {
             **{name: [getattr(each, name) for each in process.rounds] for name in _COLUMNS},
             "references": {
@@ -315,12 +316,13 @@ def _read_benchmark(node: Node) -> tuple[Measurement, Mapping[Mode, str]]:
 
 
 def _read_process(node: Node) -> Process:
-    keys = ("settled", "metrics", "histograms", "counts", "counting", "rounds", "notes")
+    keys = ("settled", "metrics", "histograms", "counts", "counting", "timing", "rounds", "notes")
     node.only([*_COUNTERS, *keys])
     return Process(
         rounds=_read_rounds(node.get("rounds")),
         counts=counts_json.read_counts(node),
         counting=counts_json.read_counting(node),
+        timing=timing_json.read_timing(node),
         metrics={name: each.number() for name, each in node.get("metrics").entries(None)},
         histograms={name: _histogram(each) for name, each in node.get("histograms").entries(None)},
         settled=node.get("settled").boolean(),

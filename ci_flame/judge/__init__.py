@@ -21,7 +21,7 @@ from ci_flame.diff import (
 )
 from ci_flame.diff.counts import Counts, Work, counts
 from ci_flame.diff.figures import collector_notes, figures
-from ci_flame.judge import budgets, exact, metrics
+from ci_flame.judge import budgets, exact, metrics, timed
 from ci_flame.judge.accounts import accounts
 from ci_flame.judge.asked import Answer, ask, over
 from ci_flame.judge.causes import Broken, deepest, explained_by
@@ -73,6 +73,11 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
     family_of = Family(columns, growth, level)
     broken, unsure, moved = _apply(family_of, diff)
     kept = deepest(broken, columns)
+    excused = [each for each in kept if timed.excused(each, diff, _work(each, diff))]
+    if excused:  # what they explained must stand for itself
+        notes += [timed.note(each, diff) for each in excused]
+        broken = [e for e in broken if not timed.excused(e, diff, _work(e, diff))]
+        kept = deepest(broken, columns)
     found += [_finding(each, diff, columns) for each in kept]
     unsure = [each for each in unsure if not explained_by(each[0], kept, columns)]
     notes += [Note("moved", text, diff.benchmark) for text in (*renames(diff), *map(str, moved))]
@@ -165,6 +170,8 @@ def _finding(each: Broken, diff: BenchmarkDiff, columns: Columns) -> Finding:
         place=columns.places.get(unit.frame),
         work=exact.told(work, own=unit.own, growth=grown.growth),
         counted=work,
+        timed=timed.told(each, diff),
+        timing=timed.change_of(each, diff),
         under=unit.under if unit.mask is not None else "",
         cause=each.cause,
         was=str(diff.renamed.get(unit.frame, "")),

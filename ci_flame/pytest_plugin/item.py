@@ -19,11 +19,12 @@ import pytest
 
 from ci_flame.errors import UsageError
 from ci_flame.pytest_plugin import fresh_arguments
-from ci_flame.record import exact, rounds
+from ci_flame.record import exact, rounds, targeted
 from ci_flame.record.recorder import is_machinery
 
 if TYPE_CHECKING:
     from ci_flame.config import RecordConfig
+    from ci_flame.profile import Frame
     from ci_flame.record.clocks import Opening
     from ci_flame.record.recorder import Recorded, Recorder
 
@@ -64,6 +65,7 @@ class ItemBenchmark:
         plan: "RecordConfig",
         *,
         gc_on: bool,
+        suspects: "Sequence[Frame]" = (),
     ) -> None:
         self.item = item
         self.plan = plan
@@ -71,6 +73,8 @@ class ItemBenchmark:
         self.recorded: Recorded | None = None
         self.used = ""
         """`flame(...)`, `with flame:` …: what the test has used the fixture for."""
+        self._suspects = suspects
+        """Functions that are timed call by call after the rounds."""
         self._recorder = recorder
         """None: recorded in further processes, or replayed; everything is called once here."""
         self._window: Opening | None = None
@@ -166,6 +170,17 @@ class ItemBenchmark:
             with counts.caught(), rounds.undisturbed(each, gc_on=self.gc_on):
                 iterate(1, each)
         self._add(counts)
+        timed = self._targeted(driven)
+        for look in timed.looks():
+            self._window = look
+            with timed.caught(), rounds.undisturbed(look, gc_on=self.gc_on):
+                iterate(1, look)
+        with timed.caught(), timed.timed() as clock:
+            if clock is not None:
+                self._window = window = rounds.Window(clock, self._recorder.clocks)
+                plan = targeted.plan(self.plan)
+                timed.take(rounds.drive(iterate, window, plan, 1, gc_on=self.gc_on))
+        self._add_timing(timed)
 
     async def drive_async(self, iterate: rounds.IterateAsync) -> None:
         """Record the benchmark's rounds on the running loop."""
@@ -182,6 +197,17 @@ class ItemBenchmark:
             with counts.caught(), rounds.undisturbed(each, gc_on=self.gc_on):
                 await iterate(1, each)
         self._add(counts)
+        timed = self._targeted(driven)
+        for look in timed.looks():
+            self._window = look
+            with timed.caught(), rounds.undisturbed(look, gc_on=self.gc_on):
+                await iterate(1, look)
+        with timed.caught(), timed.timed() as clock:
+            if clock is not None:
+                self._window = window = rounds.Window(clock, self._recorder.clocks)
+                plan = targeted.plan(self.plan)
+                timed.take(await rounds.drive_async(iterate, window, plan, 1, gc_on=self.gc_on))
+        self._add_timing(timed)
 
     def drive_pedantic(
         self,
@@ -210,6 +236,19 @@ class ItemBenchmark:
         if self.plan.counts and self.recorded is not None and self._recorder is not None:
             told = counts.told(self._recorder.layout, is_machinery)
             self.recorded = self.recorded.with_counts(*told)
+
+    def _targeted(self, driven: rounds.Driven) -> targeted.Targeted:
+        """Return what times the suspects, if there are any, when nothing is sampled any more."""
+        assert self._recorder is not None  # noqa: S101 - drive() has returned already
+        if self._suspects:
+            self._recorder.close()
+        return targeted.Targeted(self._suspects, driven, self._recorder.layout)
+
+    def _add_timing(self, timed: targeted.Targeted) -> None:
+        """Add what was timed to what was recorded."""
+        self._window = None
+        if self.recorded is not None:
+            self.recorded = self.recorded.with_timing(timed.told())
 
     # -- the test function --------------------------------------------------------------
 

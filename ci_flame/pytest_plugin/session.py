@@ -232,6 +232,7 @@ class Session:
                 self.suite.recorder if self._child else None,
                 plan,
                 gc_on=self._child.gc_on if self._child else selected.gc_on,
+                suspects=self._child.suspects if self._child else (),
             )
         return self._items[item]
 

@@ -176,10 +176,14 @@ class Suite:
         """
         failed = (f for v in first.verdicts for f in v.findings if f.outcome is Outcome.FAIL)
         only_counts = all(finding.sort is Sort.COUNT for finding in failed)  # the same again
-        if only_counts or not selected.plan(self.config.record).confirm:
+        plan = selected.plan(self.config.record)
+        if only_counts or not plan.confirm:
             return first
+        from ci_flame.judge.timed import suspects  # noqa: PLC0415 - as below
+
         tree, trouble = self._checked_out()
-        after, base = self._record(selected, f"{selected.benchmark} again", count, tree)
+        timed = suspects(first.verdicts) if tree and plan.timing else {}
+        after, base = self._record(selected, f"{selected.benchmark} again", count, tree, timed)
         if tree is not self.before.tree:
             from ci_flame.diff.same_code import not_the_build  # noqa: PLC0415 - as below
 
@@ -224,11 +228,12 @@ class Suite:
         seed: str,
         processes_a_side: int | None = None,
         tree: processes.Tree | None = None,
+        suspects: Mapping[str, Sequence[Frame]] | None = None,
     ) -> Pair:
         """Run the benchmark in its processes, sides alternating; merge each side.
 
         `tree`: the base commit that was checked out to confirm a failure against a stored one;
-        it may lack what the benchmark needs.
+        it may lack what the benchmark needs. `suspects`: side -> functions to time there.
         """
         plan = selected.plan(self.config.record)
         tree = tree or self.before.tree
@@ -253,7 +258,8 @@ class Suite:
                     replace(plan, counts=plan.counts and counted),
                     tree=tree if side == "before" else None,
                     gc_on=selected.gc_on,
-                    timeout_s=60 + 20 * plan.seconds,
+                    suspects=(suspects or {}).get(side, ()),
+                    timeout_s=60 + 20 * plan.seconds * (2 if suspects else 1),
                 )
             except ChildError as error:
                 # A benchmark that is new need not run against the code before.

@@ -27,7 +27,7 @@ from ci_flame.baseline import base_side, folder
 from ci_flame.config import RecordConfig
 from ci_flame.config.scripts import Script
 from ci_flame.errors import ChildError, CiFlameError
-from ci_flame.profile import Measurement, Mode, Run
+from ci_flame.profile import Frame, Kind, Measurement, Mode, Run
 from ci_flame.record import layout
 
 CHILD_VARIABLE: Final = "CI_FLAME_CHILD"
@@ -245,9 +245,12 @@ def run(
     *,
     tree: Tree | None = None,
     gc_on: bool = False,
+    suspects: Sequence[Frame] = (),
     timeout_s: float = 300.0,
 ) -> Run:
     """Record one benchmark in a process of its own and return its run.
+
+    `suspects`: functions that it also times call by call, after all that is sampled.
 
     Raises ChildError with the process's last lines, MissingBenchmark where the test is not
     there; whatever ends the wait, the process and what it started are gone afterwards.
@@ -255,7 +258,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="ci-flame-") as name:
         exchange = Path(name)
         try:
-            write_plan(exchange, plan, tree, gc_on=gc_on)
+            write_plan(exchange, plan, tree, gc_on=gc_on, suspects=suspects)
         except OSError as error:
             raise ChildError(
                 f"{benchmark}: what a further process is told could not be written:"
@@ -378,9 +381,17 @@ class ChildPlan:
     record: RecordConfig
     gc_on: bool
     tree: Tree | None
+    suspects: tuple[Frame, ...] = ()
 
 
-def write_plan(exchange: Path, plan: RecordConfig, tree: Tree | None, *, gc_on: bool) -> None:
+def write_plan(
+    exchange: Path,
+    plan: RecordConfig,
+    tree: Tree | None,
+    *,
+    gc_on: bool,
+    suspects: Sequence[Frame] = (),
+) -> None:
     """Write what the process that gets `exchange` has to do."""
     told = {
         "collector": plan.collector,
@@ -393,6 +404,7 @@ def write_plan(exchange: Path, plan: RecordConfig, tree: Tree | None, *, gc_on: 
         "scripts": [asdict(script) for script in plan.scripts],
         "counts": plan.counts,
         "gc_on": gc_on,
+        "suspects": [[each.function, each.module, each.kind] for each in suspects],
         "project": str(tree.project) if tree else "",
         "tree": str(tree.folder) if tree else "",
     }
@@ -421,7 +433,8 @@ def read_plan(given: Mapping[str, str]) -> ChildPlan | None:
         ),
     )
     tree = Tree(Path(told["project"]), Path(told["tree"])) if told["tree"] else None
-    return ChildPlan(exchange, record, told["gc_on"], tree)
+    suspects = tuple(Frame(name, module, Kind(kind)) for name, module, kind in told["suspects"])
+    return ChildPlan(exchange, record, told["gc_on"], tree, suspects)
 
 
 def write_leaks(exchange: Path, names: Iterable[str]) -> None:

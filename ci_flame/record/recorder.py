@@ -40,12 +40,14 @@ from ci_flame.record import figures, layout, reference
 from ci_flame.record.clocks import Clocks, cpus
 from ci_flame.record.rounds import Driven, Window
 from ci_flame.symbols.modules import Layout
+from ci_flame.timing import Timing
 
 MACHINERY: Final = frozenset(
     {
         "ci_flame.pytest_plugin.item",
         "ci_flame.record.rounds",
         "ci_flame.record.exact",
+        "ci_flame.record.targeted",
         "ci_flame.record.reference",
         "ci_flame.collect.ebpf.collector",
         "ci_flame.collect.py_spy.collector",
@@ -69,6 +71,10 @@ class Recorded:
     def with_counts(self, counts: Mapping[Frame, Count], counting: Counting) -> "Recorded":
         """Return it with the exact counts of an iteration that was not timed."""
         return replace(self, process=replace(self.process, counts=counts, counting=counting))
+
+    def with_timing(self, timing: Timing | None) -> "Recorded":
+        """Return it with suspects that were timed in rounds of their own."""
+        return replace(self, process=replace(self.process, timing=timing))
 
 
 class Recorder:

@@ -14,6 +14,7 @@ from typing import Final
 from ci_flame.counts import Count
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
 from ci_flame.diff.counts import Work
+from ci_flame.diff.timing import TimedChange
 from ci_flame.profile import TOTAL, Environment, Frame, Mode, Place
 from ci_flame.report import alone, machine
 from ci_flame.verdict import BenchmarkVerdict, Figure, Finding, Note, Outcome, Verdict
@@ -144,6 +145,7 @@ def _finding(finding: Finding, diff: BenchmarkDiff | None) -> Json:
         },
         "metric": _figure(finding.figure),
         "counts": _counts(finding.counted),
+        "timed": _timed(finding.timing),
         "cause": finding.cause,
         "work": finding.work,
         "changed": finding.changed,
@@ -159,6 +161,23 @@ def _counts(work: Work | None) -> Json | None:
     return {
         each.name: [getattr(work.before, each.name), getattr(work.after, each.name)]
         for each in fields(Count)
+    }
+
+
+def _timed(timing: TimedChange | None) -> Json | None:
+    """Return what timing a function call by call says of it."""
+    if timing is None:
+        return None
+    return {
+        "before_ns": _number(timing.before_ns),
+        "after_ns": _number(timing.after_ns),
+        "growth": _number(timing.growth),
+        "low": _number(timing.low),
+        "high": _number(timing.high),
+        "calls": [_number(timing.calls_before), _number(timing.calls_after)],
+        "growth_per_call": _number(timing.per_call),
+        "processes_before": timing.processes_before,
+        "processes_after": timing.processes_after,
     }
 
 
