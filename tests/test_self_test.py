@@ -12,7 +12,7 @@ from synthetic import SHOP, synthetic_measurement
 
 from ci_flame.cli import cli, testing
 from ci_flame.config import load
-from ci_flame.errors import FormatError, PolicyError
+from ci_flame.errors import FormatError, PolicyError, UsageError
 from ci_flame.policy import Limit, Policy, Rule
 from ci_flame.profile import Frame
 from ci_flame.self_test import advice, choosing, figures, page, text
@@ -345,3 +345,15 @@ class TestWrite:
         with pytest.raises(PolicyError, match="the limits cannot be put in"):
             self.write(SelfTest((of_benchmark(visible=0.04),)), tmp_path / "ci-flame.yml", capsys)
         assert (tmp_path / "ci-flame.yml").read_text(encoding="utf-8") == old
+
+
+def test_a_report_folder_is_used_again_and_what_cannot_be_one_is_refused(tmp_path):
+    folder = tmp_path / ".ci-flame" / "self-test"
+    testing._make(folder)
+    (folder / "self-test.html").write_text("an earlier one", encoding="utf-8")
+    testing._make(folder)
+
+    assert [each.name for each in folder.iterdir()] == ["self-test.html"]
+    assert (tmp_path / ".ci-flame" / ".gitignore").exists()
+    with pytest.raises(UsageError, match=r"self-test\.html cannot be written: "):
+        testing._make(folder / "self-test.html")

@@ -158,11 +158,13 @@ def _write_policy(test: "SelfTest", file: Path | None) -> None:
 
 
 def _make(folder: Path) -> None:
-    from ci_flame.baseline.folder import check_writable, ignore_in_git
+    """Make the report's folder, and see that it can be written, before anything is recorded."""
+    from ci_flame.baseline.folder import ignore_in_git
 
-    check_writable(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
         ignore_in_git(folder)
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror}") from None
