@@ -125,9 +125,14 @@ class Waiver:
     place: str = ""
 
     def covers(self, benchmark: str, path: Sequence[Frame]) -> bool:
-        """Tell whether the waiver is about this benchmark and a path that ends in its frame."""
+        """Tell whether the waiver is about this benchmark and a path that ends in its frame.
+
+        A metric goes by its name, with brackets or without; `*` is every finding.
+        """
         return matches_name(self.benchmarks, benchmark) and (
-            matches_frame(self.frames, path[-1]) or matches_path(self.frames, path)
+            matches_frame(self.frames, path[-1])
+            or matches_path(self.frames, path)
+            or (path[-1].kind is Kind.MARK and _waives(self.frames, path[-1].function))
         )
 
     def expired(self, today: date | None) -> bool:
@@ -232,6 +237,17 @@ def matches_frames(globs: Sequence[str], frames: Sequence[Frame]) -> list[bool]:
 def _named(frame: Frame) -> bool:
     """Tell whether a bare `*` is sure to match."""
     return frame.kind is not Kind.KERNEL and frame.kind is not Kind.MARK
+
+
+def _waives(globs: Sequence[str], mark: str) -> bool:
+    """Tell whether globs choose what is no code: `[total]`, or a metric (`[run_queue.p99_ms]`)."""
+    names = (mark, mark[1:-1]) if "." in mark else (mark,)
+    split = _split(globs)
+    chosen, excluded = (
+        any(glob == name or _pattern(glob).fullmatch(name) for glob in some for name in names)
+        for some in split
+    )
+    return (chosen or not split[0]) and not excluded
 
 
 def matches_path(globs: Sequence[str], path: Sequence[Frame]) -> bool:

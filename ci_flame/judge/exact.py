@@ -178,7 +178,7 @@ def _unsteady(rule: Rule, counts: Counts) -> str:
     """Return which functions of the rule differ from process to process."""
     found: set[Frame] = set()
     whole = False
-    sides = [side for side in (counts.before, counts.after) if side is not None]
+    sides = [side for side in (_before(rule, counts), counts.after) if side is not None]
     for side in sides:
         found |= {frame for frame in side.unsteady if rule.matches_frame(frame)}
         whole |= rule.matches_frame(TOTAL) and side.total is None
@@ -197,9 +197,14 @@ def _unsteady(rule: Rule, counts: Counts) -> str:
     return f"counts of {shown} differ between processes or iterations of the same code"
 
 
+def _before(rule: Rule, counts: Counts) -> Side | None:
+    """Return the side that growth is growth of; a `max` is about the after side alone."""
+    return None if rule.max_growth is None else counts.before
+
+
 def _rows(rule: Rule, counts: Counts) -> Iterator[_Row]:
     """Give what the rule names: functions by name, then the benchmark itself."""
-    before, after = counts.before, counts.after
+    before, after = _before(rule, counts), counts.after
     frames = set(after.counts) | (set(before.counts) if before is not None else set())
     for frame in sorted(frames):
         if not rule.matches_frame(frame):
