@@ -131,6 +131,26 @@ def test_a_narrow_terminal_leaves_the_share_out_before_it_cuts_names():
     assert "  shop.parser:parse_order " in narrow
 
 
+@pytest.mark.parametrize(("width", "shown"), [(160, True), (100, False), (80, False)])
+def test_the_table_says_what_could_have_been_seen_where_there_is_room(width, shown):
+    frames = [frame.frame for frame in terminal.changed(failing())[: terminal.ROWS]]
+    seen = replace(failing(), visible={frames[0]: 0.0612})
+    lines = terminal.benchmark_lines(seen, width=width)
+    start = next(n for n, line in enumerate(lines) if line.startswith("  function"))
+    first, *others = lines[start + 1 :][: len(frames)]
+
+    assert lines[start].endswith("  could have seen") is shown
+    assert first.endswith(" 6.1 %") is shown
+    assert all(line.endswith(" -") for line in others) is shown
+
+
+def test_a_table_of_what_was_not_judged_has_no_such_column():
+    lines = terminal.benchmark_lines(replace(failing(), visible={}), width=160)
+
+    assert "could have seen" not in "".join(lines)
+    assert any(line.endswith("share of benchmark") for line in lines)
+
+
 @pytest.mark.parametrize("reporter", ["terminal", "markdown", "html"])
 def test_a_note_of_the_build_is_not_said_again_by_its_benchmarks(reporter):
     note = Note("no-baseline", "no baseline here")

@@ -3,7 +3,7 @@
 Findings are printed whole, as their sentence; everything else fits the width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
 from ci_flame.noise import benjamini_hochberg
-from ci_flame.profile import Kind, Mode
+from ci_flame.profile import Frame, Kind, Mode
 from ci_flame.report import alone, machine
 from ci_flame.report.picture import Direction, direction
 from ci_flame.report.words import columns, cut, duration, growth, interval, plural, share, visible
@@ -23,6 +23,8 @@ ROWS: Final = 10
 """Functions listed per benchmark; the others are counted."""
 NAME: Final = 24
 """Columns that a name should have; where there are fewer, the share is left out."""
+ALWAYS: Final = 3
+"""Columns of figures that no terminal is too narrow for: cost, growth and its interval."""
 SHORTEST: Final = 16
 _ARROW: Final = "->"
 _COLOURS: Final = {
@@ -133,7 +135,7 @@ def _compared(each: BenchmarkVerdict, diff: BenchmarkDiff, width: int) -> list[s
     lines = [f"{whole}; processes {diff.processes_before} + {diff.processes_after}"]
     if frames:
         of = "waiting" if each.mode == Mode.OFF_CPU else "benchmark"
-        lines += _table(frames[:ROWS], width, of)
+        lines += _table(frames[:ROWS], each.visible, width, of)
         if len(frames) > ROWS:
             lines.append(f"  and {plural(len(frames) - ROWS, 'function')} more that changed")
     else:
@@ -156,9 +158,15 @@ def _shares(change: Change) -> str:
     return f"{share(change.before_share)} {_ARROW} {share(change.after_share)}"
 
 
-def _table(frames: tuple[FrameChange, ...], width: int, whole: str) -> list[str]:
-    """Return aligned rows; a narrow terminal leaves out the share, before it cuts names short."""
-    rows = [("function", "per iteration", "growth", "90 % interval", f"share of {whole}")]
+def _table(
+    frames: tuple[FrameChange, ...], seen: Mapping[Frame, float], width: int, whole: str
+) -> list[str]:
+    """Return aligned rows; a narrow terminal leaves out the last columns, before it cuts names.
+
+    `seen`: the smallest growth that would have been seen, by function that was judged.
+    """
+    heads = ("per iteration", "growth", "90 % interval", f"share of {whole}", "could have seen")
+    rows: list[tuple[str, ...]] = [("function", *heads)]
     rows += [
         (
             visible(str(frame.frame)),
@@ -166,12 +174,15 @@ def _table(frames: tuple[FrameChange, ...], width: int, whole: str) -> list[str]
             growth(frame.total),
             interval(frame.total),
             _shares(frame.total),
+            share(seen[frame.frame]) if frame.frame in seen else "-",
         )
         for frame in frames
     ]
-    widths = [max(columns(row[i]) for row in rows) for i in range(1, 5)]
+    if all(row[-1] == "-" for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
+    widths = [max(columns(row[i]) for row in rows) for i in range(1, len(rows[0]))]
     wanted = min(max(columns(row[0]) for row in rows), NAME)
-    if width - sum(widths) - 2 * len(widths) - 2 < wanted:
+    while len(widths) > ALWAYS and width - sum(widths) - 2 * len(widths) - 2 < wanted:
         widths.pop()
     room = max(SHORTEST, width - sum(widths) - 2 * len(widths) - 2)
     names = [cut(row[0], room) for row in rows]
