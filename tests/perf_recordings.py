@@ -3,6 +3,7 @@
 import io
 import mmap
 import os
+import re
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -62,19 +63,24 @@ def counted(profile: Profile) -> Counter[Stack]:
     return stacks
 
 
+RETURNED = re.compile(r"(?<=[<,])(?:unsigned)?(?:bool|char|int|long|void)(?=v8::)")
+"""LLVM's demangler names what the function returns that a template's lambda is written in, GNU's
+does not: `find_if<short const*, unsigned int v8::…::AdvanceUntil<…>(…)::{lambda…}>`."""
+
+
 def without_blanks(stacks: Counter) -> Counter:
-    """Return the same samples under names without blanks."""
+    """Return the same samples under names without blanks and returned types."""
     merged = Counter()
     for stack, count in stacks.items():
-        merged[";".join(map(str, stack)).replace(" ", "")] += count
+        merged[RETURNED.sub("", ";".join(map(str, stack)).replace(" ", ""))] += count
     return merged
 
 
 def agreement(file: Path, *, blanks: bool = True, **options) -> tuple[float, str]:
     """Share of samples with the same stack by both, and the stacks that differ.
 
-    Without `blanks`, C++ names that differ only in them are the same name: LLVM's demangler and
-    GNU's put them elsewhere in templates within templates.
+    Without `blanks`, C++ names that differ only in them and in `RETURNED` types are the same name:
+    LLVM's demangler and GNU's put them elsewhere in templates within templates.
     """
     mine, theirs = counted(ours(file, **options)), counted(perfs(file))
     if not blanks:

@@ -76,11 +76,11 @@ def generated():
 
 
 def hashing():
-    until(lambda: hashlib.sha256(b"x" * 1_000_000).digest())
+    until(lambda: hashlib.sha256(b"x" * 1_000_000).digest(), 2 * SECONDS)
 
 
 def packing():
-    until(lambda: zlib.compress(b"abcdefgh" * 50_000))
+    until(lambda: zlib.compress(b"abcdefgh" * 50_000), 2 * SECONDS)
 
 
 def reading():
@@ -170,7 +170,7 @@ def too_deep():
 
 
 def in_child():
-    until(lambda: sum(range(1000)))
+    until(lambda: sum(range(1000)), 2 * SECONDS)
 
 
 def forked():
