@@ -190,6 +190,15 @@ def labelled(verdict: Verdict, after: Run, labels: "Labels", terms: Terms) -> tu
     return _concluded(verdict, terms), terms
 
 
+def unlabelled(terms: Terms) -> Terms:
+    """Return the terms without the diff that the findings were labelled by."""
+    from ci_flame.labels import SLUG  # noqa: PLC0415
+
+    return replace(
+        terms, touched=None, notes=tuple(each for each in terms.notes if each.slug != SLUG)
+    )
+
+
 # -- reports --------------------------------------------------------------------------
 
 

@@ -68,12 +68,12 @@ def explain(folder: str, policy: str | None, changed_since: str | None) -> int:
     terms = report.terms
     if policy is not None:
         terms = replace(terms, policy=configure(policy).policy, benchmarks={})
+    if changed_since is not None:
+        terms = pipeline.unlabelled(terms)
     verdict = pipeline.judge_runs(report.before, report.after, terms, report.history)
     if changed_since is not None:
         labels = pipeline.labels_of(changed_since, report.before, report.after, Path.cwd())
-        verdict, terms = pipeline.labelled(
-            verdict, report.after, labels, replace(terms, touched=None)
-        )
+        verdict, terms = pipeline.labelled(verdict, report.after, labels, terms)
     show(verdict)
     for rule in terms.policy.rules:
         click.echo(_rule_line(rule))
