@@ -238,6 +238,13 @@ def duration(ns: float) -> str:
     return f"{ns / size:.{_digits(ns / size)}f} {unit}"
 
 
+def _between(low: float, high: float) -> str:
+    """Return a range of durations: `134-177 µs`, or `986 µs to 1.33 ms`."""
+    one, other = duration(low), duration(high)
+    value, _, unit = one.partition(" ")
+    return f"{value}-{other}" if other.endswith(f" {unit}") else f"{one} to {other}"
+
+
 def percent(share: float, *, above: float | None = None, decimals: int | None = None) -> str:
     """Return a share in percent without the sign; the printed figure stays above `above`.
 
@@ -348,7 +355,7 @@ def _budget(finding: Finding) -> str:
         if float(f"{change.after_ns / size:.{decimals}f}") * size > over * (1 + 1e-12):
             break
         decimals += 1
-    between = f" ({duration(ends[0])} to {duration(ends[1])})" if ends else ""
+    between = f" ({_between(*ends)})" if ends else ""
     said = (
         f"{_subject(finding)} {verb} {change.after_ns / size:.{decimals}f} {unit}{between}"
         " per iteration"
@@ -386,10 +393,13 @@ def _counted(finding: Finding, figure: Figure) -> str:
         verb = "makes"
     value = f"{figure.value:,.0f}"
     if figure.before is None:
-        said = f"{value} times per iteration" if verb == "is called" else f"{value} {what}"
+        times = "once" if figure.value == 1 else f"{value} times"
+        said = f"{times} per iteration" if verb == "is called" else f"{value} {what}"
         return f"{name} {verb} {said}; limit {figure.limit}"
     if not figure.before:
         share = percent(figure.threshold, above=finding.rule.min_impact)
+        if figure.value == 1:
+            what = what.replace(figure.name, figure.name[:-1], 1)  # 1 call, 1 bytecode
         return f"{name} is new: {value} {what}, {share} % of the benchmark's; {figure.limit}"
     growth = percent(figure.value / figure.before - 1, above=figure.threshold)
     counts = f"{figure.before:,.0f} -> {value} per iteration"

@@ -74,8 +74,13 @@ def growth(change: Change) -> str:
 
 
 def interval(change: Change) -> str:
-    """Return the 90 % interval of growth, `+18.0 to +33.0 %`; empty where there is none."""
+    """Return the 90 % interval of growth, `+18.0 to +33.0 %`; empty where there is none.
+
+    What is new has none: it grew from nothing.
+    """
     low, high = change.low, change.high
+    if not change.before_ns and change.after_ns:
+        return ""
     if math.isfinite(low) and math.isfinite(high) and high < BOUNDLESS:
         return f"{signed(low)} to {signed(high)} %"
     if math.isfinite(low):
