@@ -5,15 +5,17 @@ folder with the policy, so that `ci-flame explain` says the same without the rep
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from ci_flame.baseline import changes, git
 from ci_flame.config.baselines import NO_REVISION
 from ci_flame.errors import BaselineError
-from ci_flame.profile import Measurement
+from ci_flame.profile import Frame, Kind, Measurement
+from ci_flame.symbols import line_tables
 from ci_flame.touch import Touched
-from ci_flame.verdict import BenchmarkVerdict, Note
+from ci_flame.verdict import BenchmarkVerdict, Finding, Note
 
 SLUG: Final = "changed-since"
 
@@ -44,11 +46,21 @@ class Labels:
 
     def of(self, verdicts: Iterable[BenchmarkVerdict], after: Measurement | None) -> Touched | None:
         """Return what the diff touched of a benchmark that has findings; None without any."""
+        verdicts = tuple(verdicts)
         findings = [f for each in verdicts for f in each.findings if f.figure is None]
         if not findings or after is None or not self._find():
             return None
         assert self._changes is not None  # noqa: S101 - _find says so
         found = changes.touched(self._changes, after.places)
+        if self._after in {"", git.state(self._start).commit}:
+            # Only then were the files that lie here built from what was measured.
+            native = line_tables.touched(self._changes, _native(findings, verdicts))
+            found = replace(
+                found,
+                spots={**found.spots, **native.spots},
+                native=native.known,
+                unlined=native.unlined,
+            )
         self.touched = found if self.touched is None else self.touched | found
         return found
 
@@ -69,3 +81,12 @@ class Labels:
             self.note = Note(SLUG, words)
             return False
         return True
+
+
+def _native(findings: Iterable[Finding], verdicts: Iterable[BenchmarkVerdict]) -> list[Frame]:
+    """Return the native functions that findings are about, or that may run below them."""
+    frames = {each.frame for each in findings}
+    for each in verdicts:
+        if each.diff is not None:
+            frames.update(node.path[-1] for node in each.diff.paths if node.path)
+    return sorted(each for each in frames if each.kind is Kind.NATIVE)

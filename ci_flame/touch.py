@@ -52,7 +52,9 @@ class Touched:
     dependencies: tuple[str, ...] = ()
     """Changed files that choose what is installed (`requirements.txt`, `uv.lock`)."""
     native: frozenset[str] = frozenset()
-    """Functions without a place whose lines are known from line tables, touched or not."""
+    """Native functions whose lines are known from line tables, touched or not."""
+    unlined: frozenset[str] = frozenset()
+    """Native functions that were built in the work tree, without line tables."""
 
     def __or__(self, other: "Touched") -> "Touched":
         """Return both: the same diff, the functions of two benchmarks."""
@@ -61,4 +63,5 @@ class Touched:
             spots={**self.spots, **other.spots},
             files=self.files | other.files,
             native=self.native | other.native,
+            unlined=self.unlined | other.unlined,
         )

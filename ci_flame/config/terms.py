@@ -119,6 +119,7 @@ def _encode_touched(touched: Touched) -> dict[str, object]:
         "files": sorted(touched.files),
         "dependencies": list(touched.dependencies),
         "native": sorted(touched.native),
+        "unlined": sorted(touched.unlined),
     }
 
 
@@ -134,6 +135,8 @@ def _decode_touched(stored: Mapping[str, Any] | None) -> Touched | None:
         files=frozenset(map(str, stored["files"])),
         dependencies=tuple(map(str, stored["dependencies"])),
         native=frozenset(map(str, stored["native"])),
+        # Reports of before there were line tables have none.
+        unlined=frozenset(map(str, stored.get("unlined", ()))),
     )
 
 

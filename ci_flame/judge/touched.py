@@ -41,7 +41,7 @@ def label_all(verdict: Verdict, touched: Touched | None) -> Verdict:
     return replace(verdict, benchmarks=benchmarks, notes=notes)
 
 
-def _label(  # noqa: PLR0911 - a ladder, one rung a label
+def _label(  # noqa: C901, PLR0911 - a ladder, one rung a label
     finding: Finding, diff: BenchmarkDiff | None, touched: Touched
 ) -> tuple[str, str]:
     """Return the kind of touch and its words; both empty where nothing is known."""
@@ -68,6 +68,8 @@ def _label(  # noqa: PLR0911 - a ladder, one rung a label
         return Touch.UNTOUCHED, "Nothing that it runs was touched by this diff."
     if name in touched.native or (finding.place and finding.place.file in touched.files):
         return Touch.UNTOUCHED, "Not touched by this diff."
+    if name in touched.unlined:
+        return "", f"No line table tells whose change it is: build {finding.frame.module} with -g."
     if finding.place is None:
         return "", ""
     if touched.dependencies:
