@@ -59,7 +59,7 @@ _COLUMNS: Final = (
     Column("change", "Change", "After - before, per iteration"),
     Column("growth", "Growth", "Change / before"),
     Column("plot", "90 % interval", sort=False),
-    Column("seen", "Could have seen", "Growth from which on it would have shown, 4 times of 5"),
+    Column("seen", "Seen from", "Could have seen growth from here on, 4 times of 5"),
     Column("share", "Share", "Of the benchmark, after"),
 )
 
