@@ -28,6 +28,7 @@ int other(int n) {
     return n + 1;
 }
 """
+LIBRARY = "_fast.cpython-311-x86_64-linux-gnu.so"
 NAMES = {"scan", "helper", "other"}
 
 
@@ -36,7 +37,7 @@ def run_git(place, *words):
     subprocess.run(["git", *who, *words], cwd=place, check=True, capture_output=True)
 
 
-def build(place, *flags, source="src/fast.c", name="_fast.so"):
+def build(place, *flags, source="src/fast.c", name=LIBRARY):
     compiler = shutil.which("cc") or "gcc"
     words = [compiler, "-shared", "-fPIC", "-O0", *flags, "-o", name, source]
     subprocess.run(words, cwd=place, check=True, capture_output=True)
@@ -53,19 +54,19 @@ def project(tmp_path):
     return tmp_path
 
 
-def native(project, *names, module="_fast.so"):
+def native(project, *names, module="_fast"):
     found = changes.find("HEAD", "t", project)
     return line_tables.touched(found, [Frame(name, module, Kind.NATIVE) for name in names])
 
 
-def key(name, module="_fast.so"):
+def key(name, module="_fast"):
     return str(Frame(name, module, Kind.NATIVE))
 
 
 @pytest.mark.parametrize("version", ["-gdwarf-4", "-gdwarf-5"])
 def test_the_lines_of_functions(project, version):
     build(project, version)
-    found = line_tables.functions(project / "_fast.so", NAMES)
+    found = line_tables.functions(project / LIBRARY, NAMES)
 
     source = str(project / "src" / "fast.c")
     assert {name: list(lines) for name, lines in found.items()} == {n: [source] for n in NAMES}
@@ -100,15 +101,20 @@ def test_what_an_edit_touches(project, before, after, expected):
 
 def test_without_a_line_table_it_is_said_and_what_is_not_ours_is_not(project):
     build(project)
-    shutil.copyfile(project / "_fast.so", project / "_other.so")
+    shutil.copyfile(project / LIBRARY, project / "_other.so")
     found = native(project, "scan")
 
     assert found == line_tables.Native({}, frozenset(), frozenset({key("scan")}))
-    assert native(project, "scan", module="libc.so.6") == line_tables.Native(
+    assert native(project, "scan", module="libc") == line_tables.Native(
         {}, frozenset(), frozenset()
     )
+    # Wheels have none, and nobody here builds them.
+    installed = project / ".venv" / "site-packages"
+    installed.mkdir(parents=True)
+    shutil.copyfile(project / LIBRARY, installed / "libwheel.so.1")
+    assert native(project, "scan", module="libwheel").unlined == frozenset()
     # Patterns of git are names here.
-    assert native(project, "scan", module="*.so").unlined == frozenset()
+    assert native(project, "scan", module="*").unlined == frozenset()
 
 
 def test_functions_that_were_inlined_count(project):
@@ -123,7 +129,7 @@ def test_functions_that_were_inlined_count(project):
 
 def test_broken_files_have_no_lines(project):
     build(project, "-g")
-    data = (project / "_fast.so").read_bytes()
+    data = (project / LIBRARY).read_bytes()
     draw = random.Random(7)  # noqa: S311 - not a secret
     broken = project / "broken.so"
     for number in range(60):
@@ -141,4 +147,11 @@ def test_huge_debug_information_is_taken_for_none(project, monkeypatch):
     build(project, "-g")
     monkeypatch.setattr(line_tables, "MAX_SECTION", 10)
 
-    assert line_tables.functions(project / "_fast.so", {"scan"}) == {}
+    assert line_tables.functions(project / LIBRARY, {"scan"}) == {}
+
+
+def test_a_program_is_told_by_its_name(project):
+    build(project, "-g", name="bench")
+    (project / "src" / "fast.c").write_text(SOURCE.replace("x * 3", "x * 5"))
+
+    assert set(native(project, "helper", module="bench").spots) == {key("helper", "bench")}

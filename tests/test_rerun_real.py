@@ -246,3 +246,49 @@ def test_a_revision_that_does_not_exist_is_said_before_anything_is_recorded(proj
     assert "revision nosuch does not exist" in done.stderr
     assert "git log --oneline" in done.stderr
     assert not (project / ".ci-flame" / "run").exists()
+
+
+PERF = COLLECTORS["perf"].obstacle(machine.probe(), python=False)
+PROGRAM = """\
+__attribute__((noinline)) int scan(int n) {
+    volatile int total = 0;
+    for (int i = 0; i < n * 100; i++)
+        total += i % 7;
+    return total;
+}
+__attribute__((noinline)) int other(int n) {
+    volatile int total = 0;
+    for (int i = 0; i < n * 300; i++)
+        total += i % 3;
+    return total;
+}
+int main(void) {
+    int total = 0;
+    for (int i = 0; i < 500; i++)
+        total += scan(1000) + other(1000);
+    return total == 7;
+}
+"""
+
+
+@pytest.mark.skipif(PERF is not None, reason=f"perf: {PERF and PERF.reason}")
+def test_a_native_function_is_told_by_its_line_table(project):
+    """The base's setup builds its program; the label comes from the build that lies here."""
+    build = "cc -g -O1 -fno-omit-frame-pointer -o prog prog.c"
+    policy = f"version: 1\nrecord: {{busy: 100%}}\nbaseline: {{setup: {build}}}\n"
+    (project / "ci-flame.yml").write_text(policy)
+    with (project / ".gitignore").open("a") as ignored:
+        ignored.write("prog\n")
+    (project / "prog.c").write_text(PROGRAM)
+    run_git(project, "add", "-A")
+    run_git(project, "commit", "-q", "-m", "native")
+    (project / "prog.c").write_text(PROGRAM.replace("n * 100;", "n * 400;"))
+    subprocess.run(build.split(), cwd=project, check=True)
+    words = ("check", "--baseline", "rerun:HEAD", "--repeat", "3", "--", "./prog")
+    done = spawn(project, "ci_flame", *words, code=1)
+
+    (sentence,) = [row.strip() for row in done.stdout.splitlines() if "limit 10 %" in row]
+    assert "native:prog:scan grew by" in sentence
+    assert sentence.endswith("Changed in this diff: prog.c:3.")
+    explained = spawn(project, "ci_flame", "explain", ".ci-flame/report", code=0).stdout
+    assert sentence in explained

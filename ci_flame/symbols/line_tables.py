@@ -1,6 +1,6 @@
 """Edge: native functions of the repository's own builds -> their lines, by DWARF line tables.
 
-    native:_fast.so:scan -> {"src/fast.c": {12, 13, 15}}
+    native:_fast:scan -> {"src/fast.c": {12, 13, 15}}
 
 The lines are those that the function's code was made from, so that what was inlined into it counts.
 """
@@ -21,6 +21,7 @@ from elftools.elf.sections import SymbolTableSection
 from ci_flame.baseline import git
 from ci_flame.baseline.changes import Changes
 from ci_flame.errors import BaselineError
+from ci_flame.formats.foreign import library_name
 from ci_flame.profile import Frame, Kind
 from ci_flame.simplify import clean_name
 from ci_flame.symbols.demangle import demangle
@@ -66,15 +67,15 @@ def touched(changes: Changes, frames: Iterable[Frame]) -> Native:
         files = _built(changes.top, module)
         if not files:
             continue
-        lines: dict[str, Lines] = {}
-        for file in files:
-            lines = functions(file, {frame.function for frame in mine})
-            if lines:
-                break
+        wanted = {frame.function for frame in mine}
+        # The newest build that has any.
+        lines = next(filter(None, (functions(each, wanted) for each in files)), {})
         for frame in mine:
             found = lines.get(frame.function)
             if found is None:
-                unlined.add(str(frame))
+                # Nobody builds anew what was installed: wheels have no line tables.
+                if not all("-packages/" in str(file) for file in files):
+                    unlined.add(str(frame))
                 continue
             known.add(str(frame))
             spot = _spot(changes, found)
@@ -97,16 +98,16 @@ def functions(file: Path, wanted: set[str]) -> dict[str, Lines]:
 
 
 def _built(top: Path, name: str) -> list[Path]:
-    """Return files of this name in the work tree, in git or not, the newest first."""
+    """Return programs and libraries of a name in the work tree, in git or not, newest first."""
     if "/" in name or not name.isprintable() or set(name) & set("*?[\\"):
         return []
     try:
-        answer = git.call(
-            ("ls-files", "-z", "--cached", "--others", "--", f":(glob)**/{name}"), top
-        )
+        patterns = (f":(glob)**/{name}", f":(glob)**/{name}*.so*")
+        answer = git.call(("ls-files", "-z", "--cached", "--others", "--", *patterns), top)
     except BaselineError:
         return []
-    paths = [top / os.fsdecode(each) for each in answer.stdout.split(b"\0") if each]
+    names = map(os.fsdecode, answer.stdout.split(b"\0"))
+    paths = [top / each for each in names if each and library_name(each) == name]
     dated = sorted(((_date(each), each) for each in paths), reverse=True)
     return [each for date, each in dated[:_MAX_FILES] if date]
 
