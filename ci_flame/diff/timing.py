@@ -1,7 +1,8 @@
 """Stage 4, pure: suspects timed call by call on both sides -> what changed, and how sure it is.
 
 Each process says ln(CPU time per iteration / reference work after the same rounds), by the kinds
-of reference that the benchmark's own clock uses; the sides are compared by t between processes.
+of reference that the function's own rounds follow best: unlike samples, single rounds can tell.
+The sides are compared by t between processes.
 """
 
 from collections.abc import Sequence
@@ -70,12 +71,12 @@ class TimedChange:
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
-    """One function in the processes of one side."""
+class _Part:
+    """One function in one process."""
 
-    log_costs: tuple[float, ...]
-    """ln(CPU ns per iteration / reference), by process."""
+    clocks: speed.Clocks
     calls: float
+    """Per iteration."""
     events: float
     """Cost of the events / cost of the function."""
 
@@ -94,7 +95,7 @@ class Timings:
         """`between`: how far builds of the same code differ, which comes on top."""
         self._before = [each.timing for each in before.processes if each.timing is not None]
         self._after = [each.timing for each in after.processes if each.timing is not None]
-        self._kinds = machine.kinds
+        self._comparable = bool(machine.kinds)
         self._evidence = evidence
         self._between = between
 
@@ -108,23 +109,21 @@ class Timings:
 
         `was` is its name before, where that was another one.
         """
-        if not self._kinds:
+        if not self._comparable:
             return None  # nothing tells the machine from the code
-        one = _side(self._before, was or frame, self._kinds)
-        other = _side(self._after, frame, self._kinds)
-        if one is None or other is None:
+        one, other = _parts(self._before, was or frame), _parts(self._after, frame)
+        kinds = speed.choose_kinds([[each.clocks for each in side] for side in (one, other)])
+        if not one or not other or not kinds:
             return None
+        clocks = self._evidence.sides[0].clocks
+        if not all(kind in each.references for each in clocks for kind in kinds):
+            return None
+        level = float(np.mean([speed.process_clock(each, kinds)[1] for each in clocks]))
         builds, known = 0.0, inf
         if self._between is not None:
             builds = self._between.total.get(frame, self._between.typical)
             known = self._between.degrees
-        return _compared(one, other, self._level, builds, known)
-
-    @property
-    def _level(self) -> float:
-        """Return ln of the reference at the baseline's machine speed, as the samples have it."""
-        clocks = self._evidence.sides[0].clocks
-        return float(np.mean([speed.process_clock(each, self._kinds)[1] for each in clocks]))
+        return _compared(one, other, kinds, level, (builds, known))
 
     def left_out(self, frame: Frame, was: Frame | None = None) -> str:
         """Return why a suspect was not timed; empty: it was, or nobody asked."""
@@ -139,59 +138,64 @@ class Timings:
                 other = self._after if name == "before" else self._before
                 if any(frame in each.functions or wanted in each.functions for each in other):
                     return f"the side {name} was not timed"
-        timed = any(frame in each.functions for each in self._after)
-        return "no reference work fits on both sides" if timed and not self._kinds else ""
+        each_side = (_parts(self._before, was or frame), _parts(self._after, frame))
+        if not any(frame in each.functions for each in self._after):
+            return ""
+        if not all(each_side):
+            return "it was not called in every timed round"
+        return "no reference work tells the machine from the code"
 
 
-def _side(timings: Sequence[Timing], frame: Frame, kinds: Sequence[str]) -> _Side | None:
-    """Return what the processes of one side say of a function; None: none of them timed it."""
-    costs, calls, events = [], [], []
+def _parts(timings: Sequence[Timing], frame: Frame) -> list[_Part]:
+    """Return what each process says of a function, as far as it timed it."""
+    parts = []
     for each in timings:
         timed = each.functions.get(frame)
-        if timed is None or not each.iterations or not all(k in each.references for k in kinds):
-            continue
+        if timed is None or not each.iterations or min(timed.ns) <= 0:
+            continue  # a round without it has no logarithm: it is not called in every one
+        references = {
+            kind: np.array([ns or np.nan for ns in times], dtype=float)
+            for kind, times in each.references.items()
+        }
         ns = np.array(timed.ns, dtype=float)
-        if ns.sum() <= 0:
-            continue
-        clocks = speed.Clocks(
-            np.array(each.iterations, dtype=float),
-            ns,
-            {kind: np.array(each.references[kind], dtype=float) for kind in kinds},
-        )
-        cost, reference = speed.process_clock(clocks, kinds)
-        if not np.isfinite(cost - reference):
-            continue
-        costs.append(cost - reference)
-        calls.append(sum(timed.calls) / sum(each.iterations))
-        events.append(sum(timed.calls) * each.event_ns / float(ns.sum()))
-    if not costs:
-        return None
-    return _Side(tuple(costs), float(np.mean(calls)), float(np.mean(events)))
+        clocks = speed.Clocks(np.array(each.iterations, dtype=float), ns, references)
+        events = sum(timed.calls) * each.event_ns / float(ns.sum())
+        parts.append(_Part(clocks, sum(timed.calls) / sum(each.iterations), events))
+    return parts
 
 
 def _compared(
-    one: _Side, other: _Side, level: float, builds: float, known: float
+    one: Sequence[_Part],
+    other: Sequence[_Part],
+    kinds: Sequence[str],
+    level: float,
+    builds: tuple[float, float],
 ) -> TimedChange | None:
     """Compare two sides by t, the spread between processes pooled and moderated (Smyth 2004).
 
     `level`: ln of the reference that costs are told by; `builds`: variance of ln cost between
-    builds of the same code, `known` by so many degrees of freedom.
+    builds of the same code, and by how many degrees of freedom it is known.
     """
-    if not one.calls or not other.calls:
+    calls_before, calls_after = (float(np.mean([p.calls for p in side])) for side in (one, other))
+    if not calls_before or not calls_after:
         return None
-    before, after = np.array(one.log_costs), np.array(other.log_costs)
+    before, after = (
+        np.array([cost - at for cost, at in (speed.process_clock(p.clocks, kinds) for p in side)])
+        for side in (one, other)
+    )
+    events = max(float(np.mean([p.events for p in side])) for side in (one, other))
     variance, degrees = speed.spread(before, after)
-    degrees = min(degrees, known)
-    systematic = np.hypot(SYSTEMATIC, OF_EVENTS * max(one.events, other.events))
+    degrees = min(degrees, builds[1])
+    systematic = np.hypot(SYSTEMATIC, OF_EVENTS * events)
     per_side = 1 / len(before) + 1 / len(after)
-    error = float(np.sqrt(variance * per_side + systematic**2 + 2 * builds))
+    error = float(np.sqrt(variance * per_side + systematic**2 + 2 * builds[0]))
     log_ratio = float(after.mean() - before.mean())
     reach = float(noise.quantile(degrees, 0.95)) * error
     return TimedChange(
         float(np.exp(before.mean() + level)),
         float(np.exp(after.mean() + level)),
-        one.calls,
-        other.calls,
+        calls_before,
+        calls_after,
         log_ratio,
         error,
         degrees,
