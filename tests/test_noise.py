@@ -194,7 +194,7 @@ def test_shares_of_one_side():
 )
 def test_a_quiet_side_does_not_vouch_for_a_wild_one(quiet_variance, expected):
     four = np.array([4.0])
-    degrees = noise._satterthwaite(four, four, four * quiet_variance, four)
+    degrees = noise.satterthwaite(four, four, four * quiet_variance, four)
 
     assert degrees.tolist() == pytest.approx([expected])
 
