@@ -70,7 +70,7 @@ def project(tmp_path):
         "def test_checkout(flame):\n    flame(checkout)\n"
     )
     (root / "busy.py").write_text(
-        "import shop\nfor _ in range(300):\n    shop.read(8)\n    shop.render()\n"
+        "import shop\nfor _ in range(2000):\n    shop.read(8)\n    shop.render()\n"
     )
     run_git(root, "add", "-A")
     run_git(root, "commit", "-q", "-m", "one")
@@ -187,7 +187,7 @@ def test_in_ci_the_base_commit_is_recorded_and_the_guilty_change_is_named(projec
 
 def test_a_command_fails_with_the_same_words(project):
     done = spawn(
-        project, "ci_flame", "check", "--baseline", "rerun:HEAD~1", "--repeat", "5", "--",
+        project, "ci_flame", "check", "--baseline", "rerun:HEAD~1", "--repeat", "3", "--",
         sys.executable, "busy.py", code=1,
     )  # fmt: skip
 
@@ -264,7 +264,7 @@ __attribute__((noinline)) int other(int n) {
 }
 int main(void) {
     int total = 0;
-    for (int i = 0; i < 500; i++)
+    for (int i = 0; i < 1500; i++)
         total += scan(1000) + other(1000);
     return total == 7;
 }
