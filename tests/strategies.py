@@ -2,7 +2,6 @@
 
 from hypothesis import strategies as st
 
-from ci_flame.counts import Count, Counting
 from ci_flame.profile import (
     Environment,
     Frame,
@@ -18,7 +17,8 @@ from ci_flame.profile import (
     Unit,
     Weight,
 )
-from ci_flame.timing import Timed, Timing
+from ci_flame.profile.counts import Count, Counting
+from ci_flame.profile.timing import Timed, Timing
 
 TEXT = st.text(
     st.characters(exclude_categories=["Cs"]) | st.sampled_from(":;%[]() \n\t<>./é漢"),

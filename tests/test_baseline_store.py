@@ -13,7 +13,7 @@ from synthetic import ENVIRONMENT, SHOP, synthetic_measurement, synthetic_run
 from test_baseline_git import run_git
 from test_cli import call
 
-from ci_flame import pipeline, stored
+from ci_flame import pipeline
 from ci_flame.baseline import folder, store
 from ci_flame.baseline.folder import PROFILES
 from ci_flame.config import BaselineKind, build, parse_baseline
@@ -25,6 +25,7 @@ from ci_flame.errors import (
     UsageError,
     WriteError,
 )
+from ci_flame.pipeline import stored
 
 OTHER = replace(ENVIRONMENT, cpu_model="Example CPU 2")
 NEWER = replace(ENVIRONMENT, python="3.12.1")

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci_flame import between
-from ci_flame.noise import Estimates
+from ci_flame.noise import Estimates, between
 
 ALL = np.array([True])
 

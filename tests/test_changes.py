@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ci_flame.baseline import changes
 from ci_flame.errors import BaselineError
 from ci_flame.profile import Frame, Kind, Place
-from ci_flame.touch import Spot, Touch
+from ci_flame.verdict.touch import Spot, Touch
 
 PARSER = '''\
 """Parse."""

@@ -7,10 +7,10 @@ import pytest
 from synthetic import ENVIRONMENT, SHOP, synthetic_measurement, synthetic_run
 
 from ci_flame.baseline import folder, store
-from ci_flame.chosen import choose
 from ci_flame.config import BaselineKind, BaselineSpec, Config, parse_baseline
 from ci_flame.config.baselines import BaseSide, Rerun
 from ci_flame.errors import BaselineError
+from ci_flame.pipeline.chosen import choose
 
 CI = {"CI": "true"}
 OTHER = replace(ENVIRONMENT, cpu_model="Example CPU 2")

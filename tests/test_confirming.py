@@ -9,9 +9,9 @@ from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
 from test_baseline_git import run_git
 from test_cli import call
 
-from ci_flame.chosen import Chosen, to_confirm
 from ci_flame.config import BaselineKind, BaselineSpec, build
 from ci_flame.diff.same_code import not_the_build
+from ci_flame.pipeline.chosen import Chosen, to_confirm
 from ci_flame.verdict import confirmation
 
 TOKENIZE = "shop.parser:tokenize"

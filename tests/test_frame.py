@@ -5,9 +5,9 @@ from hypothesis import given
 from strategies import frames
 
 from ci_flame.formats import folded
-from ci_flame.frame import Frame, Kind
 from ci_flame.policy import matches_frame
 from ci_flame.profile import Profile, Unit, Weight
+from ci_flame.profile.frame import Frame, Kind
 
 
 @given(frames())

@@ -3,12 +3,12 @@
 import pytest
 
 from ci_flame.config import parse_policy
-from ci_flame.counts import Count, Counting
 from ci_flame.diff.counts import Work, counts
 from ci_flame.errors import PolicyError
 from ci_flame.judge import exact, judge_alone
 from ci_flame.policy import Limit, Policy, Rule, Severity
 from ci_flame.profile import TOTAL, Frame, Measurement, Mode, Process
+from ci_flame.profile.counts import Count, Counting
 from ci_flame.verdict import Note, Outcome
 
 TOKENIZE, PRICE, MAIN = Frame("tokenize", "shop"), Frame("price", "shop"), Frame("main", "shop")

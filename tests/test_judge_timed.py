@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import QUIET, synthetic_measurement
 
-from ci_flame.counts import Count, Counting
 from ci_flame.diff import diff_benchmark
 from ci_flame.judge import judge_benchmark
 from ci_flame.judge.timed import suspects
 from ci_flame.policy import Limit, Policy, Rule
 from ci_flame.profile import Frame, Mode
-from ci_flame.timing import Timed, Timing
+from ci_flame.profile.counts import Count, Counting
+from ci_flame.profile.timing import Timed, Timing
 from ci_flame.verdict import Outcome
 
 COSTS = {

@@ -17,11 +17,11 @@ from synthetic import (
     synthetic_waits,
 )
 
-from ci_flame.counts import Count, Counting
 from ci_flame.diff import diff_benchmark
 from ci_flame.judge import judge_alone, judge_benchmark
 from ci_flame.policy import Limit, Policy, Rule, Waiver
 from ci_flame.profile import Frame, Measurement, Mode
+from ci_flame.profile.counts import Count, Counting
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome
 
 LAST_DAY = date(2026, 1, 31)

@@ -9,7 +9,7 @@ import pytest
 from ci_flame.baseline import changes
 from ci_flame.profile import Frame, Kind
 from ci_flame.symbols import line_tables
-from ci_flame.touch import Spot, Touch
+from ci_flame.verdict.touch import Spot, Touch
 
 SOURCE = """\
 static int helper(int x) {

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
 
-from ci_flame import config, pipeline, pytest_command, report_folder
+from ci_flame import config, pipeline, report_folder
 from ci_flame.baseline import folder
-from ci_flame.chosen import load_baseline
 from ci_flame.config import BaselineKind, BaselineSpec, Config, RecordConfig, terms
 from ci_flame.config.terms import Terms
 from ci_flame.errors import (
@@ -26,6 +25,8 @@ from ci_flame.errors import (
     InterruptedRunError,
     UsageError,
 )
+from ci_flame.pipeline import pytest_command
+from ci_flame.pipeline.chosen import load_baseline
 from ci_flame.policy import Limit, Policy, Rule, Severity, Waiver
 from ci_flame.verdict import Note, Outcome
 

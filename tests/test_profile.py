@@ -9,8 +9,8 @@ from synthetic import SHOP, grown, synthetic_measurement
 
 from ci_flame.diff import diff_benchmark
 from ci_flame.formats import pprof
-from ci_flame.frame import Frame
 from ci_flame.profile import Listed, Measurement, Mode, Profile, Stack, Unit, Weight
+from ci_flame.profile.frame import Frame
 
 STACKS: tuple[Stack, ...] = tuple(
     tuple(Frame(f"f{depth}_{number}", "m") for depth in range(number + 1)) for number in range(6)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from interpreters import ROOT, every_interpreter
 
-from ci_flame.counts import Count
 from ci_flame.profile import Frame
+from ci_flame.profile.counts import Count
 from ci_flame.record.exact import agreed
 
 PROGRAM = Path(__file__).parent / "counted.py"

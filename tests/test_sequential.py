@@ -13,12 +13,13 @@ from synthetic import SHOP, grown, synthetic_measurement
 from test_baseline_git import run_git
 from test_cli import call
 
-from ci_flame import sequential, until_decided
 from ci_flame.config import build
 from ci_flame.diff import diff_benchmark
 from ci_flame.errors import PolicyError, UsageError
 from ci_flame.judge import judge_benchmark
 from ci_flame.judge.decided import decided
+from ci_flame.noise import sequential
+from ci_flame.pipeline import until_decided
 from ci_flame.policy import Limit, Policy, Rule
 from ci_flame.profile import Mode
 from ci_flame.record.processes import joined

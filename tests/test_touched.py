@@ -13,8 +13,8 @@ from ci_flame.judge.touched import label, label_all
 from ci_flame.policy import Policy
 from ci_flame.profile import TOTAL, Frame, Place
 from ci_flame.report import REPORTERS
-from ci_flame.touch import Spot, Touch, Touched
 from ci_flame.verdict import Note, Outcome
+from ci_flame.verdict.touch import Spot, Touch, Touched
 
 TOKENIZE = "shop.parser:tokenize"
 PLACES = {

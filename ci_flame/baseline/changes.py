@@ -16,7 +16,7 @@ from ci_flame.baseline import functions, git
 from ci_flame.baseline.functions import Code, Function
 from ci_flame.errors import BaselineError
 from ci_flame.profile import Frame, Kind, Place
-from ci_flame.touch import Spot, Touch, Touched
+from ci_flame.verdict.touch import Spot, Touch, Touched
 
 MAX_FILES: Final = 20_000
 """Changed files that are looked at; a diff of more is another project."""

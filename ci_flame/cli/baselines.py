@@ -111,8 +111,8 @@ def prune(*, keep: str | None, store: str | None, policy: str | None) -> int:
 @_POLICY
 def pin(*, revision: str, anchor: bool, store: str | None, policy: str | None) -> int:
     """Keep the builds of a commit for good."""
-    from ci_flame import stored
     from ci_flame.baseline import store as stores
+    from ci_flame.pipeline import stored
 
     place, _ = _store(store, policy)
     commit = stored.commit_of(revision, stores.read(place), Path.cwd())
@@ -129,8 +129,8 @@ def pin(*, revision: str, anchor: bool, store: str | None, policy: str | None) -
 @_POLICY
 def unpin(*, revision: str | None, anchor: bool, store: str | None, policy: str | None) -> int:
     """Take the pin of a commit, or the anchor, away."""
-    from ci_flame import stored
     from ci_flame.baseline import store as stores
+    from ci_flame.pipeline import stored
 
     if (revision is None) is not anchor:
         raise UsageError("give REV or --anchor, one of them", "ci-flame baseline list shows both")

@@ -32,8 +32,8 @@ def compare(
     """Compare two recorded runs; BEFORE may also be git:REV[:PATH] or store:DIR."""
     from ci_flame import pipeline
     from ci_flame.baseline import folder
-    from ci_flame.chosen import find_baseline, tell
     from ci_flame.config import parse_baseline
+    from ci_flame.pipeline.chosen import find_baseline, tell
 
     config = replace(
         configure(policy, report=out, keep=keep, anchor=anchor, changed_since=changed_since),

@@ -214,7 +214,8 @@ def check(
     A pytest command is run with --flame: its benchmarks are recorded and judged one by one.
     Any other command is one benchmark.
     """
-    from ci_flame import command_check, pipeline, pytest_command
+    from ci_flame import pipeline
+    from ci_flame.pipeline import command_check, pytest_command
 
     must_have_command(command)
     one_of("--jit", jit, _JITS)

@@ -20,8 +20,8 @@ from ci_flame.config.policy_file import show_limit, show_share
 from ci_flame.config.yaml_tree import from_value
 from ci_flame.errors import CiFlameError, FormatError, PolicyError
 from ci_flame.policy import Policy, Rule, Waiver
-from ci_flame.touch import Spot, Touch, Touched
 from ci_flame.verdict import Note
+from ci_flame.verdict.touch import Spot, Touch, Touched
 
 SCHEMA_VERSION: Final = 1
 MAX_CHARACTERS: Final = 64_000_000

@@ -1,7 +1,7 @@
 """Stage 4, pure: two runs -> what changed, per benchmark, function and call path.
 
 Costs are per iteration and in nanoseconds *at the baseline's machine speed*: the machine
-is taken out by the reference work (`noise.py`), then both sides are told in the same unit.
+is taken out by the reference work (`speed`, `noise/`), then both sides are told in the same unit.
 Waiting (off-CPU) is compared as it was timed.
 """
 
@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 
 from ci_flame import noise
-from ci_flame.between import Between
 from ci_flame.diff import renames, speed
 from ci_flame.diff.columns import (
     NOTHING,
@@ -29,6 +28,7 @@ from ci_flame.diff.figures import Figures, collector_notes, figures
 from ci_flame.diff.imports import single_files
 from ci_flame.diff.timing import Timings
 from ci_flame.noise import Floats, Machine
+from ci_flame.noise.between import Between
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Run
 from ci_flame.verdict import duration
 

@@ -10,11 +10,11 @@ from typing import Final, Generic, TypeVar, overload
 
 import numpy as np
 
-from ci_flame import between, noise
-from ci_flame.between import Between
+from ci_flame import noise
 from ci_flame.diff import speed
 from ci_flame.diff.evidence import Evidence, Indices
-from ci_flame.noise import Estimates, Floats, Machine, Prior
+from ci_flame.noise import Estimates, Floats, Machine, Prior, between
+from ci_flame.noise.between import Between
 from ci_flame.profile import Frame, Place, Stack
 
 T_co = TypeVar("T_co", covariant=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ci_flame.counts import Count
 from ci_flame.profile import Frame, Measurement
+from ci_flame.profile.counts import Count
 
 LEAST_PROCESSES: Final = 2
 """A side; one cannot show whether counts are the same in every process."""

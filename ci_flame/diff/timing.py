@@ -13,12 +13,12 @@ from typing import Final
 import numpy as np
 
 from ci_flame import noise
-from ci_flame.between import Between
 from ci_flame.diff import speed
 from ci_flame.diff.evidence import Evidence
 from ci_flame.noise import Machine
+from ci_flame.noise.between import Between
 from ci_flame.profile import Frame, Measurement
-from ci_flame.timing import Timing
+from ci_flame.profile.timing import Timing
 
 LEAST_PROCESSES: Final = 3
 """A side, to tell how far processes spread; below that the figures are told and decide nothing."""

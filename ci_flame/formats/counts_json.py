@@ -5,9 +5,9 @@ Frames are rows of three, `[kind, module, function]`, with the figures after the
 
 from typing import Final
 
-from ci_flame.counts import Count, Counting
 from ci_flame.formats.fields import Node
 from ci_flame.profile import Frame, Kind, Process
+from ci_flame.profile.counts import Count, Counting
 
 MAX_NAME: Final = 64 << 10
 SHORT, LONG = 5, 7

@@ -9,7 +9,7 @@ from typing import Final
 from ci_flame.formats.counts_json import MAX_NAME, frame_row, read_frame
 from ci_flame.formats.fields import Node
 from ci_flame.profile import Frame, Process
-from ci_flame.timing import Timed, Timing
+from ci_flame.profile.timing import Timed, Timing
 
 MAX_FUNCTIONS: Final = 1_000
 MAX_ROUNDS: Final = 1_000_000

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Final
 
-from ci_flame.counts import Count
 from ci_flame.diff.columns import NOTHING, FrameChange
 from ci_flame.diff.counts import LEAST_PROCESSES, Counts, Side, Work
 from ci_flame.judge.metrics import Judged
 from ci_flame.policy import Policy, Rule, Severity, matches_name
 from ci_flame.profile import TOTAL, Frame
+from ci_flame.profile.counts import Count
 from ci_flame.verdict import Figure, Finding, Note, Outcome, Sort, limit_text, percent
 
 ALIKE: Final = 0.5

@@ -11,12 +11,12 @@ from typing import Final
 
 import numpy as np
 
-from ci_flame import between, noise
-from ci_flame.between import Between, Disagreement
+from ci_flame import noise
 from ci_flame.diff import BenchmarkDiff, diff_benchmark, differences
 from ci_flame.diff.evidence import Flags
 from ci_flame.judge import judge_benchmark
-from ci_flame.noise import Floats
+from ci_flame.noise import Floats, between
+from ci_flame.noise.between import Between, Disagreement
 from ci_flame.policy import Policy
 from ci_flame.profile import TOTAL, Frame, Measurement, Mode, Run
 from ci_flame.verdict import (

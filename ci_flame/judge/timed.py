@@ -15,7 +15,7 @@ from ci_flame.diff.timing import TimedChange
 from ci_flame.judge.causes import Broken
 from ci_flame.policy import Limit
 from ci_flame.profile import TOTAL, Frame, Kind, Mode
-from ci_flame.timing import MOST_SUSPECTS
+from ci_flame.profile.timing import MOST_SUSPECTS
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Sort, ends_of, percent
 
 EXCUSED: Final = 0.01

@@ -12,8 +12,8 @@ from typing import Final
 
 from ci_flame.diff import BenchmarkDiff
 from ci_flame.profile import TOTAL
-from ci_flame.touch import Spot, Touch, Touched
 from ci_flame.verdict import BenchmarkVerdict, Finding, Note, Verdict
+from ci_flame.verdict.touch import Spot, Touch, Touched
 
 _SLUG: Final = "changed-since"
 _SHOWN: Final = 3

@@ -22,14 +22,15 @@ import pytest
 
 from ci_flame import pipeline
 from ci_flame.baseline import folder, git
-from ci_flame.chosen import choose, to_confirm
 from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
 from ci_flame.config import BaselineKind, BaselineSpec, Config, build
 from ci_flame.errors import BaselineError, CiFlameError
+from ci_flame.pipeline.chosen import choose, to_confirm
 from ci_flame.profile import BIASES, Environment
 from ci_flame.pytest_plugin import Flame, Plain
 from ci_flame.pytest_plugin.item import FIXTURES, ItemBenchmark, is_benchmark, marker_keywords
-from ci_flame.pytest_plugin.suite import Suite, save_child
+from ci_flame.pytest_plugin.parts import save_child
+from ci_flame.pytest_plugin.suite import Suite
 from ci_flame.pytest_plugin.values import Before, Selected, fails, sentences
 from ci_flame.record import interpreter, layout, processes
 from ci_flame.record.processes import ChildPlan, Invocation, Tree

@@ -7,33 +7,30 @@ Knows nothing of pytest: `session.py` calls it.
 """
 
 import fcntl
-import hashlib
-import json
 import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
-from ci_flame import pipeline, until_decided
+from ci_flame import pipeline
 from ci_flame.baseline import folder, git
 from ci_flame.config import Config, RecordConfig, marker_rules
 from ci_flame.errors import BaselineError, ChildError, UsageError
-from ci_flame.labels import Labels
+from ci_flame.pipeline import until_decided
+from ci_flame.pipeline.labels import Labels
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
+from ci_flame.pytest_plugin.parts import Part, leave, take
 from ci_flame.pytest_plugin.values import Before, Judged, Selected, bring, expected_s, merged
 from ci_flame.record import exact, processes
 from ci_flame.record.alternating import order
-from ci_flame.record.recorder import Recorded, Recorder, must_have_samples
+from ci_flame.record.recorder import Recorder, must_have_samples
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Sort, Verdict, confirmation
 
 Pair = tuple[Measurement, Measurement | None]
 """After and before."""
-_META: Final = "benchmark.json"
 
 
 class Suite:
@@ -364,48 +361,37 @@ class Suite:
     # -- workers of xdist -----------------------------------------------------------------
 
     def _leave(self, selected: Selected, judged: Judged) -> None:
-        """Leave one benchmark for the controller: run folders, and what the marker said."""
+        """Leave one benchmark for the controller."""
         assert self._parts is not None  # noqa: S101 - the caller has looked
-        name = hashlib.sha256(selected.benchmark.encode()).hexdigest()[:16]
-        place = self._parts / name
-        scratch = self._parts / f".{name}.tmp"
-        scratch.mkdir()
-        folder.save(Run(self.environment, (judged.after,)), scratch / "after")
+        before = None
         if judged.before is not None and judged.before is not self._stored(selected.benchmark):
-            environment = self._environment_before or self.environment
-            folder.save(Run(environment, (judged.before,)), scratch / "before")
-        told = {
-            "benchmark": selected.benchmark,
-            "file": str(selected.file),
-            "keywords": dict(selected.keywords),
-            "family": self.family,
-            "level": judged.policy.false_failures_per_build,
-            "notes": [[n.slug, n.text] for n in self._told.get(selected.benchmark, ())],
-        }
-        (scratch / _META).write_text(json.dumps(told, default=str), encoding="utf-8")
-        shutil.rmtree(place, ignore_errors=True)  # a plugin that repeats failed tests was here
-        scratch.rename(place)
+            before = Run(self._environment_before or self.environment, (judged.before,))
+        part = Part(
+            selected.benchmark,
+            selected.file,
+            selected.keywords,
+            self.family,
+            judged.policy.false_failures_per_build,
+            self._told.get(selected.benchmark, ()),
+            Run(self.environment, (judged.after,)),
+            before,
+        )
+        leave(part, self._parts)
 
     def gather(self, parts: Path) -> None:
         """Take in what the workers left, and judge it again as they did."""
-        for place in sorted(parts.glob(f"*/{_META}")):
-            told = json.loads(place.read_text(encoding="utf-8"))
-            selected = Selected(told["benchmark"], Path(told["file"]), told["keywords"])
-            self.family = told["family"]
-            run = folder.load(place.parent / "after")
-            self._environment = run.environment
-            before = self._stored(selected.benchmark)
-            if (place.parent / "before").exists():
-                base = folder.load(place.parent / "before")
-                self._environment_before = base.environment
-                before = base.measurements[0]
-            self._told[selected.benchmark] = tuple(
-                Note(slug, text, selected.benchmark) for slug, text in told["notes"]
+        for part in take(parts):
+            selected = Selected(part.benchmark, part.file, part.keywords)
+            self.family = part.family
+            self._environment = part.after.environment
+            before = self._stored(part.benchmark)
+            if part.before is not None:
+                self._environment_before = part.before.environment
+                before = part.before.measurements[0]
+            self._told[part.benchmark] = part.notes
+            self.judged[part.benchmark] = self.judge(
+                selected, part.after.measurements[0], before, level=part.level
             )
-            self.judged[selected.benchmark] = self.judge(
-                selected, run.measurements[0], before, level=told["level"]
-            )
-        shutil.rmtree(parts, ignore_errors=True)
 
     # -- all of them ----------------------------------------------------------------------
 
@@ -491,9 +477,3 @@ class Suite:
             ),
             touched=self.labels.touched,
         )
-
-
-def save_child(recorded: Recorded, benchmark: str, recorder: Recorder, exchange: Path) -> None:
-    """Write a further process's run to where its parent reads it."""
-    measurement = Measurement(benchmark, (recorded.process,), recorded.root, recorded.places)
-    folder.save(Run(recorder.environment, (measurement,)), exchange / "run")

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from ci_flame.counts import Count, Counting
 from ci_flame.errors import UsageError
 from ci_flame.profile import Frame
+from ci_flame.profile.counts import Count, Counting
 from ci_flame.symbols.modules import Layout, name_module
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from ci_flame.collect import machine
 from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
 from ci_flame.collect.ebpf.collector import is_package
 from ci_flame.config import RecordConfig
-from ci_flame.counts import Count, Counting
 from ci_flame.errors import CollectError
 from ci_flame.profile import (
     Environment,
@@ -36,11 +35,12 @@ from ci_flame.profile import (
     Unit,
     Weight,
 )
+from ci_flame.profile.counts import Count, Counting
+from ci_flame.profile.timing import Timing
 from ci_flame.record import figures, layout, reference
 from ci_flame.record.clocks import Clocks, cpus
 from ci_flame.record.rounds import Driven, Window
 from ci_flame.symbols.modules import Layout
-from ci_flame.timing import Timing
 
 MACHINERY: Final = frozenset(
     {

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Final
 from ci_flame.collect import PHASE_NONE
 from ci_flame.errors import UsageError
 from ci_flame.profile import Frame, Kind, Mode
+from ci_flame.profile.timing import MOST_SUSPECTS, Timed, Timing
 from ci_flame.record import exact
 from ci_flame.symbols.modules import Layout
-from ci_flame.timing import MOST_SUSPECTS, Timed, Timing
 
 if TYPE_CHECKING:
     from ci_flame.config import RecordConfig

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Final
 
-from ci_flame.counts import Count
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
 from ci_flame.diff.counts import Work
 from ci_flame.diff.timing import TimedChange
 from ci_flame.profile import TOTAL, Environment, Frame, Mode, Place
+from ci_flame.profile.counts import Count
 from ci_flame.report import alone, machine
 from ci_flame.verdict import BenchmarkVerdict, Figure, Finding, Note, Outcome, Verdict
 

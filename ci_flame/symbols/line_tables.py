@@ -26,7 +26,7 @@ from ci_flame.profile import Frame, Kind
 from ci_flame.simplify import clean_name
 from ci_flame.symbols.demangle import demangle
 from ci_flame.symbols.elf import open_regular
-from ci_flame.touch import Spot, Touch
+from ci_flame.verdict.touch import Spot, Touch
 
 MAX_SECTION: Final = 64 << 20
 """Bytes of debug information, unpacked; a larger file is taken for one without."""

@@ -45,8 +45,8 @@ def record(
     `more(recorded, count)` adds `count` processes to each side, None: to nothing. How many there
     may be in all follows from the time that the first took, not from what they measured.
     """
-    from ci_flame import sequential  # noqa: PLC0415 - numpy and scipy, not at pytest's start
     from ci_flame.judge.decided import decided  # noqa: PLC0415 - as above
+    from ci_flame.noise import sequential  # noqa: PLC0415 - numpy and scipy, not at pytest's start
 
     level = policy.false_failures_per_build
     begun = clock()

@@ -14,8 +14,8 @@ from ci_flame.config.baselines import NO_REVISION
 from ci_flame.errors import BaselineError
 from ci_flame.profile import Frame, Kind, Measurement
 from ci_flame.symbols import line_tables
-from ci_flame.touch import Touched
 from ci_flame.verdict import BenchmarkVerdict, Finding, Note
+from ci_flame.verdict.touch import Touched
 
 SLUG: Final = "changed-since"
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from ci_flame.errors import FormatError
-from ci_flame.frame import Frame
+from ci_flame.profile.frame import Frame
 
 MOST_SUSPECTS: Final = 4
 """Functions that are timed in one recording."""

@@ -183,9 +183,9 @@ def find_baseline(config: Config, environment: Environment, start: Path) -> Foun
     spec = config.baseline
     if spec.kind is not BaselineKind.STORE:
         return load_baseline(spec, start)
-    from ci_flame import stored  # noqa: PLC0415
     from ci_flame.baseline import store  # noqa: PLC0415
     from ci_flame.judge.history import History  # noqa: PLC0415
+    from ci_flame.pipeline import stored  # noqa: PLC0415
 
     listing = store.read(start / spec.value)
     chosen = stored.choose(listing, environment, start, config.keep, config.anchor)
@@ -222,8 +222,8 @@ def usable(run: Run, name: str) -> None:
 
 def check_store(config: Config, start: Path) -> None:
     """Raise before anything is recorded where the store or the anchor is not there."""
-    from ci_flame import stored  # noqa: PLC0415
     from ci_flame.baseline import store  # noqa: PLC0415
+    from ci_flame.pipeline import stored  # noqa: PLC0415
 
     listing = store.read(start / config.baseline.value)
     if config.anchor:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ci_flame import pipeline, report_folder, until_decided
-from ci_flame.chosen import Chosen, choose, to_confirm
+from ci_flame import pipeline, report_folder
 from ci_flame.config import BaselineKind, Config
 from ci_flame.config.terms import Terms
 from ci_flame.errors import BaselineError, InterruptedRunError
-from ci_flame.labels import Labels
+from ci_flame.pipeline import until_decided
+from ci_flame.pipeline.chosen import Chosen, choose, to_confirm
+from ci_flame.pipeline.labels import Labels
 from ci_flame.policy import Policy
 from ci_flame.profile import Run
 from ci_flame.record import command as recorder

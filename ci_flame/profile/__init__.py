@@ -14,9 +14,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from ci_flame.counts import Count, Counting
 from ci_flame.errors import FormatError
-from ci_flame.frame import (
+from ci_flame.profile.counts import Count, Counting
+from ci_flame.profile.frame import (
     GC,
     RUN_QUEUE,
     TOTAL,
@@ -28,7 +28,7 @@ from ci_flame.frame import (
     Stack,
     fold,
 )
-from ci_flame.timing import Timing
+from ci_flame.profile.timing import Timing
 
 __all__ = [
     "BIASES",

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ci_flame import report_folder
-from ci_flame.chosen import Chosen, checkout, choose, usable
 from ci_flame.config import BaselineKind, BaselineSpec, Config
 from ci_flame.config.terms import Terms
 from ci_flame.errors import MissingBaselineError, UsageError
+from ci_flame.pipeline.chosen import Chosen, checkout, choose, usable
 from ci_flame.policy import Policy
 from ci_flame.profile import Mode, Run
 from ci_flame.report_folder import Report
@@ -23,9 +23,9 @@ from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, worst
 if TYPE_CHECKING:
     from ci_flame.baseline.base_side import Checkout
     from ci_flame.judge.history import History
-    from ci_flame.labels import Labels
+    from ci_flame.pipeline.labels import Labels
     from ci_flame.record.live_target import LiveTarget
-    from ci_flame.touch import Touched
+    from ci_flame.verdict.touch import Touched
 
 PASS, USAGE, FAIL, NOT_RECORDED, NO_BASELINE, INCONCLUSIVE, INTERRUPTED = 0, 2, 1, 3, 4, 5, 130
 _CURE_NO_BASELINE: Final = "pytest --flame --flame-out .ci-flame/baseline, or --baseline rerun:REV"
@@ -75,7 +75,7 @@ def compare_stored(
 
 def labels_of(asked: str, before: Run | None, after: Run, start: Path) -> "Labels":
     """Return the diff from the revision asked for, or the before side's, to a stored run."""
-    from ci_flame.labels import Labels  # noqa: PLC0415
+    from ci_flame.pipeline.labels import Labels  # noqa: PLC0415
 
     commit = before.commit if before else ""
     return Labels(asked, commit, start, after=after.commit, dirty=after.dirty)
@@ -192,7 +192,7 @@ def labelled(verdict: Verdict, after: Run, labels: "Labels", terms: Terms) -> tu
 
 def unlabelled(terms: Terms) -> Terms:
     """Return the terms without the diff that the findings were labelled by."""
-    from ci_flame.labels import SLUG  # noqa: PLC0415
+    from ci_flame.pipeline.labels import SLUG  # noqa: PLC0415
 
     return replace(
         terms, touched=None, notes=tuple(each for each in terms.notes if each.slug != SLUG)
@@ -310,8 +310,8 @@ def check_pytest(config: Config, command: Sequence[str]) -> tuple[int, Outcome]:
 
     The plugin records, judges and writes the report; pytest's own output is passed through.
     """
-    from ci_flame import pytest_command  # noqa: PLC0415
-    from ci_flame.labels import Labels  # noqa: PLC0415
+    from ci_flame.pipeline import pytest_command  # noqa: PLC0415
+    from ci_flame.pipeline.labels import Labels  # noqa: PLC0415
     from ci_flame.record import interpreter  # noqa: PLC0415
 
     discard_report(config)

@@ -6,7 +6,7 @@ same work, whatever it cost. Counts explain a cost; they do not replace it.
 
 from dataclasses import dataclass
 
-from ci_flame.frame import Frame
+from ci_flame.profile.frame import Frame
 
 
 @dataclass(frozen=True, slots=True)
