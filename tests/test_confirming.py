@@ -150,12 +150,11 @@ def test_a_machine_that_changed_since_the_baseline_fails_nobody(project, how):
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("how", ["command"])
-def test_code_that_grew_since_the_baseline_fails(project, how):
-    stored(project, how)
+def test_code_that_grew_since_the_baseline_fails(project):
+    stored(project, "command")
     project.code(60_000)
     project.commit()
-    made = compared(project, how)
+    made = compared(project, "command")
 
     assert made.returncode == 1, made.stdout + made.stderr
     assert "shop:tokenize" in made.stdout
@@ -164,12 +163,11 @@ def test_code_that_grew_since_the_baseline_fails(project, how):
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("how", ["pytest"])
-def test_a_commit_that_is_another_build_here_excuses_nothing(project, how):
+def test_a_commit_that_is_another_build_here_excuses_nothing(project):
     """As where an extension is not built in the checkout: it must not hide what grew."""
-    stored(project, how)
+    stored(project, "pytest")
     project.machine(3)
-    made = compared(project, how)
+    made = compared(project, "pytest")
 
     assert made.returncode == 1, made.stdout + made.stderr
     assert "could not be recorded beside it: it is not the build that is stored" in made.stdout

@@ -253,16 +253,19 @@ def free_tool() -> int:
     raise UsageError("sys.monitoring needs Python 3.12")
 
 
-def obstacle(driven: "Driven") -> str:
-    """Return why this benchmark is not counted here; empty: it is."""
+def obstacle(driven: "Driven", longest_s: float = LONGEST_ITERATION, what: str = "counted") -> str:
+    """Return why iterations of this benchmark are not run again to be counted; empty: they are.
+
+    `what`: "timed", where that is what is wanted.
+    """
     if sys.version_info >= (3, 13) and not sys._is_gil_enabled():  # noqa: SLF001 - its only name
-        return "threads without the GIL cannot be counted exactly"
+        return f"threads without the GIL cannot be {what} exactly"
     iterations = sum(each.iterations for each in driven.rounds)
     seconds = driven.wall_ns / 1e9 / max(iterations, 1)
-    if seconds > LONGEST_ITERATION:
+    if seconds > longest_s:
         return (
-            f"one iteration takes {seconds:.1f} s; one longer than {LONGEST_ITERATION:g} s is not"
-            " run again to be counted"
+            f"one iteration takes {seconds:.1f} s; one longer than {longest_s:g} s is not"
+            f" run again to be {what}"
         )
     return ""
 

@@ -47,16 +47,7 @@ def obstacle(driven: "Driven") -> str:
     """Return why nothing of this benchmark is timed here; empty: it is."""
     if sys.version_info < (3, 12):
         return "Python 3.11 cannot time single functions, 3.12 can"
-    if sys.version_info >= (3, 13) and not sys._is_gil_enabled():  # noqa: SLF001 - its only name
-        return "threads without the GIL cannot be timed call by call"
-    iterations = sum(each.iterations for each in driven.rounds)
-    seconds = driven.wall_ns / 1e9 / max(iterations, 1)
-    if seconds > LONGEST_ITERATION:
-        return (
-            f"one iteration takes {seconds:.1f} s; one longer than {LONGEST_ITERATION:g} s is not"
-            " run again to be timed"
-        )
-    return ""
+    return exact.obstacle(driven, LONGEST_ITERATION, "timed")
 
 
 class Look:
