@@ -44,7 +44,7 @@ def compare(
     if found.run is None:
         raise UsageError(f"BEFORE {before}: {found.told}", "give a run folder")
     if found.history is not None:
-        tell(found)
+        tell(found.told, found.notes)
     verdict = pipeline.compare_stored(found.run, later, config, Path.cwd(), found.history)
     show(verdict)
     click.echo(f"ci-flame: {verdict.outcome.value}; {config.report / 'report.html'}", err=True)

@@ -9,7 +9,7 @@ Where it cannot be had, the reason is said and the build goes on as it would hav
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -235,7 +235,7 @@ def check_store(config: Config, start: Path) -> None:
         )
 
 
-def tell(found: Found) -> None:
-    """Say on stderr what the run is compared with, and what of a store could not be used."""
-    for line in (found.told, *found.notes):
+def tell(told: str, notes: Sequence[str] = ()) -> None:
+    """Say on stderr what a run is compared with, where no header says it."""
+    for line in (told, *notes):
         sys.stderr.write(f"ci-flame: {line}\n")

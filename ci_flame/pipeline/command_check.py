@@ -16,7 +16,7 @@ from ci_flame.config import BaselineKind, Config
 from ci_flame.config.terms import Terms
 from ci_flame.errors import BaselineError, InterruptedRunError
 from ci_flame.pipeline import until_decided
-from ci_flame.pipeline.chosen import Chosen, choose, to_confirm
+from ci_flame.pipeline.chosen import Chosen, choose, tell, to_confirm
 from ci_flame.pipeline.labels import Labels
 from ci_flame.policy import Policy
 from ci_flame.profile import Run
@@ -166,6 +166,8 @@ def check(
     Labels(config.base.changed_since, "", start)
     wanted = Jit(jit)
     chosen = choose(config, start, lambda: recorder.expected(config.record, command, wanted))
+    if chosen.spec.kind is BaselineKind.STORE:
+        tell(chosen.told)  # which of many builds it is
     this = Check(config, chosen, name, wanted)
     with ExitStack() as stack:
         this.prepare(command, stack)
