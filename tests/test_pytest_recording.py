@@ -347,7 +347,7 @@ def test_growth_in_garbage_collection_is_a_finding_of_its_own(pytester):
     )
     for collections, words in ((1, ("--flame-out=base",)), (4, ("--flame-baseline=base",))):
         pytester.makepyfile(shop=_garbage(collections))
-        made = run(pytester, *words, processes=2, seconds=0.3)
+        made = run(pytester, *words, processes=3, seconds=0.4)
 
     made.assert_outcomes(failed=1)
     made.stdout.fnmatch_lines(["*::test_build: [[]gc[]] grew by *"])
