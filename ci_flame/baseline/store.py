@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
@@ -162,7 +163,8 @@ def _create(store: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    # Not the process's number: containers that share a store may have the same.
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
