@@ -148,7 +148,7 @@ def _create(store: Path) -> None:
     """Make the folder a store; CiFlameError where it is something else."""
     if store.is_dir() and not (store / "store.json").exists():
         entries = sorted(each.name for each in store.iterdir() if not each.name.startswith("."))
-        if entries:
+        if entries and not (store / "store.json").exists():  # another writer may just have made it
             raise CiFlameError(
                 f"{store} holds {entries[0]} and no store.json: it is not a store",
                 "name an empty or a new folder: --store DIR",
