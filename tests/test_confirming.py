@@ -18,7 +18,7 @@ TOKENIZE = "shop.parser:tokenize"
 
 
 @pytest.mark.parametrize(
-    ("factor", "same"), [(1.0, True), (1.3, True), (1.7, False), (0.55, False)]
+    ("factor", "same"), [(1.0, True), (1.8, True), (2.2, False), (0.55, True), (0.45, False)]
 )
 def test_the_same_build_costs_about_the_same(factor, same):
     stored = synthetic_measurement(SHOP, seed=1)
@@ -151,15 +151,36 @@ def test_a_machine_that_changed_since_the_baseline_fails_nobody(project, how):
 
 @pytest.mark.root
 def test_code_that_grew_since_the_baseline_fails(project):
+    """And what was said of the store before is still said."""
     stored(project, "command")
+    assert call("baseline", "add", "base", "--store", ".ci-flame/store").returncode == 0
+    (build,) = (project.place / ".ci-flame" / "store" / "builds").glob("*/*")
+    broken = build.with_name("20200101T000000Z-0123abcdef-00000000")
+    broken.mkdir()
+    (broken / "build.json").write_text("{")
     project.code(60_000)
     project.commit()
-    made = compared(project, "command")
+    made = project.command("check", "--baseline", "store:.ci-flame/store")
 
     assert made.returncode == 1, made.stdout + made.stderr
     assert "shop:tokenize" in made.stdout
     assert "was recorded beside it" in made.stdout
+    assert broken.name in made.stdout
     assert "(the same)" in call("explain", ".ci-flame/report").stdout
+
+
+@pytest.mark.root
+def test_a_setup_that_fails_leaves_the_failure_as_it_was_found(project):
+    setup = 'baseline: {setup: {before: "echo no compiler; exit 3", after: "touch ran"}}\n'
+    (project.place / "ci-flame.yml").write_text(POLICY + setup)
+    project.commit()
+    stored(project, "pytest")
+    project.code(60_000)
+    made = project.pytest("--flame-baseline=folder:base")
+
+    assert made.returncode == 1, made.stdout + made.stderr
+    assert "beside it: setup of the base commit ended with exit code 3: echo no" in made.stdout
+    assert not (project.place / "ran").exists(), "this tree is as it was recorded first"
 
 
 @pytest.mark.root

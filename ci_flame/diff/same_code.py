@@ -8,10 +8,11 @@ from ci_flame.profile import Measurement, Mode
 
 LARGE: Final = 0.05
 """Own share on either side from which a function has a say."""
-FURTHEST: Final = 1.5
+FURTHEST: Final = 2.0
 """Ratio of own costs up to which a machine alone may be the reason: recordings of one commit
-differed by up to 1.14 in a function that no reference work follows. A C extension that was not
-built, and is replaced by Python, is far beyond."""
+differed by up to 1.14 in a function that no reference work follows, and one of a few short
+processes is uncertain by as much again. A C extension that was not built, and is replaced by
+Python, is far beyond."""
 
 
 def not_the_build(stored: Measurement | None, again: Measurement | None) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from ci_flame import report_folder
 from ci_flame.config import BaselineKind, BaselineSpec, Config
 from ci_flame.config.terms import Terms
-from ci_flame.errors import MissingBaselineError, UsageError
+from ci_flame.errors import BaselineError, CollectError, MissingBaselineError, UsageError
 from ci_flame.pipeline.chosen import Chosen, checkout, choose, usable
 from ci_flame.policy import Policy
 from ci_flame.profile import Mode, Run
@@ -293,6 +293,22 @@ def base_checkout(
         notes=[(each.slug, each.text) for each in chosen.notes],
     )
     return stack.enter_context(prepared)
+
+
+def checkout_to_confirm(
+    config: Config, chosen: Chosen, start: Path, stack: ExitStack, python: str = ""
+) -> "Checkout":
+    """Return the commit of a stored baseline, ready to be recorded beside what failed.
+
+    Only that side is set up: this tree stays as it was recorded the first time. Raises
+    BaselineError, in one line, whatever was in the way: the failure can be judged without.
+    """
+    setup = replace(config.base.setup, after="")
+    alone = replace(config, base=replace(config.base, setup=setup))
+    try:
+        return base_checkout(alone, chosen, start, stack, python)
+    except CollectError as error:
+        raise BaselineError(error.message.partition("\n")[0]) from None
 
 
 def save_run(run: Run, folder: Path) -> None:

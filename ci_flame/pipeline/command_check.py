@@ -5,11 +5,11 @@ record ─▶ judge ─▶ PASS …
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ci_flame import pipeline, report_folder
 from ci_flame.config import BaselineKind, Config
@@ -24,6 +24,9 @@ from ci_flame.record import command as recorder
 from ci_flame.record.jit import Jit
 from ci_flame.report_folder import Report
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, confirmation
+
+if TYPE_CHECKING:
+    from ci_flame.baseline.base_side import Checkout
 
 _RECORDED: Final = (BaselineKind.RERUN, BaselineKind.TREE)
 
@@ -55,17 +58,24 @@ class Check:
         """Make the base commit ready, where it is recorded."""
         self._sides = (recorder.Side.here(command),)
         if self.chosen.spec.kind in _RECORDED:
-            self._check_out(self.chosen, command, stack)
+            self._check_out(pipeline.base_checkout, self.chosen, command, stack)
 
-    def _check_out(self, chosen: Chosen, command: Sequence[str], stack: ExitStack) -> None:
+    def _check_out(
+        self,
+        how: "Callable[[Config, Chosen, Path, ExitStack, str], Checkout]",
+        chosen: Chosen,
+        command: Sequence[str],
+        stack: ExitStack,
+    ) -> None:
         """Make the base commit the first of the sides."""
         from ci_flame.baseline import base_side  # noqa: PLC0415
         from ci_flame.record import interpreter  # noqa: PLC0415
 
         start = Path.cwd()
         python = interpreter.program(command, start, os.environ) or ""
-        base = pipeline.base_checkout(self.config, chosen, start, stack, python)
-        self.notes = tuple(Note(slug, text) for slug, text in base.notes)
+        base = how(self.config, chosen, start, stack, python)
+        told = (Note(slug, text) for slug, text in base.notes)
+        self.notes = tuple(dict.fromkeys((*self.notes, *told)))
         brought = recorder.bring_scripts(command, start, base.folder)
         if brought:
             words = f"{base_side.listed(brought)} is new: it was run against the base commit's code"
@@ -104,20 +114,26 @@ class Check:
         """Record a stored baseline's commit and this tree; or this tree alone, and why."""
         from ci_flame.diff.same_code import not_the_build  # noqa: PLC0415
 
+        notes = self.notes
+        recorded: Recorded | None = None
         try:
-            self._check_out(beside, command, stack)
+            self._check_out(pipeline.checkout_to_confirm, beside, command, stack)
             recorded = self.more(None, count)
         except (BaselineError, recorder.SideError) as error:
             if isinstance(error, recorder.SideError) and error.side != 0:
                 raise
-            self._sides = self._sides[-1:]
-            return self.more(None, count), error.message
-        if len(self._sides) == 1:  # a script that is new
-            return recorded, "the benchmark does not run there"
-        again = recorded.before.measurement(self._name) if recorded.before else None
-        if trouble := not_the_build(stored.measurement(self._name), again):
-            return Recorded(recorded.after, stored), trouble
-        return recorded, ""
+            trouble = error.message
+        else:
+            again = recorded.before.measurement(self._name) if recorded.before else None
+            # A script that is new does not run there, and `more` has gone on without.
+            both = again if len(self._sides) > 1 else None
+            trouble = not_the_build(stored.measurement(self._name), both)
+        if trouble:
+            self._sides, self.notes = self._sides[-1:], notes  # what was said of that checkout
+            after = recorded.after if recorded else self.more(None, count).after
+            recorded = Recorded(after, stored)
+        assert recorded is not None  # noqa: S101 - for mypy: there was no trouble
+        return recorded, trouble
 
     def more(self, so_far: Recorded | None, count: int) -> Recorded:
         """Record the command `count` times on each side; repetitions of both sides alternate."""

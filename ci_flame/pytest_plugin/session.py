@@ -453,7 +453,7 @@ def _before(settings: Config, root: Path, recorder: Recorder | None, closing: Ex
 
     def beside() -> Tree:
         assert again is not None  # noqa: S101 - as below
-        base = pipeline.base_checkout(settings, again, root, closing)
+        base = pipeline.checkout_to_confirm(settings, again, root, closing)
         return Tree(_project(root), base.folder.resolve(), base.python)
 
     return Before(
