@@ -62,19 +62,19 @@ def test_a_campaign_has_600_comparisons_of_the_same_code_and_all_goals():
     rows = [(v.kind, v.function, v.percent, u.seconds) for u in units for v in u.variants.values()]
 
     assert kinds == {name: kind.wanted for name, kind in schedule.KINDS.items()}
-    assert rows.count(("same", "", 0, 1.0)) + rows.count(("same", "", 0, 2.0)) >= 600
-    assert rows.count(("growth", "f10", 20, 3.0)) >= 40
-    assert rows.count(("masked", "f10", 10, 6.0)) >= 40
+    assert rows.count(("same", "", 0, 0.6)) + rows.count(("same", "", 0, 2.0)) >= 600
+    assert rows.count(("growth", "f10", 20, 3.0)) >= 32
+    assert rows.count(("masked", "f10", 10, 6.0)) >= 24
     assert rows.count(("growth", "f60", 30, 1.0)) >= 60
 
 
 def test_every_prefix_is_a_smaller_campaign():
     units = campaign()
-    for length in (20, 40, 80):
+    for length in (20, 40, 80, 100):
         for name, kind in schedule.KINDS.items():
             made = sum(unit.kind == name for unit in units[:length])
 
-            assert abs(made - kind.wanted * length / len(units)) <= 1
+            assert abs(made - kind.wanted * length / len(units)) < 2
 
 
 def test_no_recording_is_made_for_two_comparisons():

@@ -95,18 +95,19 @@ class Kind:
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    "same": Kind(80, 1.0),
-    "goal15": Kind(10, 3.0),
-    "goal30": Kind(10, 6.0),
-    "uniform": Kind(12, 2.0),
-    "large": Kind(14, 1.0),
+    "same": Kind(80, 0.6),
+    "goal15": Kind(8, 3.0),
+    "goal30": Kind(6, 6.0),
+    "uniform": Kind(8, 2.0),
+    "large": Kind(8, 1.0),
     "curve": Kind(8, 2.0),
-    "renamed": Kind(4, 2.0),
+    "renamed": Kind(2, 2.0),
 }
 """`goal15`: f10 +20 %, plain and masked, 15 s a side; `goal30`: f10 +10 %, 30 s; `large`: f60
 +30 %, 5 s; `curve`: other shares and growths."""
 LONGER: Final = 5
-"""One of so many same-code units is recorded for the default 2 s a process instead of 1 s."""
+DEFAULT_S: Final = 2.0
+"""One of so many same-code units is recorded for as long as the plugin records by default."""
 _SAME: Final = (("quiet", "rerun"), ("hog", "rerun"), ("quiet", "stored"), ("hog-after", "stored"))
 _GOAL: Final = ("growth", "masked")
 _CURVE: Final = (
@@ -121,10 +122,10 @@ def make(number: int, kind: str, nth: int) -> Unit:
     condition, mode, seconds = "quiet", "rerun", KINDS[kind].seconds
     if kind == "same":
         condition, mode = _SAME[nth % 4]
-        seconds *= 2 if nth % LONGER == LONGER - 1 else 1
+        seconds = DEFAULT_S if nth % LONGER == LONGER - 1 else seconds
     elif kind == "uniform":
         condition, mode = ("quiet", "stored" if pair % 2 else "rerun")
-    elif pair % 5 == 4:  # noqa: PLR2004 - one pair of five is recorded beside the hog
+    elif pair % 4 == 3:  # noqa: PLR2004 - one pair of four is recorded beside the hog
         condition = "hog"
     variants = {name: _variant(kind, pair, at) for at, name in enumerate(WORKLOADS)}
     return Unit(number, kind, nth, seconds, condition, mode, variants)
