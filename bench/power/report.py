@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, Final
 
 from bench.power.compare import LIMITS, Judged, Row, failed
@@ -14,6 +15,11 @@ from ci_flame.verdict import Outcome
 
 EDGES: Final = (250, 500, 1000, 2000, 4000, 8000, 16000, 64000)
 """Of the bins of k, samples in the function a side."""
+
+LOADS: Final = (
+    ("load under 1.5", 0.0, 1.5), ("load 1.5 to 3", 1.5, 3.0), ("load of 3 and more", 3.0, inf),
+)  # fmt: skip
+"""Load of one minute: the benchmark itself is 1 of it, the hog another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ def false_failures(rows: Sequence[Row]) -> Table:
         (f"{condition}, {mode}", [r for r in kept if (r.condition, r.mode) == (condition, mode)])
         for condition, mode in dict.fromkeys((r.condition, r.mode) for r in kept)
     ]
+    groups += [(name, [r for r in kept if low <= r.load < high]) for name, low, high in LOADS]
     groups += [(name, [r for r in kept if r.workload == name]) for name in WORKLOADS]
     groups += [
         (f"{seconds:g} s a side", [r for r in kept if r.seconds == seconds])
@@ -444,9 +451,11 @@ comparison is judged as a build of its own, with one benchmark.
 | mistune | Markdown to HTML with mistune 3.4.0 |
 
 In each, functions of 5, 10, 15, 30 or 60 % of the work can be made to do more of it. *quiet*:
-nothing is started beside it; *hog*: a process that spins beside both sides; *hog-after*: beside the
-after side only. *rerun*: the sides alternate in random order; *stored*: the before side is recorded
-whole, then three other units, then the after side.
+the bench starts nothing beside it; *hog*: a process that spins beside both sides; *hog-after*:
+beside the after side only. Other work on the machine is not kept away: the load tells of it, and a
+round that waits for a CPU for more than 20 % of its time is left out, as for a user.
+*rerun*: the sides alternate in random order; *stored*: the before side is recorded whole, then
+three other units, then the after side.
 
 {recorded}
 
