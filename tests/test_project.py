@@ -202,13 +202,17 @@ SKIPPED = (
     '<skipped type="pytest.skip" message="{}"/></testcase>'
 )
 XFAILED = '<testcase classname="t" name="d"><skipped type="pytest.xfail" message="x"/></testcase>'
+OTHER = PASSED.replace("test_b", "test_c")
+REPEATED = '<testcase classname="t" name="e"/>'
 FAILED = '<testcase classname="t" name="e"><failure message="no"/><error message="no"/></testcase>'
 
 
 @pytest.mark.parametrize(
     ("cases", "pytest_exit", "lint_exit", "exit_code", "last"),
     [
-        ([PASSED, PASSED], 0, 0, 0, "2 passed, 0 failed"),
+        ([PASSED, OTHER], 0, 0, 0, "2 passed, 0 failed"),
+        ([PASSED, REPEATED, REPEATED], 0, 0, 0, "2 passed, 0 failed"),
+        ([PASSED, REPEATED, FAILED], 1, 0, 1, "1 passed, 1 failed"),
         ([PASSED, XFAILED], 0, 0, 0, "2 passed, 0 failed"),
         ([PASSED, SKIPPED.format("needs root")], 0, 0, 1, "1 passed, 1 failed"),
         ([PASSED, SKIPPED.format("needs Python 3.12 or newer")], 0, 0, 0, "1 passed, 0 failed"),

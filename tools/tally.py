@@ -32,13 +32,17 @@ class Tally:
 def read(path: Path) -> Tally:
     """Count the file's test cases; one with both a failure and an error is one failure.
 
-    An expected failure is written as a skip of type `pytest.xfail` and counts as passed.
+    An expected failure is written as a skip of type `pytest.xfail` and counts as passed. Of a test
+    that was repeated the last time counts.
     """
     passed = 0
     failed: list[str] = []
     skipped: list[tuple[str, str]] = []
-    for case in ET.parse(path).getroot().iter("testcase"):  # noqa: S314 - as above
-        name = f"{case.get('classname', '')}.{case.get('name', '')}".strip(".")
+    cases = {
+        f"{case.get('classname', '')}.{case.get('name', '')}".strip("."): case
+        for case in ET.parse(path).getroot().iter("testcase")  # noqa: S314 - as above
+    }
+    for name, case in cases.items():
         skip = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
             failed.append(name)
