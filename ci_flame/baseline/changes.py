@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ci_flame.baseline import functions, git
+from ci_flame.baseline import functions, git, repository
 from ci_flame.baseline.functions import Code, Function
 from ci_flame.errors import BaselineError
 from ci_flame.profile import Frame, Kind, Place
@@ -21,7 +21,6 @@ from ci_flame.verdict.touch import Spot, Touch, Touched
 MAX_FILES: Final = 20_000
 """Changed files that are looked at; a diff of more is another project."""
 _PYTHON: Final = (".py", ".pyw", ".pyx", ".pyi")
-_INSTALLED: Final = re.compile(r"site-packages/|lib/python\d|<")
 _DEPENDENCIES: Final = re.compile(
     r"(?:.*/)?(?:requirements[^/]*\.(?:txt|in)|constraints[^/]*\.txt|pyproject\.toml|setup\.(?:py|cfg)"
     r"|(?:uv|poetry|pdm|pixi|Pipfile|conda)[^/]*\.lock|Pipfile|environment\.ya?ml)"
@@ -97,22 +96,19 @@ def find(since: str, told: str, start: Path, *, after: str = "", dirty: bool = T
     sides = (commit, until) if until else (commit,)
     files = _diff(sides, top)
     if until:
-        listed = _names(("ls-tree", "-r", "-z", "--name-only", "--full-tree", until), top)
+        listed = repository.names(("ls-tree", "-r", "-z", "--name-only", "--full-tree", until), top)
     else:
-        listed = _names(("ls-files", "-z", "--cached"), top)
-        for name in _names(("ls-files", "-z", "--others", "--exclude-standard"), top):
+        listed = repository.names(("ls-files", "-z", "--cached"), top)
+        for name in repository.names(("ls-files", "-z", "--others", "--exclude-standard"), top):
             listed.append(name)
             files[name] = FileChange("", name, "", "", (WHOLE,))
-    inside = os.path.relpath(start.resolve(), top.resolve())
-    return Changes(
-        top, "" if inside == "." else f"{inside}/", f"{commit[:10]} ({told})", files,
-        frozenset(listed),
-    )  # fmt: skip
+    inside = repository.inside(start, top)
+    return Changes(top, inside, f"{commit[:10]} ({told})", files, frozenset(listed))
 
 
 def touched(changes: Changes, places: Mapping[Frame, Place]) -> Touched:
     """Return what the diff did to the functions whose places are known."""
-    where = _Where(changes)
+    where = repository.Files(changes.tracked, changes.inside)
     spots: dict[str, Spot] = {}
     files: set[str] = set()
     for frame, place in sorted(places.items()):
@@ -128,38 +124,6 @@ def touched(changes: Changes, places: Mapping[Frame, Place]) -> Touched:
             spots[str(frame)] = spot
     chosen = sorted(name for name in changes.files if _DEPENDENCIES.fullmatch(name))
     return Touched(changes.since, spots, frozenset(files), tuple(chosen))
-
-
-class _Where:
-    """From the file of a place, relative to some root, to the file in the repository."""
-
-    def __init__(self, changes: Changes) -> None:
-        self._changes = changes
-        self._known: dict[str, str | None] = {}
-        self._by_name: dict[str, list[str]] | None = None
-
-    def of(self, file: str) -> str | None:
-        """Return the path from the repository's root; None: it is not of the repository."""
-        if file not in self._known:
-            self._known[file] = self._find(file)
-        return self._known[file]
-
-    def _find(self, file: str) -> str | None:
-        tracked = self._changes.tracked
-        if _INSTALLED.match(file):
-            return None
-        if file in tracked:
-            return file
-        if (here := self._changes.inside + file) in tracked:
-            return here
-        # Relative to a folder that code is imported from: `shop/parser.py` of `src/`.
-        if self._by_name is None:
-            self._by_name = {}
-            for each in tracked:
-                self._by_name.setdefault(each.rpartition("/")[2], []).append(each)
-        ends = [each for each in self._by_name.get(file.rpartition("/")[2], ())
-                if each.endswith(f"/{file}")]  # fmt: skip
-        return ends[0] if len(ends) == 1 else None
 
 
 # -- one function -------------------------------------------------------------------------
@@ -260,13 +224,6 @@ def _content(changes: Changes, blob: str, path: str) -> bytes | None:
 
 
 # -- git ----------------------------------------------------------------------------------
-
-
-def _names(arguments: tuple[str, ...], top: Path) -> list[str]:
-    answer = git.call(arguments, top)
-    if answer.returncode != 0:
-        raise BaselineError(f"git {arguments[0]}: {git.complaint(answer)}")
-    return [os.fsdecode(each) for each in answer.stdout.split(b"\0")[:-1]]
 
 
 def _diff(sides: tuple[str, ...], top: Path) -> dict[str, FileChange]:

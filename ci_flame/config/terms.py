@@ -21,6 +21,7 @@ from ci_flame.config.yaml_tree import from_value
 from ci_flame.errors import CiFlameError, FormatError, PolicyError
 from ci_flame.policy import Policy, Rule, Waiver
 from ci_flame.verdict import Note
+from ci_flame.verdict.located import Located
 from ci_flame.verdict.touch import Spot, Touch, Touched
 
 SCHEMA_VERSION: Final = 1
@@ -46,6 +47,8 @@ class Terms:
     """What else was said of the before side: how it was chosen, what it lacks."""
     touched: Touched | None = None
     """What the diff since the baseline did to the functions; None: not asked, or not known."""
+    located: Located | None = None
+    """Where files lie in the repository; None: not known."""
 
     def policy_of(self, benchmark: str) -> Policy:
         """Return the policy that one benchmark is judged by."""
@@ -60,6 +63,7 @@ def encode(terms: Terms) -> str:
         "note": terms.note and _encode_note(terms.note),
         "notes": [_encode_note(each) for each in terms.notes],
         "touched": terms.touched and _encode_touched(terms.touched),
+        "located": terms.located and _encode_located(terms.located),
         "judged_by": _encode(terms.policy),
         "benchmarks": {name: _encode(policy) for name, policy in sorted(terms.benchmarks.items())},
     }
@@ -90,6 +94,8 @@ def decode(text: str, source: str) -> Terms:
             note=note and _decode_note(note),
             notes=tuple(map(_decode_note, document.get("notes", ()))),
             touched=_decode_touched(document.get("touched")),
+            # Reports of before files were looked for have none.
+            located=_decode_located(document.get("located")),
         )
     except CiFlameError as error:
         raise (
@@ -138,6 +144,17 @@ def _decode_touched(stored: Mapping[str, Any] | None) -> Touched | None:
         # Reports of before there were line tables have none.
         unlined=frozenset(map(str, stored.get("unlined", ()))),
     )
+
+
+def _encode_located(located: Located) -> dict[str, object]:
+    return {"files": dict(sorted(located.files.items())), "benchmarks": located.benchmarks}
+
+
+def _decode_located(stored: Mapping[str, Any] | None) -> Located | None:
+    if stored is None:
+        return None
+    files = {str(file): str(path) for file, path in stored["files"].items()}
+    return Located(files, str(stored["benchmarks"]))
 
 
 def _encode(policy: Policy) -> dict[str, object]:

@@ -198,16 +198,20 @@ def _finish(
     seen: float | None = None,
 ) -> BenchmarkVerdict:
     """Apply the waivers and give the worst outcome."""
-    kept, more = _waive(found, policy)
+    kept, waived, more = _waive(found, policy)
     outcome = worst([outcome, *(finding.outcome for finding in kept)])
+    told = (*more, *notes)
     return BenchmarkVerdict(
-        diff.benchmark, diff.mode, outcome, tuple(kept), (*more, *notes), diff, seen, diff.figures
+        diff.benchmark, diff.mode, outcome, kept, told, diff, seen, diff.figures, waived=waived
     )
 
 
-def _waive(found: Sequence[Finding], policy: Policy) -> tuple[list[Finding], list[Note]]:
-    """Return the findings that count, and a note for each that a waiver touches."""
+def _waive(
+    found: Sequence[Finding], policy: Policy
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...], list[Note]]:
+    """Return the findings that count, those waived, and a note for each that a waiver touches."""
     kept: list[Finding] = []
+    waived: list[Finding] = []
     notes: list[Note] = []
     for finding in found:
         covering = [w for w in policy.waivers if w.covers(finding.benchmark, finding.path)]
@@ -216,6 +220,7 @@ def _waive(found: Sequence[Finding], policy: Policy) -> tuple[list[Finding], lis
             waiver = max(valid, key=lambda each: each.until)
             text = f"waived until {waiver.until.isoformat()} ({waiver.reason}): {finding}"
             notes.append(Note("waived", text, finding.benchmark))
+            waived.append(replace(finding, waiver=waiver))
             continue
         kept.append(finding)
         for waiver in covering:
@@ -228,7 +233,7 @@ def _waive(found: Sequence[Finding], policy: Policy) -> tuple[list[Finding], lis
                     finding.benchmark,
                 )
             )
-    return kept, notes
+    return tuple(kept), tuple(waived), notes
 
 
 def judge_alone(
@@ -254,7 +259,7 @@ def judge_alone(
     work = both or (counts(None, measurement) if first else None)
     counted = exact.judge(work, policy if both else alone, name, str(mode))
     over = (*counted.findings, *machine.findings, *budgets.judge_alone(measurement, mode, rules))
-    found, kept_notes = _waive(over, policy)
+    found, waived, kept_notes = _waive(over, policy)
     outcome = Outcome.NO_BASELINE if note.slug in ABSENT else Outcome.INCONCLUSIVE
     dear = metrics.overhead(of_all_modes.own_cost_percent, policy, name)
     if dear is not None:
@@ -269,7 +274,7 @@ def judge_alone(
     said = (*machine.notes, *counted.notes, *exact.notes(work, name))
     notes = (note, *kept_notes, *told_of, *said)
     return BenchmarkVerdict(
-        name, str(mode), outcome, tuple(found), notes, None, figures=told, alone=measurement
+        name, str(mode), outcome, found, notes, None, figures=told, alone=measurement, waived=waived
     )
 
 

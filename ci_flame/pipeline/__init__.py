@@ -69,6 +69,7 @@ def compare_stored(
     labels = labels_of(config.base.changed_since, before, after, start)
     terms = Terms(config.policy)
     verdict, terms = labelled(judge_runs(before, after, terms, history), after, labels, terms)
+    verdict, terms = located(verdict, after, terms, start)
     report_folder.save(verdict, Report(before, after, terms, history), config.report)
     return verdict
 
@@ -160,7 +161,8 @@ def _concluded(verdict: Verdict, terms: Terms) -> Verdict:
         benchmarks = tuple(
             next(with_notes) if each.benchmark == name else each for each in benchmarks
         )
-    return label_all(replace(verdict, notes=notes, benchmarks=benchmarks), terms.touched)
+    verdict = replace(verdict, notes=notes, benchmarks=benchmarks, located=terms.located)
+    return label_all(verdict, terms.touched)
 
 
 def _judge_alone(after: Run, terms: Terms) -> Verdict:
@@ -190,6 +192,20 @@ def labelled(verdict: Verdict, after: Run, labels: "Labels", terms: Terms) -> tu
     return _concluded(verdict, terms), terms
 
 
+def located(verdict: Verdict, after: Run, terms: Terms, start: Path) -> tuple[Verdict, Terms]:
+    """Return a verdict that knows where its files lie in the repository around `start`.
+
+    The terms keep it, so that `explain` points at the same lines without the repository.
+    """
+    from ci_flame.baseline import repository  # noqa: PLC0415
+    from ci_flame.verdict.located import wanted  # noqa: PLC0415
+
+    # Under pytest places are relative to the work tree, those of a command to its folder.
+    command = all(each.root is None for each in after.measurements)
+    found = repository.locate(wanted(verdict), start, inside_first=command)
+    return replace(verdict, located=found), replace(terms, located=found)
+
+
 def unlabelled(terms: Terms) -> Terms:
     """Return the terms without the diff that the findings were labelled by."""
     from ci_flame.pipeline.labels import SLUG  # noqa: PLC0415
@@ -215,14 +231,17 @@ def write_report(
     history: "History | None" = None,
     notes: Sequence[Note] = (),
     touched: "Touched | None" = None,
+    start: Path | None = None,
 ) -> None:
     """Write the report folder; `explain` needs nothing else.
 
-    `policies` are those of benchmarks whose marker replaces rules, `family` is the number of
-    benchmarks selected, `note` says why there is no before side, `notes` what else was said of
-    how it was recorded, `touched` what the diff did to the functions.
+    `start` is where benchmarks' ids are relative to, by default here. `policies` are those of
+    benchmarks whose marker replaces rules, `family` is the number of benchmarks selected, `note`
+    says why there is no before side, `notes` what else was said of how it was recorded, `touched`
+    what the diff did to the functions.
     """
     terms = Terms(config.policy, policies or {}, family, note, tuple(notes), touched)
+    verdict, terms = located(verdict, after, terms, start or Path.cwd())
     report_folder.save(verdict, Report(before, after, terms, history), folder)
 
 

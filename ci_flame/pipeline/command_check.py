@@ -199,6 +199,7 @@ def check(
     terms = this.terms(recorded, policy, *told)
     labels = Labels(config.base.changed_since, before.commit if before else "", start)
     verdict, terms = pipeline.labelled(this.judge(recorded, terms), after, labels, terms)
+    verdict, terms = pipeline.located(verdict, after, terms, start)
     report_folder.save(verdict, Report(before, after, terms, chosen.history), config.report)
     return verdict
 

@@ -59,6 +59,7 @@ class Suite:
         self.seed = secrets.token_hex(8)
         """Of the order in which the sides' processes run; kept in the run."""
         self.labels = Labels(config.base.changed_since, before.commit, start)
+        self._start = start
         self._told: dict[str, tuple[Note, ...]] = {}
         """Benchmark -> notes of this session that judging again would not find."""
         self._beside: processes.Tree | None = None
@@ -476,4 +477,5 @@ class Suite:
                 *(note for _, told in sorted(self._told.items()) for note in told),
             ),
             touched=self.labels.touched,
+            start=self._start,
         )

@@ -17,7 +17,7 @@ from ci_flame.diff.timing import TimedChange
 from ci_flame.profile import TOTAL, Environment, Frame, Mode, Place
 from ci_flame.profile.counts import Count
 from ci_flame.report import alone, machine
-from ci_flame.verdict import BenchmarkVerdict, Figure, Finding, Note, Outcome, Verdict
+from ci_flame.verdict import BenchmarkVerdict, Figure, Finding, Note, Outcome, Verdict, located
 
 SCHEMA_VERSION: Final = 1
 FUNCTIONS: Final = 200
@@ -52,7 +52,7 @@ def document(verdict: Verdict) -> Json:
         "added": [] if diff is None else list(diff.added),
         "removed": [] if diff is None else list(diff.removed),
         "notes": [_note(each) for each in verdict.notes],
-        "benchmarks": [_benchmark(each, kept) for each in verdict.benchmarks],
+        "benchmarks": [_benchmark(each, verdict, kept) for each in verdict.benchmarks],
     }
 
 
@@ -73,14 +73,16 @@ def _side(commit: str, environment: Environment) -> Json:
     }
 
 
-def _benchmark(each: BenchmarkVerdict, kept: int) -> Json:
+def _benchmark(each: BenchmarkVerdict, verdict: Verdict, kept: int) -> Json:
     frames = () if each.diff is None else each.diff.frames
     return {
         "benchmark": each.benchmark,
         "mode": str(each.mode),
         "outcome": each.outcome.value,
         "smallest_visible": _number(each.smallest_visible),
-        "findings": [_finding(finding, each.diff) for finding in each.findings],
+        "where": _where(located.benchmark_spot(each, verdict)),
+        "findings": [_finding(finding, each, verdict) for finding in each.findings],
+        "waived": [_waived(finding, each, verdict) for finding in each.waived],
         "notes": [_note(note) for note in each.notes],
         "diff": None if each.diff is None else _evidence(each.diff),
         "alone": None if each.diff is not None else alone.document(each.alone, Mode(each.mode)),
@@ -109,8 +111,20 @@ def _references(diff: BenchmarkDiff) -> Json:
     return {kind: 1.0 / len(kinds) for kind in kinds}
 
 
-def _finding(finding: Finding, diff: BenchmarkDiff | None) -> Json:
-    here = None
+def _waived(finding: Finding, each: BenchmarkVerdict, verdict: Verdict) -> Json:
+    waiver = finding.waiver
+    until = None if waiver is None else waiver.until.isoformat()
+    reason = "" if waiver is None else waiver.reason
+    return {**_finding(finding, each, verdict), "waiver": {"until": until, "reason": reason}}
+
+
+def _where(spot: located.Spot | None) -> Json | None:
+    """Return where something is shown in the repository."""
+    return None if spot is None else {"file": spot.file, "line": spot.line, "of": spot.of.value}
+
+
+def _finding(finding: Finding, each: BenchmarkVerdict, verdict: Verdict) -> Json:
+    here, diff = None, each.diff
     if diff is not None:
         if finding.figure is not None:
             here = None
@@ -127,6 +141,7 @@ def _finding(finding: Finding, diff: BenchmarkDiff | None) -> Json:
         "kind": finding.frame.kind.value,
         "path": [str(frame) for frame in finding.path],
         **_place(finding.place),
+        "where": _where(located.spot(finding, each, verdict)),
         "self_only": finding.self_only,
         "change": change(finding.change),
         "impact": _impact(finding, diff),

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from ci_flame.diff.counts import Work
     from ci_flame.diff.figures import Figures
     from ci_flame.diff.timing import TimedChange
-    from ci_flame.policy import Policy, Rule
+    from ci_flame.policy import Policy, Rule, Waiver
     from ci_flame.profile import Frame, Measurement, Place, Stack
+    from ci_flame.verdict.located import Located
 
 
 class Outcome(StrEnum):
@@ -122,6 +123,8 @@ class Finding:
     """The function's name before, where it has another one now."""
     counted: "Work | None" = None
     """Bytecodes and calls of both sides, from which `work` was worded."""
+    waiver: "Waiver | None" = None
+    """What lets it pass for now."""
 
     @property
     def waiting(self) -> bool:
@@ -178,6 +181,8 @@ class BenchmarkVerdict:
     """Smallest growth that would have been seen, by function that was judged (0.06 = 6 %)."""
     alone: "Measurement | None" = field(default=None, repr=False, compare=False)
     """What was recorded, where there was nothing to compare it with: shown as it is."""
+    waived: tuple[Finding, ...] = ()
+    """What a waiver lets pass; told in a note, no finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +194,8 @@ class Verdict:
     notes: tuple[Note, ...]
     diff: "RunDiff | None"
     policy: "Policy"
+    located: "Located | None" = None
+    """Where files are in the repository; None: there is none, or it was not asked."""
 
     @property
     def counts(self) -> "Mapping[Outcome, int]":

@@ -1,0 +1,158 @@
+"""Model, pure: where in the repository a finding points: what annotations and CI formats show.
+
+A place is relative to what was profiled: the work tree under pytest, the working folder of a
+command. A benchmark's id is relative to pytest's rootdir. In a monorepo none of them needs to be
+the root that CI shows files from; which is which, the edge has asked git, once for a verdict.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ci_flame.profile import Frame, Place
+    from ci_flame.verdict import BenchmarkVerdict, Finding, Verdict
+
+POLICY_FILE: Final = "ci-flame.yml"
+"""What a finding points at where no file of the repository is known: there its limit stands."""
+_ELSEWHERE: Final = re.compile(r"site-packages/|lib/python\d|[</]|[A-Za-z]:|(?:.*/)?\.\.(?:/|$)")
+_LINE: Final = re.compile(r"[1-9]\d{0,8}", re.ASCII)
+
+
+class Of(StrEnum):
+    """What stands where a finding points."""
+
+    FUNCTION = "function"
+    """The guilty function."""
+    CALLER = "caller"
+    """The nearest function of the repository that calls it: its own file is not of it."""
+    BENCHMARK = "benchmark"
+    POLICY = "policy"
+    """The rule, or the policy file: there is no file of code at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A line of a file of the repository."""
+
+    file: str
+    """From the repository's root; never absolute."""
+    line: int
+    """From 1."""
+    of: Of
+
+
+def _nothing() -> Mapping[str, str]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where the files that a verdict names lie in the repository, as git told."""
+
+    files: Mapping[str, str] = field(default_factory=_nothing)
+    """`Place.file` -> path from the root, for those that are of the repository."""
+    benchmarks: str = ""
+    """Pytest's rootdir, or the folder of a command, from the root; empty, or ending in a slash."""
+
+
+def wanted(verdict: "Verdict") -> frozenset[str]:
+    """Return the files of places that findings, and those waived, may point at."""
+    return frozenset(
+        place.file
+        for each in verdict.benchmarks
+        if each.findings or each.waived
+        for place in _places(each, _frames(each)).values()
+    )
+
+
+def spot(finding: "Finding", each: "BenchmarkVerdict", verdict: "Verdict") -> Spot:
+    """Return where to show a finding; each `Of` is tried in its order.
+
+    `each` is the verdict on the finding's benchmark.
+    """
+    here = finding.place and _within(finding.place, verdict.located)
+    if finding.place and here:
+        return Spot(here, max(finding.place.line, 1), Of.FUNCTION)
+    places = _places(each, finding.path)
+    for frame in reversed(finding.path):
+        place = places.get(frame)
+        if place and (file := _within(place, verdict.located)):
+            of = Of.FUNCTION if frame == finding.frame else Of.CALLER
+            return Spot(file, max(place.line, 1), of)
+    return benchmark_spot(each, verdict) or _policy_spot(finding)
+
+
+def benchmark_spot(each: "BenchmarkVerdict", verdict: "Verdict") -> Spot | None:
+    """Return the line of a benchmark's test; None where its id names no file."""
+    file, separator, rest = each.benchmark.partition("::")
+    inside = "" if verdict.located is None else verdict.located.benchmarks
+    file = _normal(inside + file)
+    if not separator or not file:
+        return None
+    name = rest.partition("[")[0].rpartition("::")[2]
+    lines = [
+        place.line
+        for frame, place in _places(each, _outermost(each)).items()
+        if frame.function.rpartition(".")[2] == name and _same(place, file, verdict.located)
+    ]
+    return Spot(file, max(min(lines, default=1), 1), Of.BENCHMARK)
+
+
+def _same(place: "Place", file: str, located: Located | None) -> bool:
+    known = _within(place, located) or place.file
+    return known == file or file.endswith(f"/{known}")
+
+
+def _policy_spot(finding: "Finding") -> Spot:
+    """Return the line of the rule that a finding broke, or the first of the policy file."""
+    file, _, line = finding.rule.place.rpartition(":")
+    if _LINE.fullmatch(line) and file.endswith((".yml", ".yaml")) and (path := _normal(file)):
+        return Spot(path, int(line), Of.POLICY)
+    return Spot(POLICY_FILE, 1, Of.POLICY)
+
+
+def _within(place: "Place", located: Located | None) -> str:
+    """Return the path of a place in the repository; empty where it is not of it."""
+    return _normal(place.file) if located is None else located.files.get(place.file, "")
+
+
+def _normal(file: str) -> str:
+    """Return a relative path without `./`; empty for what is not of a project."""
+    while file.startswith("./"):
+        file = file[2:]
+    return "" if _ELSEWHERE.match(file) else file
+
+
+def _frames(each: "BenchmarkVerdict") -> "Iterable[Frame]":
+    found = (*each.findings, *each.waived)
+    return (*(frame for one in found for frame in (*one.path, one.frame)), *_outermost(each))
+
+
+def _outermost(each: "BenchmarkVerdict") -> "frozenset[Frame]":
+    """Return the frames that stacks begin with: the benchmark's function is among them."""
+    if each.diff is not None:
+        return frozenset(node.path[0] for node in each.diff.paths if node.path)
+    root = None if each.alone is None else each.alone.root
+    return frozenset() if root is None else frozenset((root,))
+
+
+def _places(each: "BenchmarkVerdict", frames: "Iterable[Frame]") -> "dict[Frame, Place]":
+    """Return the places of frames, where they are known."""
+    asked = frozenset(frames)
+    found: dict[Frame, Place] = {}
+    if each.alone is not None:
+        found = {frame: each.alone.places[frame] for frame in asked & each.alone.places.keys()}
+    if each.diff is not None:
+        found |= {
+            node.frame: node.place
+            for node in each.diff.frames
+            if node.place is not None and node.frame in asked
+        }
+    for one in (*each.findings, *each.waived):
+        if one.place is not None:
+            found[one.frame] = one.place
+    return found
