@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 import ci_flame
-from ci_flame.cli import baselines, converting, judging, recording, system, testing, top
+from ci_flame.cli import baselines, converting, github, judging, recording, system, testing, top
 from ci_flame.errors import CiFlameError, CollectError, InterruptedRunError, UsageError
 
 
@@ -74,6 +74,7 @@ for _command in (
     judging.gate,
     baselines.baseline,
     testing.self_test,
+    github.github,
     converting.report,
     converting.export,
     converting.import_,
