@@ -238,7 +238,7 @@ def test_a_verdict_of_the_judge_itself():
     for name, writer in WRITERS.items():
         text = writer(judged)
         assert text == writer(judged)
-        assert "shop.parser:tokenize grew by" in text, name
+        assert "shop.parser:tokenize grew by" in text.replace("</code>", ""), name
     titles = [e.text for e in ET.fromstring(svg.render(judged.benchmarks[0])).iter(f"{SVG}title")]
     assert sum(title.startswith(str(found)) for title in titles) == 1
 
@@ -296,7 +296,7 @@ def test_hostile_names_are_only_text_in_markdown(name):
     raw = markdown.render(verdict(renamed(failing(), name)))
     outside = re.sub(r"```text\n.*?```", "", raw, flags=re.DOTALL)
 
-    assert not re.search(r"<(?!/?(?:code|details|summary)>)", outside)
+    assert not re.search(r"<(?!/?(?:code|details|summary|span)>)", outside)
     assert "@octocat" not in outside
     assert "](http" not in outside
     assert "://" not in outside
@@ -316,7 +316,73 @@ def test_markdown_stays_under_its_limit_and_says_what_is_missing():
     assert len(cut.encode()) <= 5_000 < len(whole.encode())
     assert "left out" not in whole
     assert re.search(r"_\d+ benchmarks of 41 left out here", cut)
-    assert "tokenize grew by" in cut, "the worst comes first"
+    assert "tokenize</code> grew by" in cut, "the worst comes first"
+
+
+def is_whole(markdown):
+    """Return whether every fence and every `<details>` of the text is closed."""
+    outside = re.sub(r"^```text\n.*?^```$", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    opened = outside.count("<details>")
+    return "```" not in outside and opened == outside.count("</details>")
+
+
+@pytest.mark.parametrize("room", [0, 1, 40, 400])
+def test_a_text_is_cut_where_no_block_is_open(room):
+    whole = markdown.render(ALL["fail"])
+    note = "_Cut here._"
+    size = len(whole.encode())
+
+    assert markdown.fit(whole, size, note) == whole
+    for limit in range(size - 1, len(note) + 2 + room, -97):
+        cut = markdown.fit(whole, limit, note)
+        *kept, last = cut.rstrip("\n").split("\n")
+
+        assert len(cut.encode()) <= limit
+        assert last == note
+        assert is_whole(cut)
+        assert whole.startswith("\n".join(kept[:-1]))
+        if len(kept) > 1 and kept[-2].startswith("|"):
+            table = whole[whole.index("\n".join(kept[:-1])) :].removeprefix("\n".join(kept[:-1]))
+            assert table.startswith("\n\n"), "the whole table or nothing of it"
+
+
+def test_the_worst_benchmark_is_told_even_where_it_is_longer_than_the_limit():
+    each = failing()
+    many = replace(each, findings=each.findings * 200)
+    cut = markdown.render(verdict(many, passing()), limit_bytes=8_000)
+
+    assert len(cut.encode()) <= 8_000
+    assert "tokenize</code> grew by" in cut
+    assert cut.endswith(
+        "_Cut here: the rest is left out. All are in `report.html` and `verdict.json`._\n"
+    )
+    assert is_whole(cut)
+
+
+def test_the_first_sentence_of_a_finding_is_bold_and_its_benchmark_left_out():
+    assert (
+        markdown.sentence(
+            "tests/b.py::test_x",
+            "shop:f",
+            "tests/b.py::test_x: shop:f is new: 2 ms (1. try); limit 1 %. Same.",
+        )
+        == "**<code>shop:f</code> is new: 2 ms (1. try); limit 1 %.** Same."
+    )
+    assert markdown.sentence("b", "[total]", "b: the benchmark itself grew.") == (
+        "**the benchmark itself grew.**"
+    )
+    assert markdown.sentence("b", "f", "another: sentence") == "**another: sentence**"
+
+
+def test_a_long_flame_strip_loses_its_middle():
+    rows = [(f"f{n}", 1 - n / 100, "+1.0 %") for n in range(100)]
+
+    short, long = markdown.strip(rows[: markdown.STRIP_ROWS]), markdown.strip(rows)
+
+    assert len(short) == len(long) == markdown.STRIP_ROWS + 3
+    assert "77 frames left out here" in "".join(long)
+    assert long[1].startswith("f0 ")
+    assert long[-3].startswith("f99 ")
 
 
 def test_a_summary_of_ten_thousand_benchmarks_can_be_uploaded():

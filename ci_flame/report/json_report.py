@@ -8,15 +8,16 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import fields
 from typing import Final
 
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
 from ci_flame.diff.counts import Work
 from ci_flame.diff.timing import TimedChange
-from ci_flame.profile import TOTAL, Environment, Frame, Mode, Place
+from ci_flame.profile import TOTAL, Environment, Frame, Mode, Place, Stack
 from ci_flame.profile.counts import Count
-from ci_flame.report import alone, machine
+from ci_flame.report import alone, machine, terminal
 from ci_flame.verdict import BenchmarkVerdict, Figure, Finding, Note, Outcome, Verdict, located
 
 SCHEMA_VERSION: Final = 1
@@ -27,6 +28,8 @@ FUNCTIONS_IN_ALL: Final = 10_000
 FEWEST: Final = 20
 
 Json = dict[str, object]
+Costs = Mapping[Stack, Change]
+"""Box of the flame graph -> what it costs with callees."""
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -75,18 +78,20 @@ def _side(commit: str, environment: Environment) -> Json:
 
 def _benchmark(each: BenchmarkVerdict, verdict: Verdict, kept: int) -> Json:
     frames = () if each.diff is None else each.diff.frames
+    costs = {} if each.diff is None else {node.path: node.total for node in each.diff.paths}
+    listed = {frame.frame for frame in terminal.changed(each)}
     return {
         "benchmark": each.benchmark,
         "mode": str(each.mode),
         "outcome": each.outcome.value,
         "smallest_visible": _number(each.smallest_visible),
         "where": _where(located.benchmark_spot(each, verdict)),
-        "findings": [_finding(finding, each, verdict) for finding in each.findings],
-        "waived": [_waived(finding, each, verdict) for finding in each.waived],
+        "findings": [_finding(finding, each, verdict, costs) for finding in each.findings],
+        "waived": [_waived(finding, each, verdict, costs) for finding in each.waived],
         "notes": [_note(note) for note in each.notes],
         "diff": None if each.diff is None else _evidence(each.diff),
         "alone": None if each.diff is not None else alone.document(each.alone, Mode(each.mode)),
-        "functions": [_function(frame, each.visible) for frame in frames[:kept]],
+        "functions": [_function(frame, each.visible, listed) for frame in frames[:kept]],
         "functions_left_out": max(0, len(frames) - kept),
         "figures": machine.document(each.figures),
     }
@@ -111,11 +116,12 @@ def _references(diff: BenchmarkDiff) -> Json:
     return {kind: 1.0 / len(kinds) for kind in kinds}
 
 
-def _waived(finding: Finding, each: BenchmarkVerdict, verdict: Verdict) -> Json:
+def _waived(finding: Finding, each: BenchmarkVerdict, verdict: Verdict, costs: Costs) -> Json:
     waiver = finding.waiver
     until = None if waiver is None else waiver.until.isoformat()
     reason = "" if waiver is None else waiver.reason
-    return {**_finding(finding, each, verdict), "waiver": {"until": until, "reason": reason}}
+    told = _finding(finding, each, verdict, costs)
+    return {**told, "waiver": {"until": until, "reason": reason}}
 
 
 def _where(spot: located.Spot | None) -> Json | None:
@@ -123,16 +129,10 @@ def _where(spot: located.Spot | None) -> Json | None:
     return None if spot is None else {"file": spot.file, "line": spot.line, "of": spot.of.value}
 
 
-def _finding(finding: Finding, each: BenchmarkVerdict, verdict: Verdict) -> Json:
+def _finding(finding: Finding, each: BenchmarkVerdict, verdict: Verdict, costs: Costs) -> Json:
     here, diff = None, each.diff
-    if diff is not None:
-        if finding.figure is not None:
-            here = None
-        elif finding.frame == TOTAL:
-            here = diff.total
-        else:
-            node = next((node for node in diff.paths if node.path == finding.path), None)
-            here = None if node is None else node.total
+    if diff is not None and finding.figure is None:
+        here = diff.total if finding.frame == TOTAL else costs.get(finding.path)
     return {
         "sentence": str(finding),
         "outcome": finding.outcome.value,
@@ -146,6 +146,7 @@ def _finding(finding: Finding, each: BenchmarkVerdict, verdict: Verdict) -> Json
         "change": change(finding.change),
         "impact": _impact(finding, diff),
         "path_change": None if here is None else change(here),
+        "path_costs": _path_costs(finding, costs),
         "under": finding.under,
         "limit": finding.limit,
         "budget_interval": None
@@ -167,6 +168,16 @@ def _finding(finding: Finding, each: BenchmarkVerdict, verdict: Verdict) -> Json
         "was": finding.was,
         "touched": str(finding.touched) or None,
     }
+
+
+def _path_costs(finding: Finding, costs: Costs) -> list[list[float | None]] | None:
+    """Return both costs of each box on the way to the function; None where one is not drawn."""
+    if finding.figure is not None or finding.frame == TOTAL:
+        return None
+    boxes = [costs.get(finding.path[: depth + 1]) for depth in range(len(finding.path))]
+    if not all(boxes):
+        return None
+    return [[_number(box.before_ns), _number(box.after_ns)] for box in boxes if box is not None]
 
 
 def _counts(work: Work | None) -> Json | None:
@@ -213,13 +224,14 @@ def _impact(finding: Finding, diff: BenchmarkDiff | None) -> float | None:
     return _number((finding.change.after_ns - finding.change.before_ns) / diff.total.before_ns)
 
 
-def _function(frame: FrameChange, seen: Mapping[Frame, float]) -> Json:
+def _function(frame: FrameChange, seen: Mapping[Frame, float], listed: AbstractSet[Frame]) -> Json:
     return {
         "function": str(frame.frame),
         "kind": frame.frame.kind.value,
         **_place(frame.place),
         "path": [str(each) for each in frame.path],
         "smallest_visible": _number(seen.get(frame.frame)),
+        "changed": frame.frame in listed,
         "own": change(frame.own),
         "total": change(frame.total),
     }

@@ -5,6 +5,7 @@ image, a mention or HTML, and the whole stays under the limit where GitHub would
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from ci_flame.diff import BenchmarkDiff, FrameChange
@@ -18,6 +19,8 @@ LIMIT_BYTES: Final = 1_000_000
 ROWS: Final = 15
 STRIP: Final = 32
 """Columns of the flame strip that stand for the whole benchmark."""
+STRIP_ROWS: Final = 24
+"""Rows of a flame strip; call paths have up to thousands of frames."""
 _NAME: Final = 100
 
 _SIGNS: Final = {
@@ -29,6 +32,10 @@ _SIGNS: Final = {
 }
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 _MARKS: Final = re.compile(r"[^\w\s.,:;/%()+=-]|_", re.ASCII)
+_LIMITS: Final = ("; limit ", "; budget ", "; what is new ")
+"""What the first sentence of a finding ends with."""
+_LATER: Final = re.compile(r":(?=//)|www\.|\bGH-(?=\d)|:(?=(?:[\w+-]|&#95;)+:)", re.IGNORECASE)
+"""Addresses, issues as `GH-12` and emoji as `:rocket:`, up to the letter that is broken off."""
 
 
 def render(verdict: Verdict, limit_bytes: int = LIMIT_BYTES) -> str:
@@ -51,31 +58,55 @@ def render(verdict: Verdict, limit_bytes: int = LIMIT_BYTES) -> str:
             break
         kept.append(part)
     left_out = len(parts) - len(kept)
-    if left_out:
-        benchmarks = plural(left_out, "benchmark")
-        kept.append(
-            f"_{benchmarks} of {len(parts) - 1} left out here: a summary may have"
-            f" {limit_bytes:,} bytes. All are in `report.html` and `verdict.json`._\n"
-        )
+    if not left_out:
+        return "\n".join(kept)
+    note = "All are in `report.html` and `verdict.json`._"
+    if len(kept) <= 1:
+        # Not even the worst of all: what can be told of it is better than nothing.
+        return fit("\n".join(parts), limit_bytes, f"_Cut here: the rest is left out. {note}")
+    kept.append(
+        f"_{plural(left_out, 'benchmark')} of {len(parts) - 1} left out here: a summary may have"
+        f" {limit_bytes:,} bytes. {note}\n"
+    )
     return "\n".join(kept)
 
 
 def text(raw: str) -> str:
     """Return any text so that Markdown shows it as it is: no markup, link, mention or HTML.
 
-    Punctuation becomes character references; `@` and `#` are also followed by a word joiner,
-    because GitHub looks for mentions after the references have been resolved.
+    Punctuation becomes character references. What GitHub looks for after those have been
+    resolved (mentions, issues, addresses, `:rocket:`) is also broken by a word joiner, which
+    nobody sees; a dollar sign, which would begin a formula, stands in a span, as GitHub asks.
     """
-    return (
-        _MARKS.sub(_reference, visible(raw)).replace("://", "&#58;//").replace("www.", "www&#46;")
-    )
+    return _LATER.sub(_joined, _MARKS.sub(_reference, visible(raw)))
 
 
 def _reference(found: "re.Match[str]") -> str:
     letter = found[0]
     if ord(letter) > 127:  # noqa: PLR2004 - letters of other scripts, µ and emoji mean nothing in Markdown
         return letter
+    if letter == "$":
+        return "<span>$</span>"
     return f"&#{ord(letter)};" + ("\N{WORD JOINER}" if letter in "@#" else "")
+
+
+def _joined(found: "re.Match[str]") -> str:
+    mark = found[0][-1]
+    shown = mark if mark == "-" else f"&#{ord(mark)};"
+    return f"{found[0][:-1]}{shown}\N{WORD JOINER}"
+
+
+def sentence(benchmark: str, function: str, told: str) -> str:
+    """Return a finding's sentence: the function in code type, its first sentence bold.
+
+    The benchmark at its head is left out: a heading or a table names it.
+    """
+    rest = told.removeprefix(f"{benchmark}: ")
+    name = function if rest.startswith(f"{function} ") else ""
+    end = rest.find(". ", max(0, *(rest.rfind(word) for word in _LIMITS)))
+    first, more = (rest[: end + 1], rest[end + 1 :].strip()) if end >= 0 else (rest, "")
+    shown = " ".join(filter(None, (code(name) if name else "", text(first[len(name) :].strip()))))
+    return f"**{shown}**" + (f" {text(more)}" if more else "")
 
 
 def code(raw: str) -> str:
@@ -93,7 +124,7 @@ def _benchmark(each: BenchmarkVerdict) -> str:
     title = f"{sign} {code(each.benchmark)}{mode} {each.outcome.value}"
     lines: list[str] = []
     for finding in each.findings:
-        lines += [f"**{text(str(finding))}**", ""]
+        lines += [sentence(each.benchmark, str(finding.frame), str(finding)), ""]
     if each.diff is not None:
         total = each.diff.total
         whole = f"{duration(total.before_ns)} → {duration(total.after_ns)} per iteration"
@@ -150,26 +181,60 @@ def _bold(name: str, *, blamed: bool) -> str:
 
 
 def _strip(finding: Finding, diff: BenchmarkDiff) -> list[str]:
-    """Draw the path to the guilty function: one bar per frame, as wide as its share after."""
+    """Return the path to the guilty function: one bar per frame, as wide as its share after."""
     nodes = {node.path: node.total for node in diff.paths}
-    rows = [("[total]", diff.total)]
     path = () if finding.frame == TOTAL else finding.path
-    rows += [
+    boxes = [
         (str(path[i]), nodes[path[: i + 1]]) for i in range(len(path)) if path[: i + 1] in nodes
     ]
-    names = [cut(visible(name).replace("`", "'"), 44) for name, _ in rows]
+    return strip(
+        [(name, box.after_share, growth(box)) for name, box in (("[total]", diff.total), *boxes)]
+    )
+
+
+def strip(rows: Sequence[tuple[str, float, str]]) -> list[str]:
+    """Draw one bar per box on the way to a function: name, share of the benchmark, growth.
+
+    The first row is the whole; of a path longer than `STRIP_ROWS` the middle is left out.
+    """
+    names = [cut(visible(name).replace("`", "'"), 44) for name, _share, _growth in rows]
     first = max(map(columns, names))
-    lines = ["```text"]
-    for name, (_, change) in zip(names, rows, strict=True):
-        pad = " " * (first - columns(name))
-        lines.append(
-            f"{name}{pad} {_bar(change.after_share)} {share(change.after_share):>7}"
-            f" {growth(change):>9}"
-        )
-    return [*lines, "```", ""]
+    drawn = [
+        f"{name}{' ' * (first - columns(name))} {_bar(part)} {share(part):>7} {told:>9}".rstrip()
+        for name, (_name, part, told) in zip(names, rows, strict=True)
+    ]
+    if len(drawn) > STRIP_ROWS:
+        head, tail = STRIP_ROWS // 3, STRIP_ROWS - STRIP_ROWS // 3 - 1
+        left_out = f"{plural(len(drawn) - head - tail, 'frame')} left out here"
+        drawn = [*drawn[:head], f"… {left_out} …", *drawn[-tail:]]
+    return ["```text", *drawn, "```", ""]
 
 
 def _bar(part: float) -> str:
     eighths = round(min(max(part, 0.0), 1.0) * STRIP * 8)
     full, rest = divmod(eighths, 8)
     return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(STRIP)
+
+
+def fit(markdown: str, limit_bytes: int, note: str) -> str:
+    """Return the text in at most `limit_bytes` of UTF-8, cut where no block is open.
+
+    It is cut before a line that stands outside fences, tables, quotes and `<details>`, and
+    `note` (Markdown) says so below.
+    """
+    if len(markdown.encode()) <= limit_bytes:
+        return markdown
+    room = limit_bytes - len(f"\n{note}\n".encode())
+    used, kept, fenced, open_details = 0, 0, False, 0
+    lines = markdown.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        if not fenced and not open_details and not line.strip():
+            kept = number
+        used += len(line.encode())
+        if used > room:
+            break
+        if line.startswith("```"):
+            fenced = not fenced
+        elif not fenced:
+            open_details += line.count("<details>") - line.count("</details>")
+    return "".join(lines[:kept]) + f"\n{note}\n"
