@@ -7,14 +7,14 @@ docs/verdict.schema.json asks for; another version is refused.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from ci_flame.diff import Change
 from ci_flame.errors import FormatError
 from ci_flame.report.json_report import SCHEMA_VERSION
-from ci_flame.verdict import Outcome, severity_of, worst
+from ci_flame.verdict import Outcome, counted, severity_of, worst
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_BENCHMARKS: Final = 20_000
@@ -31,6 +31,8 @@ MAX_DIGITS: Final = 30
 class ToldFinding:
     """One hot path that broke a rule, as the file tells it."""
 
+    benchmark: str
+    mode: str
     sentence: str
     outcome: Outcome
     function: str
@@ -83,10 +85,14 @@ class Told:
     """`ebpf, cpu-clock`; empty: not known."""
 
     @property
+    def counts(self) -> "Mapping[Outcome, int]":
+        """Return how many benchmarks have each outcome, as `Verdict.counts`."""
+        return counted((each.benchmark, each.outcome) for each in self.benchmarks)
+
+    @property
     def findings(self) -> tuple[ToldFinding, ...]:
         """Return all findings, the most important first: failures by impact, then warnings."""
-        found = [each for benchmark in self.benchmarks for each in benchmark.findings]
-        return tuple(sorted(found, key=importance))
+        return tuple(sorted((f for each in self.benchmarks for f in each.findings), key=importance))
 
 
 def importance(finding: ToldFinding) -> tuple[int, float, str, str]:
@@ -170,16 +176,17 @@ class _Reader:
         if diff is not None:
             total = self._change(self._object(diff, f"{place}.diff"), "total", f"{place}.diff")
         functions = self._list(each, "functions", place, MAX_FUNCTIONS)
+        name, mode = self._text(each, "benchmark", place), self._text(each, "mode", place)
         findings = tuple(
-            self._finding(found, f"{place}.findings[{n}]")
+            self._finding(found, f"{place}.findings[{n}]", name, mode)
             for n, found in enumerate(self._items(each, "findings", place, "finding"))
         )
         outcome = self._outcome(each, place)
         if findings and severity_of(outcome) < max(severity_of(f.outcome) for f in findings):
             self._fail(f"{place}.outcome", f"is {outcome}, and a finding's is worse")
         return ToldBenchmark(
-            benchmark=self._text(each, "benchmark", place),
-            mode=self._text(each, "mode", place),
+            benchmark=name,
+            mode=mode,
             outcome=outcome,
             findings=findings,
             notes=self._notes(each, place),
@@ -197,12 +204,14 @@ class _Reader:
                 found.append(ToldFunction(name, self._change(each, "total", here)))
         return found
 
-    def _finding(self, value: object, place: str) -> ToldFinding:
+    def _finding(self, value: object, place: str, benchmark: str, mode: str) -> ToldFinding:
         each = self._object(value, place)
         path = self._path(each, place)
         impact = self._number(each.get("impact"), f"{place}.impact")
         line = self._number(each.get("line"), f"{place}.line")
         return ToldFinding(
+            benchmark=benchmark,
+            mode=mode,
             sentence=self._text(each, "sentence", place),
             outcome=self._outcome(each, place, (Outcome.FAIL, Outcome.WARN)),
             function=self._text(each, "function", place),

@@ -84,7 +84,7 @@ def render(verdict: Verdict) -> str:
     return page(
         title=f"{verdict.outcome.value.upper()} - ci_flame",
         outcome=verdict.outcome.value,
-        headline=terminal.tally(verdict),
+        headline=terminal.tally(verdict.counts),
         sides=_sides(verdict),
         findings=findings[:FINDINGS],
         findings_left_out=max(0, len(findings) - FINDINGS),

@@ -23,7 +23,7 @@ STRIP_ROWS: Final = 24
 """Rows of a flame strip; call paths have up to thousands of frames."""
 _NAME: Final = 100
 
-_SIGNS: Final = {
+SIGNS: Final = {
     Outcome.PASS: "✅",
     Outcome.NO_BASELINE: "🆕",
     Outcome.WARN: "⚠️",
@@ -40,7 +40,7 @@ _LATER: Final = re.compile(r":(?=//)|www\.|\bGH-(?=\d)|:(?=(?:[\w+-]|&#95;)+:)",
 
 def render(verdict: Verdict, limit_bytes: int = LIMIT_BYTES) -> str:
     """Return the summary, at most `limit_bytes` of UTF-8; what was left out is said."""
-    head = [f"## {_SIGNS[verdict.outcome]} {text(terminal.headline(verdict))}", ""]
+    head = [f"## {SIGNS[verdict.outcome]} {text(terminal.headline(verdict))}", ""]
     head += [f"> {text(note.text)}\n" for note in verdict.notes]
     parts = [
         "\n".join(head),
@@ -86,7 +86,7 @@ def _reference(found: "re.Match[str]") -> str:
     if ord(letter) > 127:  # noqa: PLR2004 - letters of other scripts, µ and emoji mean nothing in Markdown
         return letter
     if letter == "$":
-        return "<span>$</span>"
+        return "<span>&#36;</span>"
     return f"&#{ord(letter)};" + ("\N{WORD JOINER}" if letter in "@#" else "")
 
 
@@ -96,17 +96,19 @@ def _joined(found: "re.Match[str]") -> str:
     return f"{found[0][:-1]}{shown}\N{WORD JOINER}"
 
 
-def sentence(benchmark: str, function: str, told: str) -> str:
+def sentence(benchmark: str, function: str, told: str, width: int = 100_000) -> str:
     """Return a finding's sentence: the function in code type, its first sentence bold.
 
-    The benchmark at its head is left out: a heading or a table names it.
+    The benchmark at its head is left out: a heading or a table names it. What follows the name is
+    cut to twice `width` columns.
     """
     rest = told.removeprefix(f"{benchmark}: ")
     name = function if rest.startswith(f"{function} ") else ""
     end = rest.find(". ", max(0, *(rest.rfind(word) for word in _LIMITS)))
     first, more = (rest[: end + 1], rest[end + 1 :].strip()) if end >= 0 else (rest, "")
-    shown = " ".join(filter(None, (code(name) if name else "", text(first[len(name) :].strip()))))
-    return f"**{shown}**" + (f" {text(more)}" if more else "")
+    words = cut(visible(first[len(name) :].strip()), width)
+    shown = " ".join(filter(None, (code(name) if name else "", text(words))))
+    return f"**{shown}**" + (f" {text(cut(visible(more), width))}" if more else "")
 
 
 def code(raw: str) -> str:
@@ -120,7 +122,7 @@ def _best_last(each: BenchmarkVerdict) -> int:
 
 def _benchmark(each: BenchmarkVerdict) -> str:
     mode = "" if each.mode == "on-cpu" else f" [{each.mode}]"
-    sign = _SIGNS[each.outcome]
+    sign = SIGNS[each.outcome]
     title = f"{sign} {code(each.benchmark)}{mode} {each.outcome.value}"
     lines: list[str] = []
     for finding in each.findings:

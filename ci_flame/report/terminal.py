@@ -69,12 +69,11 @@ def without_repeats(benchmarks: Iterable[BenchmarkVerdict]) -> list[BenchmarkVer
 def headline(verdict: Verdict, *, colour: bool = False) -> str:
     """Return the last line: `ci-flame: FAIL (3 benchmarks: 1 fail, 2 pass)`."""
     outcome = _outcome(verdict.outcome, colour=colour)
-    return f"ci-flame: {outcome} ({tally(verdict)})"
+    return f"ci-flame: {outcome} ({tally(verdict.counts)})"
 
 
-def tally(verdict: Verdict) -> str:
-    """Return `3 benchmarks: 1 fail, 2 pass`; the modes of a benchmark are one, the worst counts."""
-    counts = verdict.counts
+def tally(counts: Mapping[Outcome, int]) -> str:
+    """Return `3 benchmarks: 1 fail, 2 pass` of `Verdict.counts`."""
     told = ", ".join(f"{number:,} {outcome.value}" for outcome, number in counts.items())
     return plural(sum(counts.values()), "benchmark") + (f": {told}" if told else "")
 

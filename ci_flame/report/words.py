@@ -63,11 +63,16 @@ def signed(share: float) -> str:
 
 def growth(change: Change) -> str:
     """Return `+25.3 %`, `new`, `gone`, or `x 12.5` from ten times on."""
-    if change.before_ns <= 0:
-        return "new" if change.after_ns > 0 else "0.0 %"
-    if change.after_ns <= 0:
+    return growth_of(change.before_ns, change.after_ns)
+
+
+def growth_of(before_ns: float, after_ns: float) -> str:
+    """Return the same of two costs."""
+    if before_ns <= 0:
+        return "new" if after_ns > 0 else "0.0 %"
+    if after_ns <= 0:
         return "gone"
-    ratio = change.after_ns / change.before_ns
+    ratio = after_ns / before_ns
     if ratio >= 10:  # noqa: PLR2004 - +900 % is harder to read than a factor
         return f"\N{MULTIPLICATION SIGN} {_three_digits(ratio)}"
     return f"{signed(ratio - 1)} %"

@@ -44,6 +44,15 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
     return max(outcomes, key=severity_of, default=Outcome.PASS)
 
 
+def counted(outcomes: Iterable[tuple[str, Outcome]]) -> "Mapping[Outcome, int]":
+    """Return how many benchmarks have each outcome, worst first; the worst mode of each counts."""
+    of: dict[str, Outcome] = {}
+    for benchmark, outcome in outcomes:
+        of[benchmark] = worst((outcome, of.get(benchmark, Outcome.PASS)))
+    found = list(of.values())
+    return {each: found.count(each) for each in reversed(Outcome) if each in found}
+
+
 class Sort(StrEnum):
     """What a finding is about."""
 
@@ -200,11 +209,7 @@ class Verdict:
     @property
     def counts(self) -> "Mapping[Outcome, int]":
         """Return how many benchmarks have each outcome, worst first; all modes are one."""
-        of: dict[str, Outcome] = {}
-        for each in self.benchmarks:
-            of[each.benchmark] = worst((each.outcome, of.get(each.benchmark, Outcome.PASS)))
-        found = list(of.values())
-        return {each: found.count(each) for each in reversed(Outcome) if each in found}
+        return counted((each.benchmark, each.outcome) for each in self.benchmarks)
 
 
 _UNITS: Final = (("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9))
