@@ -369,7 +369,7 @@ def test_the_longest_comment_is_under_the_limit_however_it_is_counted():
     crlf = body.replace("\n", "\r\n")
 
     assert len(crlf.encode()) < comment.MAX_CHARACTERS
-    assert "_Cut here: the comment would be too long._" in body
+    assert "Cut here: the comment would be too long." in body
     assert body.count("<details>") == body.count("</details>")
     assert body.count("```") % 2 == 0
     assert f"[Flame graphs]({PAGE})" in body, "the links are what a reader needs most then"

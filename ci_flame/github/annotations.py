@@ -5,11 +5,11 @@ word, so the most important come first, one function is one annotation, and room
 what other steps have to say: the gate's last line, a missing permission, the collector.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ci_flame.github.verdict_json import Told, ToldBenchmark, ToldFinding
+from ci_flame.github.verdict_json import Told, ToldBenchmark, ToldFinding, Where
 from ci_flame.report.words import cut, plural, visible
 from ci_flame.verdict import Outcome
 
@@ -25,9 +25,6 @@ _OTHERS: Final = 5
 """Further benchmarks that an annotation names."""
 _ROOM: Final = {"error": MAX_ERRORS, "warning": MAX_WARNINGS, "notice": MAX_NOTICES}
 
-Locate = Callable[[str], str]
-"""File of a finding -> path in the repository; empty: it is not there."""
-
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
@@ -41,7 +38,7 @@ class Annotation:
     line: int = 0
 
 
-def annotations(told: Told, locate: Locate) -> tuple[Annotation, ...]:
+def annotations(told: Told) -> tuple[Annotation, ...]:
     """Return at most MAX_ERRORS, MAX_WARNINGS and MAX_NOTICES, the most important first.
 
     Failures by impact, then warnings, then what could not be judged. What is found in several
@@ -49,8 +46,8 @@ def annotations(told: Told, locate: Locate) -> tuple[Annotation, ...]:
     """
     by_level: dict[str, list[Annotation]] = {level: [] for level in _ROOM}
     for group in _groups(told.findings):
-        by_level[_level(group[0])].append(_found(group, locate))
-    by_level["notice"] += [_unjudged(group, locate) for group in _undecided(told)]
+        by_level[_level(group[0])].append(_found(group))
+    by_level["notice"] += [_unjudged(group) for group in _undecided(told)]
     return tuple(each for level, most in _ROOM.items() for each in by_level[level][:most])
 
 
@@ -69,11 +66,11 @@ def _level(first: ToldFinding) -> str:
 
 def _groups(findings: Sequence[ToldFinding]) -> list[list[ToldFinding]]:
     """Return findings of one function and outcome together, in the order of the first of each."""
-    groups: dict[tuple[str, str, str, int], list[ToldFinding]] = {}
+    groups: dict[tuple[object, ...], list[ToldFinding]] = {}
     for each in findings:
         # What is no code (`[total]`, a metric) is another thing in every benchmark.
-        of = each.benchmark if each.function.startswith("[") else each.file
-        groups.setdefault((each.outcome, each.function, of, each.line), []).append(each)
+        of = each.benchmark if each.function.startswith("[") else each.where
+        groups.setdefault((each.outcome, each.function, of), []).append(each)
     return list(groups.values())
 
 
@@ -86,24 +83,22 @@ def _undecided(told: Told) -> list[list[ToldBenchmark]]:
     return list(groups.values())
 
 
-def _found(group: Sequence[ToldFinding], locate: Locate) -> Annotation:
+def _found(group: Sequence[ToldFinding]) -> Annotation:
     first = group[0]
-    file, line = locate(first.file) if first.file else "", first.line
-    if not file:
-        # The test itself is where a reader looks next.
-        file, line = locate(first.benchmark.partition("::")[0]), 0
     title = f"{_short(first.benchmark)}: {first.function}"
-    return Annotation(
-        _level(first), cut(visible(title), MAX_TITLE), _message(first.sentence, group), file, line
-    )
+    return _at(first.where, _level(first), title, _message(first.sentence, group))
 
 
-def _unjudged(group: Sequence[ToldBenchmark], locate: Locate) -> Annotation:
+def _unjudged(group: Sequence[ToldBenchmark]) -> Annotation:
     first = group[0]
     why = first.notes[0] if first.notes else "the report says why"
-    file = locate(first.benchmark.partition("::")[0])
-    title = cut(visible(f"{_short(first.benchmark)}: inconclusive"), MAX_TITLE)
-    return Annotation("notice", title, _message(f"{first.benchmark}: {why}", group), file)
+    title = f"{_short(first.benchmark)}: inconclusive"
+    return _at(first.where, "notice", title, _message(f"{first.benchmark}: {why}", group))
+
+
+def _at(where: Where | None, level: str, title: str, message: str) -> Annotation:
+    file, line = ("", 0) if where is None else (where.file, where.line)
+    return Annotation(level, cut(visible(title), MAX_TITLE), message, file, line)
 
 
 def _message(told: str, group: Sequence[ToldFinding | ToldBenchmark]) -> str:

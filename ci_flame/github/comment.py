@@ -143,7 +143,7 @@ def render(told: Told | None, build: Build, earlier: Stamp | None = None) -> str
         blocks += _benchmarks(told)
     blocks += _foot(told, build)
     whole = "\n\n".join(blocks) + "\n"
-    tail = "\n\n".join(("_Cut here: the comment would be too long._", *_foot(told, build)))
+    tail = "\n\n".join(("Cut here: the comment would be too long.", *_foot(told, build)))
     return markdown.fit(whole, LIMIT_BYTES, tail)
 
 

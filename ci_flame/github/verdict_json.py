@@ -24,7 +24,17 @@ MAX_FUNCTIONS: Final = 2_000
 MAX_PATH: Final = 10_000
 MAX_TEXT: Final = 1_000_000
 """Letters of one text: a sentence holds names, and code gives names without limit."""
+MAX_FILE: Final = 4_096
+MAX_LINE: Final = 10_000_000
 MAX_DIGITS: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A line of a file, from the repository's root."""
+
+    file: str
+    line: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +53,8 @@ class ToldFinding:
     change: Change
     impact: float
     """Change / cost of the benchmark before; 0 where that has no meaning (metrics)."""
-    file: str
-    """Empty: not known."""
-    line: int
+    where: Where | None
+    """None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,8 @@ class ToldBenchmark:
     benchmark: str
     mode: str
     outcome: Outcome
+    where: Where | None
+    """Line of its test."""
     findings: tuple[ToldFinding, ...]
     notes: tuple[str, ...]
     total: Change | None
@@ -110,7 +121,7 @@ def decode(data: bytes, source: str) -> Told:
     if len(data) > MAX_BYTES:
         raise FormatError(source, f"{len(data):,} bytes; at most {MAX_BYTES:,}")
     try:
-        document = json.loads(data, parse_constant=_no_constant, parse_int=_short_integer)
+        document = json.loads(data.decode(), parse_constant=_no_constant, parse_int=_short_integer)
     except UnicodeDecodeError as error:
         raise FormatError(source, f"byte {error.start} is not UTF-8") from None
     except RecursionError:
@@ -188,6 +199,7 @@ class _Reader:
             benchmark=name,
             mode=mode,
             outcome=outcome,
+            where=self._where(each, place),
             findings=findings,
             notes=self._notes(each, place),
             total=total,
@@ -208,7 +220,6 @@ class _Reader:
         each = self._object(value, place)
         path = self._path(each, place)
         impact = self._number(each.get("impact"), f"{place}.impact")
-        line = self._number(each.get("line"), f"{place}.line")
         return ToldFinding(
             benchmark=benchmark,
             mode=mode,
@@ -219,9 +230,20 @@ class _Reader:
             costs=self._costs(each, place, len(path)),
             change=self._change(each, "change", place),
             impact=impact or 0.0,
-            file=self._text(each, "file", place, may_miss=True),
-            line=int(line or 0),
+            where=self._where(each, place),
         )
+
+    def _where(self, within: dict[str, object], place: str) -> Where | None:
+        """Return a place in the repository; None where there is none, or it leads out of it."""
+        if within.get("where") is None:
+            return None
+        here = f"{place}.where"
+        spot = self._object(within["where"], here)
+        file = self._text(spot, "file", here)
+        line = self._number(spot.get("line"), f"{here}.line") or 0
+        inside = not file.startswith("/") and ".." not in file.split("/") and file.isprintable()
+        fits = 0 < len(file) <= MAX_FILE and 0 < line <= MAX_LINE
+        return Where(file, int(line)) if inside and fits else None
 
     def _path(self, each: dict[str, object], place: str) -> tuple[str, ...]:
         frames = self._list(each, "path", place, MAX_PATH)
