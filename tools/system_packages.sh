@@ -1,7 +1,8 @@
 #!/bin/sh
 # Install the Debian 12 / Ubuntu 24.04 packages that are missing, and nothing else.
 #
-#   tools/system_packages.sh run    what recording needs: Python with venv, git, libbpf
+#   tools/system_packages.sh record what recording needs, in an environment that is there: git, libbpf
+#   tools/system_packages.sh run    the same, and what `make` needs: Python with venv
 #   tools/system_packages.sh test   what the tests need besides: perf, bpftrace, bcc, clang, Chromium, Node, Java
 #
 # Each line below is a capability and the package that brings it, so a machine that has the
@@ -11,9 +12,9 @@ set -eu
 
 level=${1:-run}
 case $level in
-run | test) ;;
+record | run | test) ;;
 *)
-    echo "tools/system_packages.sh: '$level' is not a level; use 'run' or 'test'" >&2
+    echo "tools/system_packages.sh: '$level' is not a level; use 'record', 'run' or 'test'" >&2
     exit 2
     ;;
 esac
@@ -54,10 +55,12 @@ has_venv() {
 }
 
 need git has git
-need make has make
-need python3-venv has_venv
 need libbpf1 has_library 'libbpf\.so\.1'
 need libelf1 has_library 'libelf\.so\.1'
+if [ "$level" != record ]; then
+    need make has make
+    need python3-venv has_venv
+fi
 if [ "$level" = test ]; then
     need "$perf" perf --version
     need clang-14 has clang-14

@@ -84,6 +84,11 @@ def annotate(level: str, message: str, *, file: str = "", line: int = 0) -> None
     _write(commands.annotation(level, message, file=file, line=line))
 
 
+def show_group(title: str, lines: tuple[str, ...]) -> None:
+    """Print lines folded under a title, none of them a command."""
+    _write(commands.group(title, lines))
+
+
 @contextmanager
 def fenced() -> Iterator[None]:
     """Let nothing that is printed inside be a command of the runner."""
