@@ -161,7 +161,7 @@ def test_system_packages_refuses_an_unknown_level():
     done = run("sh", TOOLS / "system_packages.sh", "everything")
 
     assert done.returncode == 2
-    assert "'everything' is not a level; use 'run' or 'test'" in done.stderr
+    assert "'everything' is not a level; use 'record', 'run' or 'test'" in done.stderr
 
 
 @pytest.mark.root
