@@ -1,7 +1,14 @@
 """Edge: `github`: the steps of the GitHub Action; all they are told is in the environment."""
 # ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from ci_flame.github.baseline import Resolved
+    from ci_flame.github.check import Ended
 
 
 @click.group()
@@ -22,4 +29,119 @@ def setup() -> int:
     from ci_flame.github import setup as step
 
     step.run()
+    return 0
+
+
+@github.command()
+def baseline() -> int:
+    """Find what to compare with: artifact of the base or an ancestor, rerun, or none.
+
+    Reads the inputs baseline, baseline-branch, name, policy and github-token; sets the outputs
+    baseline, baseline-sha, baseline-distance, baseline-source and key.
+    """
+    from ci_flame.github import runner
+
+    found = _resolved(runner.given_input("baseline", "auto"))
+    runner.output(
+        baseline=found.word,
+        baseline_sha=found.sha,
+        baseline_distance="" if found.distance is None else str(found.distance),
+        baseline_source=found.source,
+        key=runner.job().key,
+    )
+    return 0
+
+
+@github.command()
+def check() -> int:
+    """Record the command, compare it with the baseline, and leave the verdict to the gate.
+
+    Reads the inputs command, baseline, policy, output, run and python; sets the outputs outcome,
+    exit-code, report and run. Ends with 0 unless an input is wrong.
+    """
+    from ci_flame.github import check as steps
+    from ci_flame.github import runner
+
+    asked = steps.inputs()
+    word = _word()
+    with runner.fenced():
+        ended = steps.check(asked, word)
+    return _publish(ended)
+
+
+@github.command()
+def record() -> int:
+    """Record the command into a run folder, to be compared by a later step or job.
+
+    Reads the inputs command, policy, run and python; sets the outputs outcome, exit-code and
+    run. Ends with 0 unless an input is wrong.
+    """
+    from ci_flame.github import check as steps
+    from ci_flame.github import runner
+
+    asked = steps.inputs()
+    with runner.fenced():
+        ended = steps.record(asked, runner.scratch(runner.job()))
+    return _publish(ended)
+
+
+@github.command()
+def compare() -> int:
+    """Compare a run folder with the baseline, and leave the verdict to the gate.
+
+    Reads the inputs run, baseline, policy, output, and for a baseline that is recorded in this
+    job command and python; sets the outputs of check.
+    """
+    from ci_flame.github import check as steps
+    from ci_flame.github import runner
+
+    asked = steps.inputs()
+    word = _word()
+    with runner.fenced():
+        ended = steps.compare(asked, word)
+    return _publish(ended)
+
+
+def _word() -> str:
+    """Return the word for `--baseline`: the resolved one, or what the input resolves to."""
+    from ci_flame.github import runner
+
+    word = runner.given_input("baseline", "auto")
+    # It is also what the step before found, and then there is nothing left to look for.
+    return word if word == "none" else _resolved(word).word
+
+
+def _resolved(word: str) -> "Resolved":
+    """Resolve the input `baseline`, and say what was found and what was not."""
+    from ci_flame.github import baseline as stage
+    from ci_flame.github import runner
+    from ci_flame.github.api import Api
+
+    job = runner.job()
+    for each in job.notes:
+        runner.say(f"ci-flame: {each}")
+    policy = runner.given_input("policy")
+    wishes = stage.Wishes(
+        baseline=word,
+        branch=runner.given_input("baseline-branch").removeprefix("refs/heads/"),
+        policy=Path(policy) if policy else None,
+    )
+    place = runner.scratch(job) / f"baseline-{job.key}"
+    found = stage.resolve(job, wishes, Path.cwd(), place, lambda: Api(job.api_url, runner.token()))
+    for each in found.notes:
+        runner.say(f"ci-flame: {each}")
+    if found.trouble:
+        runner.annotate("notice", f"{found.trouble}; {found.told}")
+    if found.warning:
+        runner.annotate("warning", found.warning)
+    runner.say(f"ci-flame: {found.told}")
+    return found
+
+
+def _publish(ended: "Ended") -> int:
+    from ci_flame.github import runner
+
+    runner.output(**ended.outputs())
+    where = f"; {ended.report}" if ended.report else f"; {ended.run}" if ended.run else ""
+    runner.say(f"ci-flame: {ended.outcome} (exit code {ended.code}){where}")
     return 0

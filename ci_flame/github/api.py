@@ -301,6 +301,7 @@ class Api:
         return ApiError(
             f"the answer to {self._named(ask)} is {size} bytes or more; the limit is {ask.limit}",
             "nothing of it was used",
+            status=200,
         )
 
     def _refused(self, ask: _Ask, answer: _Answer, tries: int) -> ApiError:

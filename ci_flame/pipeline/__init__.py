@@ -62,12 +62,18 @@ def compare(before: Run, after: Run, policy: Policy, history: "History | None" =
 
 
 def compare_stored(
-    before: Run, after: Run, config: Config, start: Path, history: "History | None" = None
+    before: Run,
+    after: Run,
+    config: Config,
+    start: Path,
+    history: "History | None" = None,
+    *,
+    notes: Sequence[Note] = (),
 ) -> Verdict:
     """Compare two stored runs, label what is found by the repository of `start`, and report."""
     usable(before, "before")
     labels = labels_of(config.base.changed_since, before, after, start)
-    terms = Terms(config.policy)
+    terms = Terms(config.policy, notes=tuple(notes))
     verdict, terms = labelled(judge_runs(before, after, terms, history), after, labels, terms)
     verdict, terms = located(verdict, after, terms, start)
     report_folder.save(verdict, Report(before, after, terms, history), config.report)

@@ -1,0 +1,204 @@
+"""Edge: the steps that record and compare: inputs -> `ci-flame check` -> outcome, code, folders.
+
+The benchmarks' interpreter may be another than ours, so that the check is a process of its own.
+It gets neither the token nor the files through which a step sets outputs: what the benchmarks
+print or write is theirs, and never this action's word.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from ci_flame import pipeline, report_folder
+from ci_flame.baseline import folder
+from ci_flame.config import BaselineKind, build
+from ci_flame.config.terms import Terms
+from ci_flame.errors import CiFlameError, InterruptedRunError, UsageError
+from ci_flame.github import runner
+from ci_flame.pipeline.chosen import choose, tell
+from ci_flame.report_folder import Report
+from ci_flame.verdict import Note
+
+ERROR: Final = "error"
+RECORDED: Final = "recorded"
+GRACE_S: Final = 60.0
+"""How long a check may take to put its processes and worktrees away when the job is cancelled."""
+DEFAULT_REPORT: Final = ".ci-flame/report"
+DEFAULT_RUN: Final = ".ci-flame/run"
+_JUDGED: Final = frozenset({pipeline.PASS, pipeline.FAIL, pipeline.NO_BASELINE,
+                            pipeline.INCONCLUSIVE})  # fmt: skip
+"""Exit codes that a verdict has; others say that there is none to rely on."""
+_NOT_THEIRS: Final = frozenset({"CI_FLAME_GITHUB_TOKEN", "GITHUB_OUTPUT", "GITHUB_ENV",
+                                "GITHUB_PATH", "GITHUB_STATE"})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the action was asked to do."""
+
+    command: tuple[str, ...]
+    python: str
+    report: Path
+    run: Path
+    policy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What came of it."""
+
+    outcome: str
+    """The verdict's, `recorded`, or `error`."""
+    code: int
+    """What the gate ends with."""
+    report: Path | None = None
+    """None: none was written now."""
+    run: Path | None = None
+
+    def outputs(self) -> dict[str, str]:
+        """Return the outputs of the step."""
+        return {
+            "outcome": self.outcome,
+            "exit_code": str(self.code),
+            "report": str(self.report or ""),
+            "run": str(self.run or ""),
+        }
+
+
+def inputs(given: Mapping[str, str] = os.environ) -> Inputs:
+    """Return the inputs in the environment; UsageError where the command is none."""
+
+    def place(name: str, default: str) -> Path:
+        return Path(os.path.abspath(runner.given_input(name, default, given)))  # noqa: PTH100 - links stay
+
+    return Inputs(
+        command=split(runner.given_input("command", "pytest", given)),
+        python=runner.given_input("python", "", given) or sys.executable,
+        report=place("output", DEFAULT_REPORT),
+        run=place("run", DEFAULT_RUN),
+        policy=runner.given_input("policy", "", given),
+    )
+
+
+def split(command: str) -> tuple[str, ...]:
+    """Return the words of a command as a shell would split them; none of them is a shell's."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(
+            f"input command {command[:200]!r} cannot be split: {str(error).lower()}",
+            "close the quote",
+        ) from None
+    if not words:
+        raise UsageError("input command is empty", "name what runs the benchmarks: pytest")
+    return tuple(words)
+
+
+def check(asked: Inputs, baseline: str) -> Ended:
+    """Record the command, compare it with the baseline, and write run and report."""
+    words = ["--baseline", baseline, "-o", str(asked.report), "--run", str(asked.run)]
+    earlier, earlier_run = _stamp(asked.report), _stamp(asked.run)
+    code = _ci_flame(asked, words)
+    # What was here before (in the checkout, or of an earlier job) is not this build's.
+    report = asked.report if _stamp(asked.report) not in (earlier, ()) else None
+    run = asked.run if _stamp(asked.run) not in (earlier_run, ()) else None
+    outcome = _outcome(report) if report is not None and code in _JUDGED else ERROR
+    return Ended(outcome, code if code or outcome != ERROR else 3, report, run)
+
+
+def record(asked: Inputs, scratch: Path) -> Ended:
+    """Record the command into a run folder; it is judged later, by `compare`."""
+    ended = check(replace(asked, report=scratch / "recorded"), "none")
+    # Budgets are judged without a baseline, too; their verdict is for `compare` to give.
+    if ended.run is None or ended.code not in _JUDGED:
+        return Ended(ERROR, ended.code or 3, None, ended.run)
+    return Ended(RECORDED, 0, None, ended.run)
+
+
+def compare(asked: Inputs, baseline: str) -> Ended:
+    """Compare a run folder with the baseline, and write the report.
+
+    Where the baseline is to be recorded in this job, the command is recorded again, too: the
+    two sides of a comparison alternate, and what was recorded before stands on no side.
+    """
+    try:
+        config = build(
+            policy_file=asked.policy or None,
+            start=Path.cwd(),
+            flags={"report": asked.report, "baseline": baseline},
+        )
+        after = folder.load(asked.run, incomplete_ok=True)
+        chosen = choose(config, Path.cwd(), lambda: after.environment)
+        tell(chosen.told)
+        if chosen.spec.kind is BaselineKind.RERUN:
+            return check(asked, str(chosen.spec))
+        if chosen.run is not None:
+            verdict = pipeline.compare_stored(
+                chosen.run, after, config, Path.cwd(), chosen.history, notes=chosen.notes
+            )
+        else:
+            note = Note("no-baseline", chosen.told)
+            terms = Terms(config.policy, note=note, notes=chosen.notes)
+            verdict = pipeline.judge_runs(None, after, terms)
+            verdict, terms = pipeline.located(verdict, after, terms, Path.cwd())
+            report_folder.save(verdict, Report(None, after, terms), config.report)
+    except CiFlameError as error:
+        sys.stderr.write(f"ci-flame: {error}\n")
+        return Ended(ERROR, error.exit_code, None, asked.run if asked.run.is_dir() else None)
+    code = pipeline.exit_code(verdict.outcome, config.policy, compared=chosen.run is not None)
+    return Ended(verdict.outcome.value, code, asked.report, asked.run)
+
+
+def _outcome(report: Path) -> str:
+    try:
+        return report_folder.outcome(report).value
+    except CiFlameError:
+        return ERROR
+
+
+def _stamp(place: Path) -> tuple[int, ...]:
+    """Return what tells one written folder from another; `()` where there is none."""
+    for name in (report_folder.VERDICT_NAME, folder.RUN_JSON):
+        with suppress(OSError):
+            status = (place / name).stat()
+            return status.st_mtime_ns, status.st_ino, status.st_size
+    return ()
+
+
+# -- the process ----------------------------------------------------------------------
+
+
+def _ci_flame(asked: Inputs, words: Sequence[str]) -> int:
+    """Run `ci-flame check` to its end in the benchmarks' interpreter; return its exit code."""
+    whole = [asked.python, "-m", "ci_flame", "check", *words]
+    whole += ["--policy", asked.policy] if asked.policy else []
+    given = {name: text for name, text in os.environ.items() if name not in _NOT_THEIRS}
+    try:
+        process = subprocess.Popen([*whole, "--", *asked.command], env=given)
+    except OSError as error:
+        runner.say(f"{asked.python}: {error.strerror} (input python)")
+        return pipeline.NOT_RECORDED
+    try:
+        code = process.wait()
+    except (KeyboardInterrupt, InterruptedRunError):
+        _end(process)
+        raise InterruptedRunError("cancelled; what was recorded is kept") from None
+    return code if code >= 0 else 128 - code
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Let a check put away what it has started, then insist."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(GRACE_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt, InterruptedRunError):
+        process.kill()
+        process.wait()

@@ -1,0 +1,552 @@
+"""Which baseline a job finds: with real git, a GitHub of our own, and everything in the way."""
+
+import functools
+import io
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_github import FakeGitHub
+from synthetic import SHOP, synthetic_measurement, synthetic_run
+
+from ci_flame.baseline import folder
+from ci_flame.errors import BaselineError, PolicyError, UsageError
+from ci_flame.github import api as api_module
+from ci_flame.github import baseline
+from ci_flame.github.api import Api
+from ci_flame.github.baseline import Wishes, resolve
+from ci_flame.github.job import parse
+
+MEASURED = synthetic_measurement(SHOP, processes=2, rounds=3)
+NAME = "ci-flame-run-bench"
+WORKFLOW = ".github/workflows/perf.yml"
+
+
+def git(*words, cwd):
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    for who in ("AUTHOR", "COMMITTER"):
+        environment |= {f"GIT_{who}_NAME": "t", f"GIT_{who}_EMAIL": "t@example.org"}
+    done = subprocess.run(
+        ["git", *words], cwd=cwd, capture_output=True, text=True, check=True, env=environment
+    )
+    return done.stdout.strip()
+
+
+def commit(repository, text):
+    git("commit", "-q", "--allow-empty", "-m", text, cwd=repository)
+    return git("rev-parse", "HEAD", cwd=repository)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """main: A - B - C - D, topic from B: T; HEAD: the merge of topic into D, as GitHub makes it."""
+    here = tmp_path_factory.mktemp("template")
+    git("init", "-q", "-b", "main", cwd=here)
+    git("config", "uploadpack.allowAnySHA1InWant", "true", cwd=here)
+    line = [commit(here, name) for name in "ABCD"]
+    git("switch", "-q", "-c", "topic", line[1], cwd=here)
+    topic = commit(here, "T")
+    git("switch", "-q", "--detach", "main", cwd=here)
+    git("merge", "-q", "--no-ff", "-m", "merge", "topic", cwd=here)
+    git("branch", "merged", cwd=here)
+    return here, line, topic, git("rev-parse", "HEAD", cwd=here)
+
+
+class Project:
+    """A copy of the template, and what GitHub knows of it."""
+
+    def __init__(self, tmp_path, github, template):
+        self.github = github
+        self.here = tmp_path / "project"
+        source, line, self.topic, self.merge = template
+        self.line = list(line)
+        shutil.copytree(source, self.here, symlinks=True)
+        self.place = tmp_path / "runner-temp" / "baseline"
+        for number, sha in enumerate(self.line):
+            github.commits[sha] = self.line[number - 1 : number] if number else []
+        github.commits[self.topic] = [self.line[1]]
+        github.commits[self.merge] = [self.line[3], self.topic]
+
+    def stored(self, sha, *, embedded=None, name=NAME, data=None, complete=True, **origin):
+        """An artifact that a push to main has left; keywords break what is to be broken."""
+        details = {key: origin.pop(key) for key in ("digest", "expired") if key in origin}
+        run = self.github.add_run(head_sha=sha, **origin)
+        if data is None:
+            data = packed(sha if embedded is None else embedded, complete=complete)
+        return self.github.add_artifact(run, name, data, **details)
+
+    def job(self, **environment):
+        pull = {
+            "number": 7,
+            "head": {"sha": self.topic, "repo": {"id": 1001}},
+            "base": {"ref": "main", "repo": {"id": 1001}},
+        }
+        event = {"pull_request": pull, "repository": {"id": 1001, "default_branch": "main"}}
+        payload = environment.pop("payload", json.dumps(event))
+        given = {
+            "GITHUB_EVENT_NAME": "pull_request",
+            "GITHUB_REPOSITORY": "acme/demo",
+            "GITHUB_JOB": "bench",
+            "GITHUB_SHA": self.merge,
+            "GITHUB_BASE_REF": "main",
+            "GITHUB_WORKFLOW_REF": f"acme/demo/{WORKFLOW}@refs/pull/7/merge",
+            **environment,
+        }
+        return parse(given, payload, has_token=True)
+
+    def resolved(self, word="auto", *, start=None, job=None, **wishes):
+        return resolve(
+            job or self.job(),
+            Wishes(word, **wishes),
+            start or self.here,
+            self.place,
+            lambda: Api(self.github.api_url, "ro"),
+        )
+
+
+@functools.cache
+def packed(sha, *, complete=True):
+    """The zip of a run of this commit."""
+    run = replace(synthetic_run(MEASURED), commit=sha, complete=complete)
+    out = io.BytesIO()
+    with tempfile.TemporaryDirectory() as name, zipfile.ZipFile(out, "w") as archive:
+        folder.save(run, Path(name) / "run")
+        for each in sorted((Path(name) / "run").rglob("*")):
+            if each.is_file():
+                archive.write(each, str(each.relative_to(Path(name) / "run")))
+    return out.getvalue()
+
+
+@pytest.fixture
+def github():
+    with FakeGitHub() as server:
+        yield server
+
+
+@pytest.fixture
+def project(tmp_path, github, template, monkeypatch):
+    monkeypatch.setattr(api_module.time, "sleep", lambda _seconds: None)
+    return Project(tmp_path, github, template)
+
+
+# -- the order ------------------------------------------------------------------------------
+
+
+def test_the_artifact_of_the_exact_base_is_first(project):
+    """The base is D, the tip that was merged: not B, where topic and main part."""
+    for sha in project.line:
+        project.stored(sha)
+    found = project.resolved()
+
+    assert found.word == f"folder:{project.place}"
+    assert (found.source, found.sha, found.distance) == ("artifact", project.line[3], 0)
+    assert found.told == (
+        f"baseline: the artifact of {project.line[3][:10]}, the base commit itself"
+    )
+    assert (found.notes, found.trouble, found.warning) == ((), "", "")
+    assert folder.load(project.place).commit == project.line[3]
+
+
+def test_the_nearest_ancestor_is_second_and_its_distance_is_said(project):
+    project.stored(project.line[0])
+    project.stored(project.line[1])
+    found = project.resolved()
+
+    assert (found.source, found.sha, found.distance) == ("ancestor", project.line[1], 2)
+    assert f"of {project.line[1][:10]}, 2 commits before the base" in found.told
+    assert folder.load(project.place).commit == project.line[1]
+
+
+def test_the_second_parents_side_is_no_ancestor(project):
+    """T is on topic: a commit of the pull request is never its own baseline."""
+    project.stored(project.topic)
+    found = project.resolved()
+
+    assert found.source == "rerun"
+    assert any("or one of the 3 commits before it" in each for each in found.notes)
+
+
+def test_rerun_is_third(project):
+    found = project.resolved()
+
+    assert found.word == f"rerun:{project.line[3]}"
+    assert (found.source, found.sha, found.distance) == ("rerun", project.line[3], 0)
+    assert "the first parent of the merge into main, is recorded in this job" in found.told
+    assert found.notes == (f"there is no artifact {NAME} yet",)
+
+
+def test_the_first_commit_has_nothing_to_compare_with(project, tmp_path):
+    (tmp_path / "new").mkdir()
+    git("init", "-q", cwd=tmp_path / "new")
+    sha = commit(tmp_path / "new", "first")
+    job = project.job(GITHUB_EVENT_NAME="push", GITHUB_SHA=sha, GITHUB_BASE_REF="", payload="{}")
+    found = project.resolved(start=tmp_path / "new", job=job)
+
+    assert (found.word, found.source, found.distance) == ("none", "none", None)
+    assert found.told == "no baseline: HEAD is the first commit, there is nothing before it"
+    assert project.github.requests == []
+
+
+def test_a_push_is_compared_with_the_commit_before(project):
+    git("switch", "-q", "--detach", project.line[2], cwd=project.here)
+    project.stored(project.line[1])
+    job = project.job(
+        GITHUB_EVENT_NAME="push",
+        GITHUB_SHA=project.line[2],
+        GITHUB_BASE_REF="",
+        payload='{"repository": {"id": 1001, "default_branch": "main"}}',
+    )
+    found = project.resolved(job=job)
+
+    assert (found.source, found.sha) == ("artifact", project.line[1])
+
+
+def test_a_pull_request_that_is_not_checked_out_merged_has_its_merge_base(project):
+    git("switch", "-q", "--detach", project.topic, cwd=project.here)
+    found = project.resolved()
+
+    assert (found.source, found.sha) == ("rerun", project.line[1])
+    assert "the merge base with main (GITHUB_BASE_REF)" in found.told
+
+
+# -- words ------------------------------------------------------------------------------------
+
+
+def test_artifact_alone_does_not_record(project):
+    found = project.resolved("artifact")
+
+    assert (found.word, found.source) == ("none", "none")
+    assert "no artifact of" in found.told
+
+
+def test_rerun_alone_asks_nobody(project):
+    project.stored(project.line[3])
+
+    assert project.resolved("rerun").word == f"rerun:{project.line[3]}"
+    assert project.github.requests == []
+
+
+def test_none_asks_nobody_and_needs_no_checkout(project, tmp_path):
+    assert project.resolved("none", start=tmp_path).word == "none"
+
+
+@pytest.mark.parametrize("word", ["folder:a/b", "git:main:runs", "store:.ci-flame/store"])
+def test_what_is_given_is_passed_on(project, word):
+    found = project.resolved(word)
+
+    assert (found.word, found.source) == (word, "given")
+
+
+def test_a_revision_that_is_given_tells_its_commit(project):
+    found = project.resolved("rerun:main~1")
+
+    assert (found.word, found.sha) == ("rerun:main~1", project.line[2])
+    assert project.resolved("rerun:no-such").sha == ""
+
+
+@pytest.mark.parametrize("word", ["", "Artifact", "main", "rerun:", "none:x", "%0A::error::x"])
+def test_other_words_are_refused(project, word):
+    with pytest.raises(UsageError):
+        project.resolved(word)
+
+
+def test_the_policys_own_baseline_counts_where_the_input_is_auto(project):
+    (project.here / "ci-flame.yml").write_text(
+        "version: 1\nbaseline: {from: 'folder:kept'}\n", encoding="utf-8"
+    )
+    found = project.resolved()
+
+    assert (found.word, found.source) == (f"folder:{project.here / 'kept'}", "given")
+    assert project.resolved("rerun").source == "rerun"
+
+
+def test_a_policy_that_forbids_to_rerun_is_heard(project):
+    (project.here / "ci-flame.yml").write_text(
+        "version: 1\nbaseline: {rerun: never}\n", encoding="utf-8"
+    )
+    found = project.resolved()
+
+    assert (found.word, found.source) == ("none", "none")
+    assert "the policy says rerun: never" in found.told
+    assert project.resolved("rerun").source == "rerun", "the input asks for it by name"
+
+
+def test_a_policy_that_is_wrong_is_said(project):
+    (project.here / "x.yml").write_text("version: 2\n", encoding="utf-8")
+    with pytest.raises(PolicyError, match=r"x\.yml:1"):
+        project.resolved(policy=project.here / "x.yml")
+
+
+# -- what is refused --------------------------------------------------------------------------
+
+FORK = {"id": 666, "full_name": "eve/demo"}
+
+
+@pytest.mark.parametrize(
+    ("breaking", "reason"),
+    [
+        ({"head_repository": FORK}, "its code is of a fork"),
+        ({"repository": FORK, "head_repository": FORK}, "it is of another repository"),
+        ({"head_branch": "topic"}, "its branch is topic, not main"),
+        ({"event": "pull_request"}, "its run was started by pull_request"),
+        ({"path": ".github/workflows/evil.yml"}, "its workflow is .github/workflows/evil.yml"),
+        ({"expired": True}, "it has expired"),
+        ({"digest": f"sha256:{'0' * 64}"}, "what was downloaded has sha256:"),
+        ({"digest": ""}, "GitHub tells no sha256 of it"),
+        ({"embedded": "e" * 40}, "the run in it is of commit eeeeeeeeee"),
+        ({"embedded": ""}, "the run in it is of commit none"),
+        ({"complete": False}, "was interrupted and is not complete"),
+        ({"data": b"<html>"}, "a broken or truncated zip"),
+    ],
+)
+def test_one_broken_rule_is_named_and_the_next_artifact_is_tried(project, breaking, reason):
+    good = project.stored(project.line[2])
+    bad = project.stored(project.line[3], **breaking)
+    found = project.resolved()
+
+    assert (found.source, found.sha, found.distance) == ("ancestor", project.line[2], 1)
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith(f"artifact {bad} of run ")
+    assert " is refused: " in found.notes[0]
+    assert reason in found.notes[0]
+    assert good != bad
+    assert folder.load(project.place).commit == project.line[2]
+
+
+def test_all_poisoned_ends_in_a_rerun(project):
+    """A fork whose branch is called main, and an own branch's pull request."""
+    project.stored(project.line[3], head_repository=FORK)
+    project.stored(project.line[2], event="pull_request")
+    project.stored(project.line[1], data=b"PK\x05\x06" + b"\0" * 18)
+    found = project.resolved()
+
+    assert found.source == "rerun"
+    assert [("refused" in each) for each in found.notes] == [True, True, True]
+    assert not project.place.exists()
+
+
+def test_an_artifact_that_is_gone_meanwhile_is_passed_over(project):
+    project.stored(project.line[2])
+    gone = project.stored(project.line[3])
+    path = f"/repos/acme/demo/actions/artifacts/{gone}/zip"
+    project.github.fault("GET", path, status=410, body=b'{"message": "Artifact has expired"}')
+    found = project.resolved()
+
+    assert (found.source, found.distance) == ("ancestor", 1)
+    assert "410: Artifact has expired" in found.notes[0]
+
+
+def test_no_more_than_some_are_looked_into(project, monkeypatch):
+    monkeypatch.setattr(baseline, "MAX_TRIED", 2)
+    for sha in project.line[:3]:
+        project.stored(sha, event="pull_request")
+    found = project.resolved()
+
+    assert found.source == "rerun"
+    assert found.notes[-1] == "after 2 artifacts no further one is looked at"
+
+
+@pytest.mark.parametrize(("limit", "warned"), [(2, False), (1, True)])
+def test_a_distance_over_the_limit_warns(project, monkeypatch, limit, warned):
+    monkeypatch.setattr(baseline, "WARN_DISTANCE", limit)
+    project.stored(project.line[1])
+    found = project.resolved()
+
+    assert found.distance == 2
+    assert bool(found.warning) is warned
+    assert not warned or "2 commits before the base commit; over 1" in found.warning
+
+
+def test_the_branch_may_be_named(project):
+    project.stored(project.line[3], head_branch="release")
+
+    assert project.resolved().source == "rerun"
+    assert project.resolved(branch="release").source == "artifact"
+
+
+def test_what_is_not_told_is_asked_for(project):
+    """A local runner tells neither the workflow nor the repository's id or branch."""
+    own = project.github.add_run()
+    project.stored(project.line[3])
+    git("switch", "-q", "--detach", project.line[3], cwd=project.here)
+    after = commit(project.here, "E")
+    job = project.job(
+        GITHUB_EVENT_NAME="push",
+        GITHUB_SHA=after,
+        GITHUB_BASE_REF="",
+        GITHUB_WORKFLOW_REF="",
+        GITHUB_RUN_ID=str(own),
+        payload="{}",
+    )
+
+    assert (job.repository_id, job.workflow_path, job.default_branch) == (0, "", "")
+    assert project.resolved(job=job).source == "artifact"
+
+
+def test_matrix_legs_keep_apart(project):
+    project.stored(project.line[3], name="ci-flame-run-bench_3.11")
+    project.stored(project.line[3], name="ci-flame-run-bench_3.12")
+    job = project.job(CI_FLAME_MATRIX='{"python": "3.12"}')
+    found = project.resolved(job=job)
+    asked = project.github.asked("GET", r".*/actions/artifacts")
+
+    assert found.source == "artifact"
+    assert {each.query["name"] for each in asked} == {"ci-flame-run-bench_3.12"}
+    assert project.resolved(job=project.job(CI_FLAME_MATRIX='{"python": "3.13"}')).source == "rerun"
+
+
+# -- shallow checkouts ------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[1, 2])
+def shallow(project, tmp_path, request):
+    place = tmp_path / "shallow"
+    words = ("-q", f"--depth={request.param}", "--branch", "merged", f"file://{project.here}")
+    git("clone", *words, str(place), cwd=tmp_path)
+    return place
+
+
+def test_a_shallow_checkout_finds_an_ancestor_by_asking_github(project, shallow):
+    project.stored(project.line[0])
+    found = project.resolved(start=shallow)
+
+    assert (found.source, found.sha, found.distance) == ("ancestor", project.line[0], 3)
+    assert project.github.asked("GET", r".*/commits")
+
+
+def test_a_shallow_checkout_fetches_the_base_to_record_it(project, shallow):
+    found = project.resolved(start=shallow)
+
+    assert found.word == f"rerun:{project.line[3]}"
+    assert git("cat-file", "-t", project.line[3], cwd=shallow) == "commit"
+
+
+def test_a_base_that_cannot_be_fetched_is_an_error_with_its_cure(project, shallow, tmp_path):
+    """Passing without a comparison, build by build, would be worse."""
+    project.here.rename(tmp_path / "elsewhere")
+    if git("rev-list", "--count", "HEAD", cwd=shallow) == "1":
+        with pytest.raises(BaselineError, match="is not in this checkout") as caught:
+            project.resolved(start=shallow)
+        assert "fetch-depth: 2" in caught.value.hint
+    else:
+        assert project.resolved(start=shallow).source == "rerun"
+
+
+def test_outside_a_checkout_the_cure_is_the_checkout(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(BaselineError) as caught:
+        project.resolved(start=tmp_path)
+
+    assert "run actions/checkout before this action" in caught.value.hint
+
+
+# -- a service in trouble -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        (r".*/actions/artifacts", {"status": 401}),
+        (r".*/actions/artifacts", {"status": 403}),
+        (r".*/actions/artifacts", {"status": 404}),
+        (r".*/actions/artifacts", {"status": 422}),
+        (r".*/actions/artifacts", {"status": 429, "headers": {"Retry-After": "1"}}),
+        (r".*/actions/artifacts", {"status": 503}),
+        (r".*/actions/artifacts", {"drop": "before"}),
+        (r".*/actions/artifacts", {"drop": "middle"}),
+        (r".*/actions/artifacts", {"status": 200, "body": b"<html>"}),
+        (r".*/actions/artifacts", {"status": 200, "body": b'{"artifacts": 5}'}),
+        (r".*/actions/runs/\d+", {"status": 500}),
+        (r".*/actions/runs/\d+", {"drop": "before"}),
+        (r".*/actions/artifacts/\d+/zip", {"status": 502}),
+        (r"/blob/\d+", {"status": 503}),
+        (r"/blob/\d+", {"drop": "middle"}),
+    ],
+)
+def test_trouble_of_the_service_ends_in_a_rerun_and_is_said(project, path, fault):
+    project.stored(project.line[3])
+    project.github.fault("GET", path, times=99, **fault)
+    found = project.resolved()
+
+    assert found.source == "rerun"
+    assert found.trouble.startswith("no artifact could be had: ")
+    assert "\n" not in found.trouble
+
+
+def test_a_service_that_is_down_ends_in_a_rerun(project):
+    project.github.down()
+    found = project.resolved()
+
+    assert found.source == "rerun"
+    assert "it could not be connected to" in found.trouble
+
+
+def test_trouble_that_passes_is_none(project):
+    project.stored(project.line[3])
+    project.github.fault("GET", r".*/actions/artifacts", status=502, times=2)
+    project.github.fault("GET", r"/blob/\d+", drop="middle")
+    found = project.resolved()
+
+    assert (found.source, found.trouble) == ("artifact", "")
+
+
+def test_entries_that_are_no_artifacts_are_passed_over(project):
+    project.stored(project.line[3])
+    body = json.dumps({"artifacts": [None, 5, "x", {}, {"id": "x", "name": NAME}]}).encode()
+    project.github.fault("GET", r".*/actions/artifacts", status=200, body=body)
+
+    assert project.resolved().source == "rerun"
+
+
+def test_without_a_token_or_a_repository_nobody_is_asked(project):
+    job = replace(project.job(), has_token=False)
+    other = project.job(GITHUB_REPOSITORY="", payload='{"pull_request": {"number": 7}}')
+
+    assert "the job has no token" in project.resolved(job=job).notes[0]
+    assert "GITHUB_REPOSITORY is not set" in project.resolved(job=other).notes[0]
+    assert project.github.requests == []
+
+
+def test_a_disk_that_takes_nothing_ends_in_a_rerun(project):
+    project.stored(project.line[3])
+    project.place.parent.mkdir(parents=True)
+    project.place.write_text("a file in the way", encoding="utf-8")
+    found = project.resolved()
+
+    assert found.source == "rerun"
+    assert found.trouble.startswith("no artifact could be kept: ")
+
+
+def test_a_baseline_that_an_earlier_step_left_is_replaced(project):
+    project.stored(project.line[2])
+    project.resolved()
+    project.stored(project.line[3])
+    project.resolved()
+
+    assert folder.load(project.place).commit == project.line[3]
+
+
+@pytest.mark.parametrize(
+    "commit_",
+    [
+        None,
+        5,
+        {},
+        {"sha": 5, "parents": []},
+        {"sha": "a"},
+        {"sha": "a", "parents": [{}]},
+        {"sha": "a", "parents": 5},
+    ],
+)
+def test_an_entry_that_is_no_commit_is_passed_over(commit_):
+    assert list(baseline._first_parent(commit_)) == []
+
+
+def test_a_line_that_runs_in_a_circle_ends():
+    assert len(list(baseline._line("a", {"a": "b", "b": "a"}))) == baseline.MAX_ANCESTORS
