@@ -352,6 +352,15 @@ def test_no_more_than_some_are_looked_into(project, monkeypatch):
     assert found.notes[-1] == "after 2 artifacts no further one is looked at"
 
 
+def test_looking_ends_after_a_while(project, monkeypatch):
+    monkeypatch.setattr(baseline, "SEARCH_S", -1.0)
+    project.stored(project.line[3])
+    found = project.resolved()
+
+    assert found.source == "rerun"
+    assert "no artifact was found within" in found.trouble
+
+
 @pytest.mark.parametrize(("limit", "warned"), [(2, False), (1, True)])
 def test_a_distance_over_the_limit_warns(project, monkeypatch, limit, warned):
     monkeypatch.setattr(baseline, "WARN_DISTANCE", limit)

@@ -6,12 +6,31 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ci_flame.errors import CiFlameError, InterruptedRunError
+
 if TYPE_CHECKING:
     from ci_flame.github.baseline import Resolved
     from ci_flame.github.check import Ended
 
 
-@click.group()
+class _Steps(click.Group):
+    """Steps of a job: what is wrong with an input is shown where the job's result is."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a step; an error is an annotation besides its line in the log."""
+        from ci_flame.github import runner
+
+        try:
+            return super().invoke(ctx)
+        except InterruptedRunError:
+            raise
+        except CiFlameError as error:
+            words = f"{error.message}; {error.hint}" if error.hint else error.message
+            runner.annotate("error", words)
+            raise
+
+
+@click.group(cls=_Steps)
 def github() -> None:
     """Run the steps of the GitHub Action: docs/github-action.md.
 

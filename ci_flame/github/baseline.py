@@ -10,6 +10,7 @@ Whatever is in the way of one of them is said in one line, and the next one is t
 service that is down nor an artifact that was tampered with ends the build.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ WARN_DISTANCE: Final = 50
 MAX_TRIED: Final = 8
 """Artifacts that are looked into, the nearest first."""
 MAX_TOLD: Final = 20
+SEARCH_S: Final = 300.0
+"""After this long no further artifact is looked into: the base can be recorded meanwhile."""
 _COMMITS_ASKED: Final = 300
 
 
@@ -223,6 +226,7 @@ class _Search:
         self._said = said
         self._tried: set[int] = set()
         self._looked = 0
+        self._until = time.monotonic() + SEARCH_S
         self._seen: list[Artifact] = []
         name = artifact_of_run(job.key)
         branch = wishes.branch or job.base_branch or job.default_branch or self._default_branch()
@@ -277,6 +281,8 @@ class _Search:
 
     def _good(self, artifact: Artifact) -> bool:
         """Tell whether an artifact may be the baseline, which it then is: in its place."""
+        if time.monotonic() > self._until:
+            raise ApiError(f"no artifact was found within {SEARCH_S:g} s", "GitHub is slow today")
         self._tried.add(artifact.id)
         try:
             trouble = self._trouble(artifact)

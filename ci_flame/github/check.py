@@ -23,6 +23,7 @@ from ci_flame.config.terms import Terms
 from ci_flame.errors import CiFlameError, InterruptedRunError, UsageError
 from ci_flame.github import runner
 from ci_flame.pipeline.chosen import choose, tell
+from ci_flame.report import terminal
 from ci_flame.report_folder import Report
 from ci_flame.verdict import Note
 
@@ -152,6 +153,7 @@ def compare(asked: Inputs, baseline: str) -> Ended:
     except CiFlameError as error:
         sys.stderr.write(f"ci-flame: {error}\n")
         return Ended(ERROR, error.exit_code, None, asked.run if asked.run.is_dir() else None)
+    sys.stdout.write(f"{terminal.render(verdict)}\n")
     code = pipeline.exit_code(verdict.outcome, config.policy, compared=chosen.run is not None)
     return Ended(verdict.outcome.value, code, asked.report, asked.run)
 

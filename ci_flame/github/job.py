@@ -13,17 +13,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from ci_flame.errors import UsageError
+from ci_flame.github import plain
 
 MAX_PAYLOAD: Final = 32 << 20
 """Bytes of an event's payload; GitHub's own webhooks end at 25 MB."""
 MAX_KEY: Final = 80
-_MAX_TEXT: Final = 1000
 _MAX_MATRIX: Final = 100_000
-_MAX_ID: Final = 1 << 63
-_REPOSITORY: Final = re.compile(r"[\w.-]{1,100}/[\w.-]{1,100}", re.ASCII)
-_SHA: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 _URL: Final = re.compile(r"https?://[\w.:\[\]-]{1,250}(/[\w./-]{0,200})?", re.ASCII)
-_WORKFLOW: Final = re.compile(r"\.github/workflows/[^/@\s][^/@]{0,200}\.ya?ml")
 _NOT_IN_KEY: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 Payload = Mapping[str, object]
@@ -119,29 +115,29 @@ def parse(given: Mapping[str, str], payload: str = "", *, has_token: bool = Fals
     notes: list[str] = []
     event = _payload(payload, notes)
     repository = given.get("GITHUB_REPOSITORY", "").strip()
-    if repository and not _is_repository(repository):
+    if repository and not plain.repository(repository):
         raise UsageError(f"GITHUB_REPOSITORY is {repository[:100]!r}, not owner/name")
     return Job(
-        event=_line(given.get("GITHUB_EVENT_NAME")),
-        repository=repository or _name(_at(event, "repository", "full_name")),
-        repository_id=_number(given.get("GITHUB_REPOSITORY_ID"))
-        or _number(_at(event, "repository", "id")),
-        run_id=_number(given.get("GITHUB_RUN_ID")),
-        run_attempt=_number(given.get("GITHUB_RUN_ATTEMPT")) or 1,
-        job=_line(given.get("GITHUB_JOB")),
+        event=plain.line(given.get("GITHUB_EVENT_NAME")),
+        repository=repository or plain.repository(_at(event, "repository", "full_name")),
+        repository_id=plain.decimal(given.get("GITHUB_REPOSITORY_ID", ""))
+        or plain.number(_at(event, "repository", "id")),
+        run_id=plain.decimal(given.get("GITHUB_RUN_ID", "")),
+        run_attempt=plain.decimal(given.get("GITHUB_RUN_ATTEMPT", "")) or 1,
+        job=plain.line(given.get("GITHUB_JOB")),
         key=_key(given, notes),
         workflow_path=_workflow(given.get("GITHUB_WORKFLOW_REF", ""), repository),
-        sha=_sha(given.get("GITHUB_SHA")),
-        ref=_line(given.get("GITHUB_REF")),
+        sha=plain.sha(given.get("GITHUB_SHA")),
+        ref=plain.line(given.get("GITHUB_REF")),
         base_branch=_base_branch(given, event),
-        default_branch=_line(_at(event, "repository", "default_branch")),
+        default_branch=plain.line(_at(event, "repository", "default_branch")),
         pull=_pull(event),
         trigger=_trigger(event),
         api_url=_url(given, "GITHUB_API_URL", "https://api.github.com"),
         server_url=_url(given, "GITHUB_SERVER_URL", "https://github.com"),
         workspace=given.get("GITHUB_WORKSPACE", ""),
         temp=given.get("RUNNER_TEMP", ""),
-        actor=_line(given.get("GITHUB_ACTOR")),
+        actor=plain.line(given.get("GITHUB_ACTOR")),
         has_token=has_token,
         notes=tuple(notes),
     )
@@ -186,7 +182,7 @@ def _matrix(text: str, notes: list[str]) -> tuple[str, ...]:
     if not text.strip():
         return ()
     try:
-        leg = json.loads(text) if len(text) <= _MAX_MATRIX else text[:_MAX_TEXT]
+        leg = json.loads(text) if len(text) <= _MAX_MATRIX else text[: plain.MAX_LINE]
     except (ValueError, RecursionError):
         leg = text
     if leg is None or leg == {}:
@@ -218,39 +214,39 @@ def _payload(text: str, notes: list[str]) -> Payload:
 
 
 def _pull(event: Payload) -> Pull | None:
-    number = _number(_at(event, "pull_request", "number"))
+    number = plain.number(_at(event, "pull_request", "number"))
     if not number:
         return None
-    head = _number(_at(event, "pull_request", "head", "repo", "id"))
-    base = _number(_at(event, "pull_request", "base", "repo", "id"))
-    name = _name(_at(event, "pull_request", "head", "repo", "full_name"))
-    base_name = _name(_at(event, "pull_request", "base", "repo", "full_name"))
+    head = plain.number(_at(event, "pull_request", "head", "repo", "id"))
+    base = plain.number(_at(event, "pull_request", "base", "repo", "id"))
+    name = plain.repository(_at(event, "pull_request", "head", "repo", "full_name"))
+    base_name = plain.repository(_at(event, "pull_request", "base", "repo", "full_name"))
     # A payload that a local runner was given may say nothing of repositories; a head without
     # one, beside a base that has one, is a fork that was deleted.
     told = bool(base or base_name)
     return Pull(
         number=number,
-        base_branch=_line(_at(event, "pull_request", "base", "ref")),
-        head_sha=_sha(_at(event, "pull_request", "head", "sha")),
+        base_branch=plain.line(_at(event, "pull_request", "base", "ref")),
+        head_sha=plain.sha(_at(event, "pull_request", "head", "sha")),
         head_repository=name,
         fork=told and (head != base or name.lower() != base_name.lower()),
     )
 
 
 def _trigger(event: Payload) -> Trigger | None:
-    run_id = _number(_at(event, "workflow_run", "id"))
+    run_id = plain.number(_at(event, "workflow_run", "id"))
     if not run_id:
         return None
     run = ("workflow_run",)
     return Trigger(
         run_id=run_id,
-        run_attempt=_number(_at(event, *run, "run_attempt")) or 1,
-        event=_line(_at(event, *run, "event")),
-        workflow_path=workflow_of(_at(event, *run, "path")),
-        head_sha=_sha(_at(event, *run, "head_sha")),
-        head_branch=_line(_at(event, *run, "head_branch")),
-        head_repository=_name(_at(event, *run, "head_repository", "full_name")),
-        head_repository_id=_number(_at(event, *run, "head_repository", "id")),
+        run_attempt=plain.number(_at(event, *run, "run_attempt")) or 1,
+        event=plain.line(_at(event, *run, "event")),
+        workflow_path=plain.workflow(_at(event, *run, "path")),
+        head_sha=plain.sha(_at(event, *run, "head_sha")),
+        head_branch=plain.line(_at(event, *run, "head_branch")),
+        head_repository=plain.repository(_at(event, *run, "head_repository", "full_name")),
+        head_repository_id=plain.number(_at(event, *run, "head_repository", "id")),
     )
 
 
@@ -260,21 +256,15 @@ def _base_branch(given: Mapping[str, str], event: Payload) -> str:
         _at(event, "pull_request", "base", "ref"),
         _at(event, "merge_group", "base_ref"),
     )
-    found = next((line for each in told if (line := _line(each))), "")
+    found = next((line for each in told if (line := plain.line(each))), "")
     return found.removeprefix("refs/heads/")
-
-
-def workflow_of(path: object) -> str:
-    """Return the path of a workflow's file without the `@REF` that may follow; empty: no such."""
-    text = _line(path).partition("@")[0]
-    return text if _WORKFLOW.fullmatch(text) else ""
 
 
 def _workflow(ref: str, repository: str) -> str:
     """Return the path in `owner/name/.github/workflows/perf.yml@refs/heads/main`."""
-    text = _line(ref)
+    text = plain.line(ref)
     start = f"{repository}/".lower()
-    return workflow_of(text[len(start) :]) if text.lower().startswith(start) else ""
+    return plain.workflow(text[len(start) :]) if text.lower().startswith(start) else ""
 
 
 def _url(given: Mapping[str, str], name: str, default: str) -> str:
@@ -291,36 +281,3 @@ def _at(value: object, *keys: str) -> object:
             return None
         value = value.get(key)
     return value
-
-
-def _line(value: object) -> str:
-    """Return a text of one printable line and bounded length; empty for anything else."""
-    if not isinstance(value, str):
-        return ""
-    text = value.strip()
-    return text if len(text) <= _MAX_TEXT and text.isprintable() else ""
-
-
-def _number(value: object) -> int:
-    """Return a positive whole number, also one in decimal digits; 0 for anything else."""
-    if isinstance(value, str):
-        digits = value.strip()
-        value = int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 20 else 0  # noqa: PLR2004 - digits of 2^63
-    if isinstance(value, bool) or not isinstance(value, int):
-        return 0
-    return value if 0 < value < _MAX_ID else 0
-
-
-def _sha(value: object) -> str:
-    text = _line(value)
-    return text if _SHA.fullmatch(text) else ""
-
-
-def _is_repository(text: str) -> bool:
-    # `.` and `..` would be steps in an address.
-    return bool(_REPOSITORY.fullmatch(text)) and not {".", ".."} & set(text.split("/"))
-
-
-def _name(value: object) -> str:
-    text = _line(value)
-    return text if _is_repository(text) else ""

@@ -10,15 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ci_flame.github.job import workflow_of
+from ci_flame.github.plain import line, number, sha, workflow
 
 EVENTS: Final = ("push", "schedule", "workflow_dispatch")
 """What starts a run of code that is on a branch of the repository itself."""
 MAX_ZIP: Final = 256 << 20
 """Bytes of an artifact that is downloaded."""
-_SHA: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
-_MAX_TEXT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,40 +68,40 @@ def read_artifact(value: object) -> Artifact | None:
         return None
     run = value.get("workflow_run")
     run = run if isinstance(run, Mapping) else {}
-    number, name = _number(value.get("id")), _text(value.get("name"))
-    if not number or not name:
+    id_, name = number(value.get("id")), line(value.get("name"))
+    if not id_ or not name:
         return None
-    digest = _text(value.get("digest"))
+    digest = line(value.get("digest"))
     return Artifact(
-        id=number,
+        id=id_,
         name=name,
-        size=_number(value.get("size_in_bytes")),
+        size=number(value.get("size_in_bytes")),
         digest=digest if _DIGEST.fullmatch(digest) else "",
         # Anything but a clear no is a yes.
         expired=value.get("expired") is not False,
-        run_id=_number(run.get("id")),
-        head_sha=_sha(run.get("head_sha")),
-        head_branch=_text(run.get("head_branch")),
-        repository_id=_number(run.get("repository_id")),
-        head_repository_id=_number(run.get("head_repository_id")),
+        run_id=number(run.get("id")),
+        head_sha=sha(run.get("head_sha")),
+        head_branch=line(run.get("head_branch")),
+        repository_id=number(run.get("repository_id")),
+        head_repository_id=number(run.get("head_repository_id")),
     )
 
 
 def read_origin(value: object) -> Origin | None:
     """Return what GitHub says of a run; None where it is none."""
-    if not isinstance(value, Mapping) or not _number(value.get("id")):
+    if not isinstance(value, Mapping) or not number(value.get("id")):
         return None
 
     def repository(key: str) -> int:
         inner = value.get(key)
-        return _number(inner.get("id")) if isinstance(inner, Mapping) else 0
+        return number(inner.get("id")) if isinstance(inner, Mapping) else 0
 
     return Origin(
-        run_id=_number(value.get("id")),
-        event=_text(value.get("event")),
-        workflow_path=workflow_of(value.get("path")),
-        head_sha=_sha(value.get("head_sha")),
-        head_branch=_text(value.get("head_branch")),
+        run_id=number(value.get("id")),
+        event=line(value.get("event")),
+        workflow_path=workflow(value.get("path")),
+        head_sha=sha(value.get("head_sha")),
+        head_branch=line(value.get("head_branch")),
         repository_id=repository("repository"),
         head_repository_id=repository("head_repository"),
     )
@@ -171,19 +169,3 @@ def _first(checks: Iterable[tuple[bool, str]]) -> str:
 
 def _shown(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"  # noqa: PLR2004 - of a message
-
-
-def _text(value: object) -> str:
-    good = isinstance(value, str) and len(value) <= _MAX_TEXT and value.isprintable()
-    return value if good and isinstance(value, str) else ""
-
-
-def _sha(value: object) -> str:
-    text = _text(value)
-    return text if _SHA.fullmatch(text) else ""
-
-
-def _number(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return 0
-    return value if 0 < value < 1 << 63 else 0

@@ -1,0 +1,377 @@
+"""The steps that record and compare, as a job runs them: outputs, fences, what is left behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
+
+from ci_flame.baseline import folder
+from ci_flame.errors import UsageError
+from ci_flame.github import check
+
+ROOT = pytest.mark.root
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: records for real")
+WORK = """\
+import os, pathlib, time
+
+def squares():
+    return sum(number * number for number in range(20_000))
+
+pathlib.Path(os.environ["SEEN"]).write_text("\\n".join(sorted(os.environ)))
+print("::error::from the benchmark")
+end = time.process_time() + 0.4
+while time.process_time() < end:
+    squares()
+"""
+
+
+def git(*words, cwd):
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    for who in ("AUTHOR", "COMMITTER"):
+        environment |= {f"GIT_{who}_NAME": "t", f"GIT_{who}_EMAIL": "t@example.org"}
+    subprocess.run(["git", *words], cwd=cwd, capture_output=True, check=True, env=environment)
+
+
+class Step:
+    """A checkout, and the environment of a step in it."""
+
+    def __init__(self, tmp_path):
+        self.here = tmp_path / "checkout"
+        self.here.mkdir()
+        self.output = tmp_path / "output"
+        self.seen = tmp_path / "seen"
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "CI": "true",
+            "GITHUB_OUTPUT": str(self.output),
+            "GITHUB_ENV": str(tmp_path / "env"),
+            "RUNNER_TEMP": str(tmp_path / "temp"),
+            "CI_FLAME_GITHUB_TOKEN": "ghs_geheim",
+            "CI_FLAME_COMMAND": f"{sys.executable} work.py",
+            "CI_FLAME_BASELINE": "none",
+            "SEEN": str(self.seen),
+        }
+        (self.here / "work.py").write_text(WORK, encoding="utf-8")
+        (self.here / "ci-flame.yml").write_text(
+            "version: 1\nrecord: {processes: 1, busy: 100%}\n", encoding="utf-8"
+        )
+        git("init", "-q", cwd=self.here)
+        git("add", ".", cwd=self.here)
+        git("commit", "-qm", "one", cwd=self.here)
+
+    def run(self, command, **environment):
+        self.output.unlink(missing_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "ci_flame", "github", command],
+            cwd=self.here,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env={**self.environment, **environment},
+        )
+        text = self.output.read_text("utf-8") if self.output.exists() else ""
+        pairs = re.findall(r"^([\w-]+)<<(\S+)\n(.*?)\n\2$", text, flags=re.MULTILINE | re.DOTALL)
+        return done, {name: value for name, _end, value in pairs}
+
+
+@pytest.fixture
+def step(tmp_path):
+    return Step(tmp_path)
+
+
+def unfenced(text):
+    """The lines that the runner reads commands in."""
+    lines, until = [], ""
+    for line in text.splitlines():
+        if until:
+            until = "" if line == f"::{until}::" else until
+        elif line.startswith("::stop-commands::"):
+            until = line.removeprefix("::stop-commands::")
+        else:
+            lines.append(line)
+    assert not until, "the fence was not ended"
+    return lines
+
+
+# -- inputs -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("pytest", ("pytest",)),
+        ("pytest -k 'a or b' tests", ("pytest", "-k", "a or b", "tests")),
+        ('pytest "$(touch x)"; rm y', ("pytest", "$(touch x);", "rm", "y")),  # no shell reads it
+        ("pytest\n  -x", ("pytest", "-x")),
+    ],
+)
+def test_command_is_split_like_a_shell_would(command, words):
+    assert check.split(command) == words
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [("", "input command is empty"), ("pytest 'x", "cannot be split: no closing quotation")],
+)
+def test_command_that_cannot_be_split_is_refused(command, told):
+    with pytest.raises(UsageError, match=told):
+        check.split(command)
+
+
+def test_inputs_have_defaults(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = check.inputs({})
+
+    assert asked.command == ("pytest",)
+    assert asked.python == sys.executable
+    assert asked.report == tmp_path / ".ci-flame" / "report"
+    assert asked.run == tmp_path / ".ci-flame" / "run"
+    other = check.inputs({"CI_FLAME_OUTPUT": "out", "CI_FLAME_PYTHON": "python3.12"})
+    assert (other.report, other.python) == (tmp_path / "out", "python3.12")
+
+
+@pytest.mark.parametrize("command", ["check", "record", "compare", "baseline"])
+def test_an_input_that_is_wrong_is_one_annotation_and_code_2(step, command):
+    wrong = {"CI_FLAME_BASELINE": "%0A\n::error::x"} if command == "baseline" else {
+        "CI_FLAME_COMMAND": "pytest 'x\n::error::y"
+    }  # fmt: skip
+    done, outputs = step.run(command, **wrong)
+    shown = [line for line in done.stdout.splitlines() if line.startswith("::")]
+
+    assert done.returncode == 2
+    assert len(shown) == 1
+    assert shown[0].startswith("::error title=ci_flame::input ")
+    assert "Traceback" not in done.stderr
+    assert outputs == {}
+
+
+def test_without_a_runner_outputs_are_printed(step):
+    del step.environment["GITHUB_OUTPUT"]
+    done, _ = step.run("baseline")
+
+    assert done.returncode == 0
+    assert "baseline=none" in done.stdout.splitlines()
+    assert "key=job" in done.stdout.splitlines()
+
+
+# -- check --------------------------------------------------------------------------------
+
+
+def test_python_that_is_missing_is_an_outcome_not_a_traceback(step):
+    done, outputs = step.run("check", CI_FLAME_PYTHON="python9")
+
+    assert done.returncode == 0
+    assert outputs == {"outcome": "error", "exit-code": "3", "report": "", "run": ""}
+    assert "python9: No such file or directory (input python)" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_report_that_was_there_before_is_not_this_builds(step):
+    report = step.here / ".ci-flame" / "report"
+    report.mkdir(parents=True)
+    (report / "verdict.json").write_text('{"outcome": "pass"}', encoding="utf-8")
+    (report / "policy.json").write_text("{}", encoding="utf-8")
+    run = step.here / ".ci-flame" / "run"
+    folder.save(synthetic_run(synthetic_measurement(SHOP, processes=1, rounds=2)), run)
+    done, outputs = step.run("check", CI_FLAME_PYTHON="python9")
+
+    assert done.returncode == 0
+    assert outputs == {"outcome": "error", "exit-code": "3", "report": "", "run": ""}
+
+
+def test_a_policy_that_is_wrong_is_an_outcome(step):
+    (step.here / "broken.yml").write_text("version: 2\n", encoding="utf-8")
+    done, outputs = step.run("check", CI_FLAME_POLICY="broken.yml")
+
+    assert (outputs["outcome"], outputs["exit-code"]) == ("error", "2")
+    assert 'broken.yml:1: version "2" is not known' in done.stderr + done.stdout
+
+
+def test_a_command_that_fails_is_an_outcome(step):
+    done, outputs = step.run("check", CI_FLAME_COMMAND=f"{sys.executable} no-such-file.py")
+
+    assert done.returncode == 0
+    assert (outputs["outcome"], outputs["exit-code"], outputs["report"]) == ("error", "3", "")
+    assert "exit code 3" in done.stdout
+
+
+@ROOT
+@NEEDS_ROOT
+def test_a_check_is_published_fenced_and_keeps_its_secrets(step):
+    done, outputs = step.run("check")
+    free = unfenced(done.stdout)
+    seen = step.seen.read_text("utf-8").splitlines()
+
+    assert (outputs["outcome"], outputs["exit-code"]) == ("no-baseline", "0"), done.stderr
+    assert outputs["report"] == str(step.here / ".ci-flame" / "report")
+    assert folder.load(step.here / ".ci-flame" / "run").measurements
+    assert "::error::from the benchmark" in done.stdout.splitlines()
+    assert not [line for line in free if line.startswith("::")]
+    assert not {"CI_FLAME_GITHUB_TOKEN", "GITHUB_OUTPUT", "GITHUB_ENV"} & set(seen)
+    assert "RUNNER_TEMP" in seen
+
+
+@ROOT
+@NEEDS_ROOT
+def test_a_base_that_is_recorded_beside_is_compared(step):
+    (step.here / "NEWS").write_text("x", encoding="utf-8")
+    git("add", ".", cwd=step.here)
+    git("commit", "-qm", "two", cwd=step.here)
+    done, found = step.run("baseline", CI_FLAME_BASELINE="rerun")
+    checked, outputs = step.run("check", CI_FLAME_BASELINE=found["baseline"])
+
+    assert done.returncode == 0
+    assert found["baseline"] == f"rerun:{found['baseline-sha']}"
+    assert outputs["outcome"] in ("pass", "inconclusive", "fail"), checked.stdout + checked.stderr
+    verdict = json.loads((step.here / ".ci-flame/report/verdict.json").read_text("utf-8"))
+    assert verdict["before"]["commit"] == found["baseline-sha"]
+
+
+def gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@ROOT
+@NEEDS_ROOT
+def test_a_job_that_is_cancelled_leaves_no_process(step):
+    """GitHub sends SIGINT and then SIGTERM to the step's process."""
+    (step.here / "work.py").write_text(
+        "import os, pathlib, signal\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "pathlib.Path(os.environ['SEEN']).write_text(str(os.getpid()))\n"
+        "while True:\n    sum(range(10_000))\n",
+        encoding="utf-8",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ci_flame", "github", "check"],
+        cwd=step.here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=step.environment,
+    )
+    try:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not (step.seen.exists() and step.seen.read_text()):
+            time.sleep(0.05)
+        pid = int(step.seen.read_text())
+        process.send_signal(signal.SIGTERM)
+        told = process.communicate(timeout=60)[0].decode()
+    finally:
+        process.kill()
+
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    until = time.monotonic() + 10
+    while time.monotonic() < until and not gone(pid):
+        time.sleep(0.05)
+    assert gone(pid)
+    unfenced(told)
+
+
+# -- record and compare ---------------------------------------------------------------------
+
+
+@ROOT
+@NEEDS_ROOT
+def test_record_leaves_a_run_and_no_verdict(step):
+    done, outputs = step.run("record")
+
+    assert (outputs["outcome"], outputs["exit-code"]) == ("recorded", "0"), done.stderr
+    assert outputs["report"] == ""
+    assert folder.load(step.here / ".ci-flame" / "run").complete
+    assert not (step.here / ".ci-flame" / "report").exists()
+
+
+def test_record_of_a_command_that_fails_is_no_success(step):
+    _, outputs = step.run("record", CI_FLAME_COMMAND=f"{sys.executable} no-such-file.py")
+
+    assert (outputs["outcome"], outputs["exit-code"]) == ("error", "3")
+
+
+@pytest.fixture
+def runs(step):
+    """Two stored runs: tokenize is dearer in the later one."""
+    places = {}
+    for name, costs in (("before", SHOP), ("after", grown(SHOP, "shop.parser:tokenize", 1.5))):
+        run = synthetic_run(synthetic_measurement(costs, seed=len(places)))
+        places[name] = step.here / ".ci-flame" / name
+        folder.save(run, places[name])
+    return places
+
+
+@pytest.mark.parametrize(
+    ("sides", "outcome", "code"),
+    [
+        (("before", "after"), "fail", "1"),
+        (("before", "before"), "pass", "0"),
+        ((None, "after"), "no-baseline", "0"),
+    ],
+)
+def test_compare_judges_a_stored_run(step, runs, sides, outcome, code):
+    before, after = sides
+    done, outputs = step.run(
+        "compare",
+        CI_FLAME_RUN=str(runs[after]),
+        CI_FLAME_BASELINE=f"folder:{runs[before]}" if before else "none",
+    )
+
+    assert done.returncode == 0
+    assert (outputs["outcome"], outputs["exit-code"]) == (outcome, code), done.stderr
+    assert outputs["report"] == str(step.here / ".ci-flame" / "report")
+    assert (step.here / ".ci-flame" / "report" / "report.html").is_file()
+    assert ("tokenize grew by" in done.stdout) is (outcome == "fail")
+
+
+def test_compare_hears_a_policy_that_requires_a_baseline(step, runs):
+    (step.here / "ci-flame.yml").write_text(
+        "version: 1\nbaseline: {required: true}\n", encoding="utf-8"
+    )
+    _, outputs = step.run("compare", CI_FLAME_RUN=str(runs["after"]))
+
+    assert (outputs["outcome"], outputs["exit-code"]) == ("no-baseline", "4")
+
+
+@pytest.mark.parametrize(
+    ("environment", "told", "code"),
+    [
+        ({"CI_FLAME_RUN": "nothing"}, "there is no such folder", "2"),
+        ({"CI_FLAME_BASELINE": "folder:nothing"}, "there is no such folder", "2"),
+    ],
+)
+def test_compare_without_a_side_is_an_outcome(step, runs, environment, told, code):
+    given = {"CI_FLAME_RUN": str(runs["after"]), **environment}
+    done, outputs = step.run("compare", **given)
+
+    assert done.returncode == 0
+    assert (outputs["outcome"], outputs["exit-code"], outputs["report"]) == ("error", code, "")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@ROOT
+@NEEDS_ROOT
+def test_compare_records_both_sides_where_the_stored_one_is_of_another_machine(step):
+    """As the check does by itself in CI; the stored run's commit is the base."""
+    _, outputs = step.run("record")
+    run = folder.load(step.here / ".ci-flame" / "run")
+    other = replace(run, environment=replace(run.environment, cpu_model="another CPU"))
+    folder.save(other, step.here / ".ci-flame" / "theirs")
+    done, outputs = step.run("compare", CI_FLAME_BASELINE="folder:.ci-flame/theirs")
+    verdict = json.loads((step.here / ".ci-flame/report/verdict.json").read_text("utf-8"))
+
+    assert outputs["outcome"] in ("pass", "inconclusive", "fail"), done.stdout + done.stderr
+    assert verdict["before"]["commit"] == run.commit
+    assert verdict["before"]["environment"]["cpu_model"] == run.environment.cpu_model
