@@ -3,6 +3,7 @@
     before/ after/   the runs               policy.json   what they were judged by
     siblings/ anchor/   builds beside the baseline, where it came from a store
     verdict.json  report.html  junit.xml  summary.md  <benchmark>.svg  <benchmark>.folded
+    results.sarif  codequality.json  metrics.txt  teamcity.txt  static.html  static.css
 
 It is written under a temporary name and renamed, so that whoever finds it finds it whole.
 """
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from ci_flame.config import terms as terms_file
 from ci_flame.config.terms import Terms
 from ci_flame.errors import FormatError, UsageError, WriteError
-from ci_flame.profile import Mode, Run
+from ci_flame.profile import Run
 from ci_flame.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ RENDERED: Final = {
     "report.html": "html",
     "junit.xml": "junit",
     "summary.md": "markdown",
+    "results.sarif": "sarif",
+    "codequality.json": "codequality",
+    "metrics.txt": "openmetrics",
+    "teamcity.txt": "teamcity",
+    "static.html": "static",
 }
 """File -> key of `report.REPORTERS`."""
 SIBLINGS: Final = "siblings"
@@ -104,16 +110,23 @@ def _load_history(folder: Path, before: Run) -> "History | None":
 
 
 def _pictures(verdict: Verdict, scratch: Path) -> None:
-    from ci_flame.formats.run_json import file_name  # noqa: PLC0415
     from ci_flame.report import folded, svg  # noqa: PLC0415
 
+    for name, text in beside_static(verdict):
+        _write(scratch / name, text)
     for each in verdict.benchmarks:
-        # The same name as the profile's: a reader finds one from the other.
-        profile = Path(file_name(each.benchmark, Mode(each.mode))).name
-        name = profile.removesuffix(".pb.gz").removesuffix(f".{Mode.ON_CPU}")
-        _write(scratch / f"{name}.svg", svg.render(each))
         if each.diff is not None:
+            name = svg.file_name(each).removesuffix(".svg")
             _write(scratch / f"{name}.folded", folded.render(each.diff))
+
+
+def beside_static(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """Yield name and text of what `static.html` loads: its style and the pictures."""
+    from ci_flame.report import static, svg  # noqa: PLC0415
+
+    yield static.STYLESHEET, static.stylesheet()
+    for each in verdict.benchmarks:
+        yield svg.file_name(each), svg.render(each)
 
 
 def load(folder: Path) -> Report:

@@ -16,8 +16,10 @@ from click.testing import CliRunner
 from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
 
 import ci_flame
-from ci_flame import cli
+from ci_flame import cli, report_folder
 from ci_flame.baseline import folder
+from ci_flame.cli import converting
+from ci_flame.report import NAMED, REPORTERS
 
 GUILTY = "shop.parser:tokenize"
 CI_FLAME = (sys.executable, "-m", "ci_flame")
@@ -143,6 +145,61 @@ def test_pages_of_runs_and_reports(project):
     assert "tokenize" in (project / "before/report.html").read_text()
     call("report", "before", "-o", "no/such/folder/x.html", check=2)
     call("report", "nosuch", check=2)
+
+
+def test_a_report_has_a_file_for_every_reader(project):
+    call("compare", "before", "after", "-o", "out")
+    files = {file.name: file.read_bytes() for file in (project / "out").iterdir() if file.is_file()}
+
+    for file, form in report_folder.RENDERED.items():
+        where = ("-o", "-") if form in {"html", "static"} else ()
+        done = call("report", "out", "--format", form, *where, check=0)
+        assert done.stdout.encode() == files[file], form
+        call("report", "out", "--format", form, "-o", "one", check=0)
+        assert (project / "one").read_bytes() == files[file], form
+    assert set(converting._REPORTS) == set(REPORTERS)
+    assert set(converting._NAMED) == set(NAMED)
+
+
+def test_the_static_page_has_its_pictures_beside_it(project):
+    call("compare", "before", "after", "-o", "out")
+    (project / "site").mkdir()
+
+    done = call("report", "out", "--format", "static", "-o", "site/index.html", check=0)
+
+    assert done.stderr == "ci-flame: site/index.html\n"
+    for file in ("static.css", *(path.name for path in (project / "out").glob("*.svg"))):
+        assert (project / "site" / file).read_bytes() == (project / "out" / file).read_bytes()
+        assert file in (project / "site/index.html").read_text()
+
+
+def test_a_report_is_named_after_its_leg(project):
+    call("compare", "before", "after", "-o", "out")
+    for form in converting._NAMED:
+        done = call("report", "out", "--format", form, "--name", "py312", check=0)
+        plain = call("report", "out", "--format", form, check=0)
+        assert done.stdout != plain.stdout
+        assert form == "codequality" or "py312" in done.stdout
+
+    done = call("report", "out", "--format", "html", "--name", "py312", check=2)
+    assert "--name: a report in html has no name" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("out", "--format", "sarfi"), '--format: "sarfi" is not known; did you mean "sarif"?'),
+        (("before", "--format", "sarif"), "before has no verdict: --format sarif needs one"),
+        (("nosuch", "--format", "sarif"), "nosuch"),
+        (("out", "--format", "sarif", "-o", "no/such/x"), "no/such/x cannot be written"),
+    ],
+)
+def test_what_cannot_be_reported_is_said(project, words, said):
+    call("compare", "before", "after", "-o", "out")
+    done = call("report", *words, check=2)
+
+    assert said in done.stderr
+    assert done.stdout == ""
 
 
 # -- export ---------------------------------------------------------------------------

@@ -37,6 +37,8 @@ DATA = Path(__file__).parent / "data" / "report"
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "verdict.schema.json").read_text("utf-8"))
 OUTCOMES = ["empty", "pass", "fail", "warn", "inconclusive", "no-baseline"]
 WRITERS = {**REPORTERS, "svg": lambda v: "".join(map(svg.render, v.benchmarks))}
+IN_WORDS = {name: writer for name, writer in WRITERS.items() if name != "openmetrics"}
+"""All but the one that has figures only."""
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -220,7 +222,7 @@ def test_a_budget_without_a_baseline_has_a_finding_and_no_diff():
 
     assert (found["sort"], found["budget_interval"]) == ("budget", [0.17, None])
     assert found["impact"] is found["path_change"] is None
-    for writer in WRITERS.values():
+    for writer in IN_WORDS.values():
         assert "budget" in writer(verdict(alone))
 
 
@@ -235,7 +237,7 @@ def test_a_verdict_of_the_judge_itself():
 
     jsonschema.validate(document, SCHEMA, cls=jsonschema.Draft202012Validator)
     assert document["outcome"] == "fail"
-    for name, writer in WRITERS.items():
+    for name, writer in IN_WORDS.items():
         text = writer(judged)
         assert text == writer(judged)
         assert "shop.parser:tokenize grew by" in text.replace("</code>", ""), name

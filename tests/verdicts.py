@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import replace
+from datetime import date
+
+from hypothesis import strategies as st
 
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange, PathChange, RunDiff
-from ci_flame.policy import Limit, Policy, Rule
+from ci_flame.policy import Limit, Policy, Rule, Waiver
 from ci_flame.profile import (
     TOTAL,
     Environment,
@@ -313,6 +316,36 @@ def renamed(each: BenchmarkVerdict, name: str) -> BenchmarkVerdict:
     )
     notes = (Note("moved", name, name),)
     return replace(each, benchmark=name, diff=diff, findings=findings, notes=notes)
+
+
+def hostile(name: str, outcome: Outcome = Outcome.FAIL) -> Verdict:
+    """Return a verdict in which benchmark, function, file, notes, rule and waiver are `name`."""
+    each = renamed(failing(outcome=outcome), name)
+    assert each.diff is not None
+    place = Place(name, 7)
+    frames = tuple(replace(f, place=place) for f in each.diff.frames)
+    waiver = Waiver((name,), date(2026, 1, 1), name, place=name)
+    (found,) = each.findings
+    found = replace(found, place=place, under=name, rule=replace(found.rule, place=name))
+    waived = replace(found, waiver=waiver)
+    each = replace(
+        each, findings=(found,), waived=(waived,), diff=replace(each.diff, frames=frames)
+    )
+    alone = replace(no_baseline(), benchmark=f"{name}::{name}", notes=(Note("a", name, name),))
+    policy = Policy(waivers=(waiver,), today=date(2026, 11, 1))
+    return replace(verdict(each, alone, notes=(Note("b", name),)), policy=policy)
+
+
+NAMES = st.one_of(
+    st.text(st.characters(), min_size=1, max_size=20),
+    st.text(
+        st.sampled_from(" |'\"[]{}<>&#%\\\n\r\t\0\x1b\x85\u2028\udce9:;/.,=`$!"),
+        min_size=1,
+        max_size=20,
+    ),
+    st.sampled_from(["##teamcity[buildStop]", "]]>", "# EOF", "n" * 100_000, "'" * 100_000]),
+)
+"""Anybody's names: what formats give a meaning to, lone surrogates, 100 kB."""
 
 
 HOSTILE = {

@@ -14,25 +14,67 @@ if TYPE_CHECKING:
     from ci_flame.profile import Mode
 
 _FORMATS: Final = ("folded", "pprof")
+_REPORTS: Final = (
+    "html", "static", "markdown", "terminal", "json", "junit", "sarif", "codequality",
+    "openmetrics", "teamcity",
+)  # fmt: skip
+"""Those of `report.REPORTERS`, which would take long to import for --help."""
+_NAMED: Final = ("sarif", "codequality", "openmetrics", "teamcity")
 
 
 @click.command()
 @click.argument("folder", metavar="RUN|REPORT")
-@click.option("-o", "--out", metavar="FILE", help="Page to write; default: report.html inside.")
-def report(folder: str, out: str | None) -> int:
-    """Write the page of a run (plain flame graphs) or of a report (with its verdict)."""
-    from ci_flame import pipeline, report_folder
+@click.option("--format", "form", help=f"One of {', '.join(_REPORTS)}; default: html.")
+@click.option("--name", metavar="KEY", default="", help="Tells the legs of a matrix apart.")
+@click.option("-o", "--out", metavar="FILE", help="File to write; - is standard output.")
+def report(folder: str, form: str | None, name: str, out: str | None) -> int:
+    """Write the page of a run (plain flame graphs), or a report for whoever reads it.
+
+    REPORT is judged again, as `explain` does. html and static are written into the folder unless
+    -o names a file, all others to standard output. static has its style and pictures beside it.
+    """
+    from ci_flame import report_folder
     from ci_flame.baseline import folder as run_folder
-    from ci_flame.report import REPORTERS, plain
+    from ci_flame.report import plain
 
     place = Path(folder)
-    if report_folder.is_report(place):
-        text = REPORTERS["html"](pipeline.explain(place))
-    else:
+    chosen = one_of("--format", form, _REPORTS) or "html"
+    judged = report_folder.is_report(place)
+    if not judged and chosen != "html":
+        run_folder.load(place, incomplete_ok=True)  # what is no run is told as such
+        raise UsageError(f"{place} has no verdict: --format {chosen} needs one", "ci-flame compare")
+    if name and chosen not in _NAMED:
+        raise UsageError(
+            f"--name: a report in {chosen} has no name", f"it is for {', '.join(_NAMED)}"
+        )
+    if not judged:
         text = plain.render(run_folder.load(place, incomplete_ok=True))
-    page = Path(out) if out else place / "report.html"
-    write_file(page, text.encode("utf-8", "backslashreplace"))
-    click.echo(f"ci-flame: {page}", err=True)
+        return _written(text, Path(out) if out else place / "report.html")
+    return _report(place, chosen, name, out)
+
+
+def _report(place: Path, form: str, name: str, out: str | None) -> int:
+    """Write a report of what is judged again."""
+    from ci_flame import pipeline, report_folder
+    from ci_flame.report import NAMED, REPORTERS
+
+    verdict = pipeline.explain(place)
+    text = NAMED[form](verdict, name=name) if name else REPORTERS[form](verdict)
+    page = {"html": "report.html", "static": "static.html"}.get(form)
+    if out == "-" or (out is None and page is None):
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+        sys.stdout.buffer.flush()
+        return 0
+    file = Path(out) if out else place / (page or "")
+    if form == "static":
+        for beside, data in report_folder.beside_static(verdict):
+            write_file(file.parent / beside, data.encode("utf-8", "backslashreplace"))
+    return _written(text, file)
+
+
+def _written(text: str, file: Path) -> int:
+    write_file(file, text.encode("utf-8", "backslashreplace"))
+    click.echo(f"ci-flame: {file}", err=True)
     return 0
 
 

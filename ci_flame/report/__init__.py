@@ -7,7 +7,18 @@ run that has no verdict.
 from collections.abc import Callable
 from typing import Final
 
-from ci_flame.report import html, json_report, junit, markdown, terminal
+from ci_flame.report import (
+    codequality,
+    html,
+    json_report,
+    junit,
+    markdown,
+    openmetrics,
+    sarif,
+    static,
+    teamcity,
+    terminal,
+)
 from ci_flame.verdict import Verdict
 
 REPORTERS: Final[dict[str, Callable[[Verdict], str]]] = {
@@ -16,6 +27,18 @@ REPORTERS: Final[dict[str, Callable[[Verdict], str]]] = {
     "junit": junit.render,
     "markdown": markdown.render,
     "html": html.render,
+    "sarif": sarif.render,
+    "codequality": codequality.render,
+    "openmetrics": openmetrics.render,
+    "teamcity": teamcity.render,
+    "static": static.render,
 }
+NAMED: Final[dict[str, Callable[..., str]]] = {
+    "sarif": sarif.render,
+    "codequality": codequality.render,
+    "openmetrics": openmetrics.render,
+    "teamcity": teamcity.render,
+}
+"""Those that take `name=`: what tells the legs of a matrix apart where CI puts them together."""
 
-__all__ = ["REPORTERS"]
+__all__ = ["NAMED", "REPORTERS"]

@@ -123,22 +123,24 @@ def left_out(boxes: int) -> str:
 
 def page(**values: object) -> str:
     """Fill the template that pages with and without a verdict share."""
-    css, js = _source("report.css"), "".join(map(_source, SCRIPTS))
+    css, js = source("report.css"), "".join(map(source, SCRIPTS))
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_digest(css)}'; script-src '{_digest(js)}'"
     )
-    return (
-        _templates()
-        .get_template("report.html.j2")
-        .render(
-            css=Markup(css),  # noqa: S704 - our own file, read from the package
-            js=Markup(js),  # noqa: S704 - our own file, read from the package
-            policy=policy,
-            footer=f"ci_flame {ci_flame.__version__}",
-            **values,
-        )
+    return fill(
+        "report.html.j2",
+        css=Markup(css),  # noqa: S704 - our own file, read from the package
+        js=Markup(js),  # noqa: S704 - our own file, read from the package
+        policy=policy,
+        footer=f"ci_flame {ci_flame.__version__}",
+        **values,
     )
+
+
+def fill(template: str, **values: object) -> str:
+    """Fill a template of the package; every value is escaped that is not Markup."""
+    return _templates().get_template(template).render(**values)
 
 
 @cache
@@ -153,7 +155,8 @@ def _templates() -> Environment:
 
 
 @cache
-def _source(name: str) -> str:
+def source(name: str) -> str:
+    """Return a file of the package's templates as it is."""
     loader = _templates().loader
     assert loader is not None  # noqa: S101 - set above; for the type checker
     return loader.get_source(_templates(), name)[0]

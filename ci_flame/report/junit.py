@@ -12,7 +12,8 @@ from junit_xml import TestCase, TestSuite, to_xml_report_string
 
 from ci_flame.report import terminal
 from ci_flame.report.words import visible
-from ci_flame.verdict import BenchmarkVerdict, Outcome, Verdict
+from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict
+from ci_flame.verdict.located import benchmark_spot, spot
 
 NO_CHARACTER: Final = 0xFFFE
 
@@ -30,18 +31,22 @@ def _case(each: BenchmarkVerdict, verdict: Verdict) -> TestCase:
     file, _, name = each.benchmark.rpartition("::")
     module, *classes = file.split("::")
     classname = ".".join([module.removesuffix(".py").replace("/", "."), *classes])
+    here = benchmark_spot(each, verdict)
     case = TestCase(
         _legal(name or each.benchmark) + ("" if each.mode == "on-cpu" else f" ({each.mode})"),
         classname=_legal(classname) or "ci-flame",
-        file=_legal(module) or None,
+        # From the repository's root: GitLab links it.
+        file=_legal(here.file if here else module) or None,
+        line=here.line if here else None,
         stdout=_legal("\n".join(terminal.benchmark_lines(each, width=120))),
         allow_multiple_subelements=True,
     )
-    for finding in each.findings:
-        if finding.outcome is Outcome.FAIL:
-            where = f"{finding.place.file}:{finding.place.line}\n" if finding.place else ""
-            path = "\n".join(map(str, finding.path))
-            case.add_failure_info(_legal(str(finding)), _legal(where + path), "ci_flame.growth")
+    failed = [finding for finding in each.findings if finding.outcome is Outcome.FAIL]
+    if failed:
+        # One failure a case: of several Jenkins shows the first, GitLab a list as it is printed.
+        text = "\n\n".join(_details(finding, each, verdict) for finding in failed)
+        told = "\n".join(map(str, failed))
+        case.add_failure_info(_legal(told), _legal(text), "ci_flame.growth")
     reason = _legal(" ".join(visible(note.text) for note in each.notes)) or each.outcome.value
     policy = verdict.policy
     if each.outcome is Outcome.INCONCLUSIVE:
@@ -55,6 +60,13 @@ def _case(each: BenchmarkVerdict, verdict: Verdict) -> TestCase:
         else:
             case.add_skipped_info(reason)
     return case
+
+
+def _details(finding: Finding, each: BenchmarkVerdict, verdict: Verdict) -> str:
+    """Return where it is and the call path to it; each finding's own, where there are several."""
+    where = spot(finding, each, verdict)
+    path = "\n".join(map(str, finding.path))
+    return f"{where.file}:{where.line}\n{path}"
 
 
 def _legal(text: str) -> str:

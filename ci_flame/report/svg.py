@@ -8,7 +8,8 @@ import textwrap
 from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
-from ci_flame.profile import Frame, Kind
+from ci_flame.formats import run_json
+from ci_flame.profile import Frame, Kind, Mode
 from ci_flame.report import picture
 from ci_flame.report.picture import Box, Picture
 from ci_flame.report.words import (
@@ -56,6 +57,12 @@ FILLS: Final = {
 }
 _KINDS: Final = {Kind.NATIVE: "#dcdfe5", Kind.JIT: "#dcdfe5", Kind.KERNEL: "#cfd3db"}
 """Greys of boxes that did not change, by kind of code."""
+
+
+def file_name(benchmark: BenchmarkVerdict) -> str:
+    """Return the name of its picture in a report folder: the profile's, by which one finds it."""
+    profile = run_json.file_name(benchmark.benchmark, Mode(benchmark.mode)).rpartition("/")[2]
+    return f"{profile.removesuffix('.pb.gz').removesuffix(f'.{Mode.ON_CPU}')}.svg"
 
 
 def render(benchmark: BenchmarkVerdict, width: int = WIDTH) -> str:

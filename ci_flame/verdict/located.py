@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 POLICY_FILE: Final = "ci-flame.yml"
 """What a finding points at where no file of the repository is known: there its limit stands."""
+LONGEST: Final = 4096
+"""Characters of a path: Linux opens none that is longer."""
 _ELSEWHERE: Final = re.compile(r"site-packages/|lib/python\d|[</]|[A-Za-z]:|(?:.*/)?\.\.(?:/|$)")
 _LINE: Final = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 
@@ -74,16 +76,26 @@ def spot(finding: "Finding", each: "BenchmarkVerdict", verdict: "Verdict") -> Sp
 
     `each` is the verdict on the finding's benchmark.
     """
-    here = finding.place and _within(finding.place, verdict.located)
-    if finding.place and here:
+    if finding.place and (here := _within(finding.place, verdict.located)):
         return Spot(here, max(finding.place.line, 1), Of.FUNCTION)
+    callers = path_spots(finding, each, verdict)
+    if callers:
+        return callers[-1][1]
+    return benchmark_spot(each, verdict) or policy_spot(finding.rule.place)
+
+
+def path_spots(
+    finding: "Finding", each: "BenchmarkVerdict", verdict: "Verdict"
+) -> "list[tuple[Frame, Spot]]":
+    """Return the functions of the repository on the path to a finding, outermost first."""
     places = _places(each, finding.path)
-    for frame in reversed(finding.path):
+    found = []
+    for frame in finding.path:
         place = places.get(frame)
         if place and (file := _within(place, verdict.located)):
             of = Of.FUNCTION if frame == finding.frame else Of.CALLER
-            return Spot(file, max(place.line, 1), of)
-    return benchmark_spot(each, verdict) or _policy_spot(finding)
+            found.append((frame, Spot(file, max(place.line, 1), of)))
+    return found
 
 
 def benchmark_spot(each: "BenchmarkVerdict", verdict: "Verdict") -> Spot | None:
@@ -107,9 +119,9 @@ def _same(place: "Place", file: str, located: Located | None) -> bool:
     return known == file or file.endswith(f"/{known}")
 
 
-def _policy_spot(finding: "Finding") -> Spot:
-    """Return the line of the rule that a finding broke, or the first of the policy file."""
-    file, _, line = finding.rule.place.rpartition(":")
+def policy_spot(place: str) -> Spot:
+    """Return the line of a rule or waiver (`ci-flame.yml:7`), or the first of the policy file."""
+    file, _, line = place.rpartition(":")
     if _LINE.fullmatch(line) and file.endswith((".yml", ".yaml")) and (path := _normal(file)):
         return Spot(path, int(line), Of.POLICY)
     return Spot(POLICY_FILE, 1, Of.POLICY)
@@ -124,7 +136,7 @@ def _normal(file: str) -> str:
     """Return a relative path without `./`; empty for what is not of a project."""
     while file.startswith("./"):
         file = file[2:]
-    return "" if _ELSEWHERE.match(file) else file
+    return "" if len(file) > LONGEST or _ELSEWHERE.match(file) else file
 
 
 def _frames(each: "BenchmarkVerdict") -> "Iterable[Frame]":
