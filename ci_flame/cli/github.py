@@ -164,3 +164,45 @@ def _publish(ended: "Ended") -> int:
     where = f"; {ended.report}" if ended.report else f"; {ended.run}" if ended.run else ""
     runner.say(f"ci-flame: {ended.outcome} (exit code {ended.code}){where}")
     return 0
+
+
+@github.command()
+def publish() -> None:
+    """Annotate findings, write the job summary and the pull request's comment.
+
+    Reads the inputs comment (auto, always, on-change, never), name and github-token, and of the
+    steps before report, outcome, exit-code, page-url, report-url, baseline-sha, baseline-source
+    and baseline-distance; sets the outputs outcome and comment-url. What could not be published
+    is a warning, and it ends with 0.
+    """
+    from ci_flame.github import publish as step
+    from ci_flame.github import runner
+
+    step.publish(runner.job(), step.inputs())
+
+
+@github.command()
+def comment() -> None:
+    """Comment on the pull request of the run that started a `workflow_run` workflow.
+
+    Reads the inputs comment (auto, always, on-change, never) and github-token, which needs
+    `actions: read` and `pull-requests: write`. Checks nothing out and executes nothing.
+    """
+    from ci_flame.github import other_run, runner
+
+    other_run.publish_comments(runner.job(), runner.given_input("comment", "auto"))
+
+
+@github.command()
+def gate() -> int:
+    """End with the exit code of the check; the last step.
+
+    Reads exit-code and outcome of the check, which word the error that it ends with.
+    """
+    from ci_flame.github import gate as step
+    from ci_flame.github import runner
+
+    code, why = step.gate(runner.given_input("exit-code"), runner.given_input("outcome"))
+    if code:
+        runner.annotate("error", why)
+    return code

@@ -18,7 +18,7 @@ MAX_SUMMARY: Final = 1 << 20
 """Bytes of one step's summary; a longer one is dropped whole."""
 MAX_OUTPUTS: Final = 1 << 20
 """Bytes of the outputs of a job."""
-_TITLE: Final = "ci_flame"
+TITLE: Final = "ci_flame"
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,99}", re.ASCII)
 _TOKEN: Final = re.compile(r"[0-9a-f]{32,64}", re.ASCII)
 
@@ -34,7 +34,7 @@ def escape_property(text: str) -> str:
 
 
 def annotation(
-    level: str, message: str, *, title: str = _TITLE, file: str = "", line: int = 0
+    level: str, message: str, *, title: str = TITLE, file: str = "", line: int = 0
 ) -> str:
     """Return the command for one annotation, at a line of a file or at none.
 

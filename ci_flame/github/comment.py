@@ -141,9 +141,9 @@ def render(told: Told | None, build: Build, earlier: Stamp | None = None) -> str
         blocks += _head(told, build, earlier)
         blocks += _findings(told)
         blocks += _benchmarks(told)
-    blocks += _foot(told, build)
+    blocks += foot(told, build)
     whole = "\n\n".join(blocks) + "\n"
-    tail = "\n\n".join(("Cut here: the comment would be too long.", *_foot(told, build)))
+    tail = "\n\n".join(("Cut here: the comment would be too long.", *foot(told, build)))
     return markdown.fit(whole, LIMIT_BYTES, tail)
 
 
@@ -287,7 +287,7 @@ def _folded(title: str, lines: Sequence[str]) -> str:
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
 
 
-def _foot(told: Told | None, build: Build) -> list[str]:
+def foot(told: Told | None, build: Build) -> list[str]:
     """Return the links, and what was compared with what."""
     links = (
         ("Flame graphs", build.page_url),

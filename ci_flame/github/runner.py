@@ -79,9 +79,11 @@ def say(line: str) -> None:
     _write(commands.escape_line(line))
 
 
-def annotate(level: str, message: str, *, file: str = "", line: int = 0) -> None:
+def annotate(
+    level: str, message: str, *, title: str = commands.TITLE, file: str = "", line: int = 0
+) -> None:
     """Print an annotation: `error`, `warning` or `notice`."""
-    _write(commands.annotation(level, message, file=file, line=line))
+    _write(commands.annotation(level, message, title=title, file=file, line=line))
 
 
 def show_group(title: str, lines: tuple[str, ...]) -> None:

@@ -1,0 +1,34 @@
+"""Edge, pure: exit code and outcome of a check -> the last line of the build, and its exit code."""
+
+from typing import Final
+
+from ci_flame.verdict import Outcome
+
+NOTHING: Final = 3
+"""What a build ends with whose check left no exit code: it was not recorded."""
+_MAX_CODE: Final = 255
+_WORDS: Final = {
+    Outcome.FAIL: "a hot path grew past its limit",
+    Outcome.NO_BASELINE: "there is no baseline, and the policy requires one",
+    Outcome.INCONCLUSIVE: "it could not be judged, and the policy fails on that",
+}
+_CODES: Final = {
+    2: "an input, the policy or the command line is wrong",
+    3: "nothing could be recorded, or the command failed",
+    130: "it was cancelled",
+}
+
+
+def gate(code: str, outcome: str) -> tuple[int, str]:
+    """Return the exit code of the build, and why it is not 0; empty where it is.
+
+    What is no exit code counts as `NOTHING`: a check that was never run does not pass.
+    """
+    fits = code.isascii() and code.isdecimal() and len(code) <= 3 and int(code) <= _MAX_CODE  # noqa: PLR2004 - digits
+    number = int(code) if fits else NOTHING
+    if not number:
+        return 0, ""
+    known = {str(each): words for each, words in _WORDS.items()}
+    why = known.get(outcome) or _CODES.get(number, "the check ended so")
+    where = "see the job summary" if outcome in known else "see the log above"
+    return number, f"{why} (exit code {number}); {where}"
