@@ -84,9 +84,10 @@ def rows(before: Run, after: Run, kind: str, build_number: int) -> list[dict[str
     made = []
     for each in verdict.benchmarks:
         found = [str(f) for f in each.findings if f.outcome is Outcome.FAIL]
+        workload = each.benchmark.partition("[")[2].removesuffix("]")
         made.append(
             {
-                "build": build_number, "kind": kind, "workload": each.benchmark[20:-1],
+                "build": build_number, "kind": kind, "workload": workload,
                 "python": platform.python_version(), "outcome": str(each.outcome), "found": found,
                 "notes": [f"{n.slug}: {n.text}" for n in each.notes if "bytecodes" in n.text],
             }
