@@ -7,7 +7,7 @@ from ci_flame.diff.counts import Work, counts
 from ci_flame.errors import PolicyError
 from ci_flame.judge import exact, judge_alone
 from ci_flame.policy import Limit, Policy, Rule, Severity
-from ci_flame.profile import TOTAL, Frame, Measurement, Mode, Process
+from ci_flame.profile import TOTAL, Frame, Kind, Measurement, Mode, Process
 from ci_flame.profile.counts import Count, Counting
 from ci_flame.verdict import Note, Outcome
 
@@ -267,6 +267,19 @@ def test_another_machine_is_no_obstacle_to_counts():
 
 
 # -- words ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("bytecodes", [1000, None])
+def test_nothing_is_said_of_the_work_of_what_is_not_counted(kind, bytecodes):
+    """Zero calls of a C function would read as if nothing had called it."""
+    some = {TOKENIZE: Count(10, bytecodes, 10, bytecodes)}
+    both = counts(*[measurement(process(some), process(some))] * 2)
+
+    found = both.work(Frame("roll", "_rolling", kind=kind))
+
+    assert (found is None) is (kind is not Kind.PYTHON)
+    assert bool(exact.told(found, own=False, growth=0.5)) is (found is not None)
 
 
 @pytest.mark.parametrize(

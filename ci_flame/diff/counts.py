@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ci_flame.profile import Frame, Measurement
+from ci_flame.profile import Frame, Kind, Measurement
 from ci_flame.profile.counts import Count
 
 LEAST_PROCESSES: Final = 2
@@ -72,9 +72,9 @@ class Counts:
     def work(self, frame: Frame, was: Frame | None = None) -> Work | None:
         """Return the counts of a function; None where they cannot be compared.
 
-        `was` is its name before, where that was another one.
+        Only Python functions are counted. `was` is its name before, where that was another one.
         """
-        if self.trouble or self.before is None:
+        if self.trouble or self.before is None or frame.kind is not Kind.PYTHON:
             return None
         one, other = self.before.of(was or frame), self.after.of(frame)
         return None if one is None or other is None else Work(one, other)
