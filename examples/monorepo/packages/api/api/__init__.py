@@ -1,0 +1,1 @@
+"""The API of the shop: what it answers to the front end."""
