@@ -8,7 +8,7 @@ const KINDS = ["table", "chair", "shelf", "lamp", "bed", "bench", "wardrobe", "m
 const WOODS = ["oak", "beech", "walnut", "ash", "pine", "maple", "cherry", "elm"];
 const WORDS = KINDS.flatMap((kind) => WOODS.map((wood) => `${wood}-${kind}`));
 const WRITTEN = ["oka-table", "bech-chair", "wallnut-lamp", "maple-wardrob", "chery-bank", "zzz"];
-const TIMES = Number(process.argv[2] || 24_000);
+const TIMES = Number(process.argv[2] || 16_000);
 
 let suggested = 0;
 for (let time = 0; time < TIMES; time++)
