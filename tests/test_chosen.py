@@ -135,6 +135,19 @@ def test_without_a_commit_of_its_own_a_baseline_gives_way_to_the_job_s_base(proj
     assert chosen.spec.value == run_git(project, "rev-parse", "base")
 
 
+@pytest.mark.parametrize(("named", "commit"), [("base", "base"), ("", "old"), ("0" * 40, "old")])
+def test_the_base_that_a_step_of_the_job_names_comes_before_the_baseline_s_commit(
+    project, named, commit
+):
+    """The stored run may be of the nearest ancestor that there was; a name of nothing is none."""
+    keep(project, recorded(project, "old"), "auto")
+    told = run_git(project, "rev-parse", named) if named == "base" else named
+    chosen = choose(config(), project, lambda: OTHER, {**CI, "CI_FLAME_BASE_COMMIT": told})
+
+    assert chosen.spec.value == run_git(project, "rev-parse", commit)
+    assert ("the base commit of this job" in chosen.told) is (named == "base")
+
+
 def test_a_baseline_of_a_commit_that_is_nowhere_gives_way_to_the_job_s_base(project):
     keep(project, replace(recorded(project), commit="0" * 40), "auto")
     chosen = choose(config(), project, lambda: OTHER, CI)

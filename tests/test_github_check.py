@@ -1,5 +1,6 @@
 """The steps that record and compare, as a job runs them: outputs, fences, what is left behind."""
 
+import io
 import json
 import os
 import re
@@ -7,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 
 import pytest
+from fake_github import FakeGitHub
 from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
 
 from ci_flame.baseline import folder
@@ -37,6 +40,11 @@ def git(*words, cwd):
     for who in ("AUTHOR", "COMMITTER"):
         environment |= {f"GIT_{who}_NAME": "t", f"GIT_{who}_EMAIL": "t@example.org"}
     subprocess.run(["git", *words], cwd=cwd, capture_output=True, check=True, env=environment)
+
+
+def git_says(*words, cwd):
+    done = subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 class Step:
@@ -279,6 +287,129 @@ def test_a_job_that_is_cancelled_leaves_no_process(step):
         time.sleep(0.05)
     assert gone(pid)
     unfenced(told)
+
+
+# -- with GitHub ------------------------------------------------------------------------------
+
+SECRET = "ghs_GeheimesWort0123456789"  # noqa: S105 - made up
+
+
+@pytest.fixture
+def github():
+    with FakeGitHub(tokens={SECRET: "read"}) as server:
+        yield server
+
+
+@pytest.fixture
+def job(step, github):
+    """A push of a second commit, whose parent has left an artifact."""
+    parent = git_says("rev-parse", "HEAD", cwd=step.here)
+    (step.here / "NEWS").write_text("x", encoding="utf-8")
+    git("add", ".", cwd=step.here)
+    git("commit", "-qm", "two", cwd=step.here)
+    step.environment |= {
+        "GITHUB_API_URL": github.api_url,
+        "GITHUB_EVENT_NAME": "push",
+        "GITHUB_REPOSITORY": "acme/demo",
+        "GITHUB_REPOSITORY_ID": "1001",
+        "GITHUB_JOB": "bench",
+        "GITHUB_SHA": git_says("rev-parse", "HEAD", cwd=step.here),
+        "GITHUB_WORKFLOW_REF": f"acme/demo/{github.workflow}@refs/heads/main",
+        "CI_FLAME_BASELINE": "auto",
+        "CI_FLAME_GITHUB_TOKEN": SECRET,
+    }
+    return parent
+
+
+def leave(github, place, sha, **origin):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for each in sorted(place.rglob("*")):
+            if each.is_file():
+                archive.write(each, str(each.relative_to(place)))
+    run = github.add_run(head_sha=sha, **origin)
+    return github.add_artifact(run, "ci-flame-run-bench", out.getvalue())
+
+
+def stored(tmp_path, sha):
+    run = synthetic_run(synthetic_measurement(SHOP, processes=1, rounds=2), commit=sha)
+    folder.save(run, tmp_path / "stored")
+    return tmp_path / "stored"
+
+
+def test_the_baseline_step_finds_the_parents_artifact(step, job, github, tmp_path):
+    leave(github, stored(tmp_path, job), job)
+    newer = leave(github, stored(tmp_path, job), job, event="pull_request")
+    done, outputs = step.run("baseline")
+    place = tmp_path / "temp" / "ci-flame" / "baseline-bench"
+
+    assert done.returncode == 0
+    assert outputs == {
+        "baseline": f"folder:{place}",
+        "baseline-sha": job,
+        "baseline-distance": "0",
+        "baseline-source": "artifact",
+        "key": "bench",
+    }
+    assert folder.load(place).commit == job
+    assert f"artifact {newer} of run " in done.stdout
+    assert "is refused: its run was started by pull_request" in done.stdout
+    assert f"the artifact of {job[:10]}, the base commit itself" in done.stdout
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_a_poisoned_artifact_is_named_and_the_base_is_recorded(step, job, github, tmp_path):
+    fork = {"id": 666, "full_name": "eve/demo"}
+    number = leave(github, stored(tmp_path, job), job, head_repository=fork)
+    done, outputs = step.run("baseline")
+
+    assert (outputs["baseline"], outputs["baseline-source"]) == (f"rerun:{job}", "rerun")
+    assert f"artifact {number} of run " in done.stdout
+    assert "is refused: its code is of a fork" in done.stdout
+
+
+def test_a_service_that_is_down_is_a_notice_and_no_failure(step, job, github):
+    github.fault("GET", ".*", status=403, times=9, body=f'{{"message": "no {SECRET}"}}'.encode())
+    done, outputs = step.run("baseline")
+    notices = [line for line in done.stdout.splitlines() if line.startswith("::notice ")]
+
+    assert done.returncode == 0
+    assert outputs["baseline-source"] == "rerun"
+    assert len(notices) == 1
+    assert "with 403: no ***" in notices[0]
+    assert "is recorded in this job" in notices[0]
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_without_requests_the_base_is_recorded(step, job, tmp_path):
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "requests.py").write_text("raise ImportError\n", encoding="utf-8")
+    done, outputs = step.run("baseline", PYTHONPATH=str(tmp_path / "without"))
+
+    assert outputs["baseline-source"] == "rerun"
+    assert "pip install 'ci-flame[github]'" in done.stdout
+
+
+@ROOT
+@NEEDS_ROOT
+def test_an_artifact_of_another_machine_gives_way_to_the_base_recorded_here(
+    step, job, github, tmp_path
+):
+    """The artifact is the grandparent's: what is recorded instead is the parent, the base."""
+    grandparent = job
+    (step.here / "MORE").write_text("x", encoding="utf-8")
+    git("add", ".", cwd=step.here)
+    git("commit", "-qm", "three", cwd=step.here)
+    step.environment["GITHUB_SHA"] = git_says("rev-parse", "HEAD", cwd=step.here)
+    parent = git_says("rev-parse", "HEAD~1", cwd=step.here)
+    leave(github, stored(tmp_path, grandparent), grandparent)
+    _, found = step.run("baseline")
+    done, outputs = step.run("check", CI_FLAME_BASELINE=found["baseline"])
+    verdict = json.loads((step.here / ".ci-flame/report/verdict.json").read_text("utf-8"))
+
+    assert (found["baseline-source"], found["baseline-distance"]) == ("ancestor", "1")
+    assert outputs["outcome"] in ("pass", "inconclusive", "fail"), done.stdout + done.stderr
+    assert verdict["before"]["commit"] == parent
 
 
 # -- record and compare ---------------------------------------------------------------------

@@ -29,6 +29,8 @@ TARGETS: Final[Mapping[str, str]] = {
 SIGNS: Final = ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "JENKINS_URL", "TF_BUILD",
                 "CIRCLECI", "TEAMCITY_VERSION", "CODEBUILD_BUILD_ID")  # fmt: skip
 """Variables of which any says that this is a CI job."""
+NAMED: Final = "CI_FLAME_BASE_COMMIT"
+"""Variable in which a step of our own tells the base commit, full hash; it comes first."""
 _NO: Final = frozenset({"", "0", "false", "no", "off"})
 _DEPTHS: Final = (1, 50, 1000)
 """How far a shallow clone is deepened, in this order, until it holds the merge base."""
@@ -53,6 +55,8 @@ def in_ci(given: Mapping[str, str]) -> bool:
 def find(given: Mapping[str, str], start: Path) -> Base:
     """Return the base commit of this CI job; BaselineError with the cure where there is none."""
     top = git.top_level(start)
+    if commit := given.get(NAMED, "").strip():
+        return Base(git.have(commit, top), "the base commit of this job")
     for name in TARGETS:
         branch = given.get(name, "").removeprefix("refs/heads/").strip()
         if branch:

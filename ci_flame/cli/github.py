@@ -1,16 +1,18 @@
 """Edge: `github`: the steps of the GitHub Action; all they are told is in the environment."""
 # ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ci_flame.errors import CiFlameError, InterruptedRunError
+from ci_flame.errors import BaselineError, CiFlameError, InterruptedRunError
 
 if TYPE_CHECKING:
     from ci_flame.github.baseline import Resolved
-    from ci_flame.github.check import Ended
+    from ci_flame.github.check import Ended, Inputs
 
 
 class _Steps(click.Group):
@@ -81,8 +83,7 @@ def check() -> int:
     from ci_flame.github import check as steps
     from ci_flame.github import runner
 
-    asked = steps.inputs()
-    word = _word()
+    asked, word = _sides()
     with runner.fenced():
         ended = steps.check(asked, word)
     return _publish(ended)
@@ -114,20 +115,31 @@ def compare() -> int:
     from ci_flame.github import check as steps
     from ci_flame.github import runner
 
-    asked = steps.inputs()
-    word = _word()
+    asked, word = _sides()
     with runner.fenced():
         ended = steps.compare(asked, word)
     return _publish(ended)
 
 
-def _word() -> str:
-    """Return the word for `--baseline`: the resolved one, or what the input resolves to."""
+def _sides() -> "tuple[Inputs, str]":
+    """Return what to record, and the word for `--baseline`: resolved already, or now."""
+    from ci_flame.github import baseline as stage
+    from ci_flame.github import check as steps
     from ci_flame.github import runner
 
+    asked = steps.inputs()
     word = runner.given_input("baseline", "auto")
-    # It is also what the step before found, and then there is nothing left to look for.
-    return word if word == "none" else _resolved(word).word
+    # What the step before found is resolved already: `none` is no wish any more.
+    if word in stage.WORDS and word != "none":
+        word = _resolved(word).word
+    elif word != "none":
+        word = stage.given(word, Path.cwd()).word
+    job = runner.job()
+    if word == f"folder:{stage.place_of(job)}":
+        # The artifact may be an ancestor's; what is recorded instead is the base itself.
+        with suppress(BaselineError):
+            asked = replace(asked, base=stage.base_commit(job, Path.cwd()).commit)
+    return asked, word
 
 
 def _resolved(word: str) -> "Resolved":
@@ -145,8 +157,9 @@ def _resolved(word: str) -> "Resolved":
         branch=runner.given_input("baseline-branch").removeprefix("refs/heads/"),
         policy=Path(policy) if policy else None,
     )
-    place = runner.scratch(job) / f"baseline-{job.key}"
-    found = stage.resolve(job, wishes, Path.cwd(), place, lambda: Api(job.api_url, runner.token()))
+    found = stage.resolve(
+        job, wishes, Path.cwd(), stage.place_of(job), lambda: Api(job.api_url, runner.token())
+    )
     for each in found.notes:
         runner.say(f"ci-flame: {each}")
     if found.trouble:

@@ -22,7 +22,7 @@ from ci_flame.config import load as load_config
 from ci_flame.config import parse_baseline
 from ci_flame.config.baselines import BaselineKind, Rerun
 from ci_flame.errors import BaselineError, CiFlameError, FormatError, UsageError
-from ci_flame.github import artifacts, origin
+from ci_flame.github import artifacts, origin, runner
 from ci_flame.github.api import Api, ApiError
 from ci_flame.github.job import Job, artifact_of_run
 from ci_flame.github.origin import Artifact, Wanted
@@ -97,7 +97,7 @@ def resolve(
         told = f"baseline {config.baseline}, as {config.policy_file} says"
         return Resolved(str(config.baseline), "given", told=told)
     if wishes.baseline not in WORDS:
-        return _given(wishes.baseline, start)
+        return given(wishes.baseline, start)
     if wishes.baseline == "none":
         return Resolved("none", "none", told="no baseline: the input says none")
     base = base_commit(job, start)
@@ -125,7 +125,12 @@ def _recorded(base: Base, word: str, start: Path, *, never: bool) -> Resolved:
     return Resolved(f"rerun:{commit}", "rerun", commit, 0, told)
 
 
-def _given(word: str, start: Path) -> Resolved:
+def place_of(job: Job) -> Path:
+    """Return the folder that an artifact is put into; the runner empties what is around it."""
+    return runner.scratch(job) / f"baseline-{job.key}"
+
+
+def given(word: str, start: Path) -> Resolved:
     """Return a baseline that the input names; UsageError where it is not one."""
     kind, colon, _value = word.partition(":")
     if not colon or kind not in FORMS:

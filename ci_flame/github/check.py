@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ci_flame import pipeline, report_folder
-from ci_flame.baseline import folder
+from ci_flame.baseline import ci_base, folder
 from ci_flame.config import BaselineKind, build
 from ci_flame.config.terms import Terms
 from ci_flame.errors import CiFlameError, InterruptedRunError, UsageError
@@ -49,6 +49,8 @@ class Inputs:
     report: Path
     run: Path
     policy: str = ""
+    base: str = ""
+    """The commit to record where a stored baseline cannot be compared with; empty: its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,8 @@ def compare(asked: Inputs, baseline: str) -> Ended:
             flags={"report": asked.report, "baseline": baseline},
         )
         after = folder.load(asked.run, incomplete_ok=True)
-        chosen = choose(config, Path.cwd(), lambda: after.environment)
+        given = {**os.environ, ci_base.NAMED: asked.base}
+        chosen = choose(config, Path.cwd(), lambda: after.environment, given)
         tell(chosen.told)
         if chosen.spec.kind is BaselineKind.RERUN:
             return check(asked, str(chosen.spec))
@@ -182,6 +185,7 @@ def _ci_flame(asked: Inputs, words: Sequence[str]) -> int:
     whole = [asked.python, "-m", "ci_flame", "check", *words]
     whole += ["--policy", asked.policy] if asked.policy else []
     given = {name: text for name, text in os.environ.items() if name not in _NOT_THEIRS}
+    given |= {ci_base.NAMED: asked.base} if asked.base else {}
     try:
         process = subprocess.Popen([*whole, "--", *asked.command], env=given)
     except OSError as error:

@@ -10,6 +10,7 @@ Where it cannot be had, the reason is said and the build goes on as it would hav
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,6 +138,10 @@ def _instead(  # noqa: PLR0917 - what `choose` was given, and why that is not it
 
 
 def _base(stored: Base, start: Path, given: Mapping[str, str]) -> Base:
+    if given.get(ci_base.NAMED):
+        # The stored run is of a commit before it, the nearest that there was.
+        with suppress(BaselineError):
+            return ci_base.find(given, start)
     if stored.commit:
         try:
             return replace(stored, commit=git.resolve(stored.commit, git.top_level(start)))
