@@ -17,6 +17,7 @@ from ci_flame.report import json_report, markdown, terminal
 from ci_flame.report.words import visible
 from ci_flame.verdict import Outcome
 
+NB = "\N{NO-BREAK SPACE}"
 PAGE = "https://github.com/acme/demo/actions/runs/12/artifacts/5"
 REPORT = "https://github.com/acme/demo/actions/runs/12/artifacts/6"
 RUN = "https://github.com/acme/demo/actions/runs/12"
@@ -67,9 +68,10 @@ def test_a_failure_is_told_in_this_order():
         "<!-- ci-flame:v1 key=bench_3.12 run=12 attempt=1 outcome=fail -->\n",
         "### ❌ ci-flame: FAIL in <code>bench&#95;3.12</code> (3 benchmarks: 1 fail, ",
         "**<code>shop.parser:tokenize</code> grew by 25 % (21-29 %), 60.1 -&#62; 75.2 µs",
-        "```text\n[total] ",
+        "```text\ncall path ",
+        "\n[total] ",
         "shop.parser:tokenize     ██████                            18.6 %   +25.1 %",
-        "| **<code>shop.parser:tokenize</code>** | 60.1 µs | 75.2 µs | +25.1 % |",
+        f"| ❌ **<code>shop.parser:tokenize</code>** | 60.1{NB}µs | 75.2{NB}µs | +25.1{NB}% |",
         "| <code>shop.tax:lookup</code> |",
         "<details><summary>All 3 benchmarks</summary>",
         "<details><summary>4 notes</summary>",
@@ -210,8 +212,8 @@ def test_a_benchmark_with_many_changes_counts_what_it_does_not_list():
     body = render(told(verdict(replace(each, diff=replace(each.diff, frames=frames)))), BUILD)
     marks = sum(str(frame.frame).startswith("[") for frame in frames)
 
-    assert body.count("| <code>") + body.count("| **<code>") >= comment.ROWS
-    assert f"and {len(frames) - marks - comment.ROWS} functions more |" in body
+    assert body.count("| <code>") + body.count("| ❌ **<code>") >= comment.ROWS
+    assert f"and {len(frames) - marks - comment.ROWS}{NB}functions more |" in body
 
 
 def test_a_file_without_the_newer_keys_still_has_the_guilty_function():
@@ -225,7 +227,7 @@ def test_a_file_without_the_newer_keys_still_has_the_guilty_function():
     body = render(decode(json.dumps(document).encode(), "verdict.json"), BUILD)
 
     assert "```" not in body
-    assert "| **<code>shop.parser:tokenize</code>** | 60.1 µs | 75.2 µs |" in body
+    assert f"| ❌ **<code>shop.parser:tokenize</code>** | 60.1{NB}µs | 75.2{NB}µs |" in body
 
 
 def test_figures_of_a_fork_are_called_that():

@@ -73,6 +73,7 @@ class Step:
             "GITHUB_RUN_ATTEMPT": "1",
             "GITHUB_JOB": "comment",
             "CI_FLAME_COMMENT": mode,
+            "GITHUB_OUTPUT": "",
             "CI_FLAME_GITHUB_TOKEN": rights,
         }.items():
             self.monkeypatch.setenv(name, value)
@@ -124,6 +125,8 @@ def test_each_key_has_its_comment(step):
 
     assert [read_stamp(body).key for body in step.bodies] == ["bench_3.11", "bench_3.12"]
     assert "comment on #7 for clean: none" in step.log
+    urls = [each["html_url"] for each in step.server.comments]
+    assert f"comment-url={urls[0]} {urls[1]}" in step.log.splitlines()
 
 
 def test_a_mended_regression_is_told(step):

@@ -199,11 +199,13 @@ def comment() -> None:
     """Comment on the pull request of the run that started a `workflow_run` workflow.
 
     Reads the inputs comment (auto, always, on-change, never) and github-token, which needs
-    `actions: read` and `pull-requests: write`. Checks nothing out and executes nothing.
+    `actions: read` and `pull-requests: write`; sets the output comment-url, one line for each
+    key. Checks nothing out and executes nothing.
     """
     from ci_flame.github import other_run, runner
 
-    other_run.publish_comments(runner.job(), runner.given_input("comment", "auto"))
+    urls = other_run.publish_comments(runner.job(), runner.given_input("comment", "auto"))
+    runner.output(comment_url="\n".join(urls))
 
 
 @github.command()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ci_flame.diff import Change
-from ci_flame.github.verdict_json import Told, ToldBenchmark, ToldFinding, ToldFunction
+from ci_flame.github.verdict_json import Told, ToldBenchmark, ToldFinding, ToldFunction, importance
 from ci_flame.report import markdown, terminal
 from ci_flame.report.words import cut, duration, growth, growth_of, interval, plural, share, visible
 from ci_flame.verdict import Outcome, severity_of
@@ -25,7 +25,7 @@ LIMIT_BYTES: Final = 60_000
 FINDINGS: Final = 3
 """Told at the top; the others are folded."""
 FOLDED: Final = 20
-ROWS: Final = 8
+ROWS: Final = 6
 BENCHMARKS: Final = 50
 NOTES: Final = 10
 NOTE: Final = 500
@@ -217,7 +217,10 @@ def _strip(finding: ToldFinding, benchmark: ToldBenchmark) -> list[str]:
 
 def _table(benchmark: ToldBenchmark) -> list[str]:
     """Return the functions of a benchmark that changed, those of its findings first of all."""
-    blamed = {finding.function: finding.change for finding in benchmark.findings if finding.path}
+    of_stacks = [finding for finding in sorted(benchmark.findings, key=importance) if finding.path]
+    of_stacks.reverse()  # of several on one function the worst counts
+    blamed = {finding.function: finding.change for finding in of_stacks}
+    signs = {finding.function: markdown.SIGNS[finding.outcome] for finding in of_stacks}
     listed = {each.function for each in benchmark.changed}
     rows = [each for each in benchmark.changed if each.function in blamed]
     rows += [ToldFunction(*item) for item in blamed.items() if item[0] not in listed]
@@ -226,21 +229,24 @@ def _table(benchmark: ToldBenchmark) -> list[str]:
     if not rows:
         return []
     lines = [
-        "| function | before | after | growth | 90 % interval | of the benchmark |",
+        "| function | before | after | growth | 90 % interval | share |",
         "|:--|--:|--:|--:|--:|--:|",
-        *(_row(each.function, each.total, bold=each.function in blamed) for each in rows[:ROWS]),
+        *(_row(each.function, each.total, signs.get(each.function, "")) for each in rows[:ROWS]),
     ]
     if len(rows) > ROWS:
-        lines.append(f"| and {plural(len(rows) - ROWS, 'function')} more | | | | | |")
+        more = plural(len(rows) - ROWS, "function").replace(" ", markdown.NO_BREAK)
+        lines.append(f"| and {more} more | | | | | |")
     return ["\n".join(lines)]
 
 
-def _row(name: str, change: Change, *, bold: bool) -> str:
-    shown = markdown.code(name)
-    return (
-        f"| {f'**{shown}**' if bold else shown} | {duration(change.before_ns)}"
-        f" | {duration(change.after_ns)} | {growth(change)} | {interval(change)}"
-        f" | {share(change.before_share)} → {share(change.after_share)} |"
+def _row(name: str, change: Change, sign: str) -> str:
+    return markdown.row(
+        markdown.named(name, sign),
+        duration(change.before_ns),
+        duration(change.after_ns),
+        growth(change),
+        interval(change),
+        share(change.after_share),
     )
 
 
@@ -274,8 +280,8 @@ def _benchmark(each: ToldBenchmark) -> str:
     name = f"{markdown.code(each.benchmark)}{_mode(each.mode)}"
     if each.total is None:
         return f"| {sign} | {name} | | | |"
-    costs = f"{duration(each.total.before_ns)} | {duration(each.total.after_ns)}"
-    return f"| {sign} | {name} | {costs} | {growth(each.total)} |"
+    before, after = duration(each.total.before_ns), duration(each.total.after_ns)
+    return f"| {sign} {markdown.row(name, before, after, growth(each.total))}"
 
 
 def _note(told: str) -> str:

@@ -36,8 +36,10 @@ class Report:
     page_url: str
 
 
-def publish_comments(job: Job, mode: str) -> None:
+def publish_comments(job: Job, mode: str) -> tuple[str, ...]:
     """Comment on the pull request of the run that started this job, once for each key.
+
+    Returns the addresses of the comments that there are now.
 
     Raises UsageError where this is no `workflow_run` job, ApiError where GitHub refuses to tell
     what there is; what cannot be written is a notice or a warning.
@@ -50,11 +52,11 @@ def publish_comments(job: Job, mode: str) -> None:
         )
     if job.trigger.event != _EVENT:
         runner.say(f"no comment: run {job.trigger.run_id} was started by {job.trigger.event!r}")
-        return
+        return ()
     api = Api(job.api_url, runner.token())
     pull = _pull(api, job.repository, job.trigger)
     if not pull:
-        return
+        return ()
     found = artifacts.of_run(api, job.repository, job.trigger.run_id)
     reports = list_reports(found, _run_url(job, job.trigger))
     if not reports:
@@ -63,16 +65,19 @@ def publish_comments(job: Job, mode: str) -> None:
         runner.annotate(
             "notice", f"{plural(len(reports), 'report')}; the first {MAX_KEYS} are told"
         )
+    urls = []
     for report in reports[:MAX_KEYS]:
         try:
             told = read(
                 artifacts.fetch(api, job.repository, report.artifact),
                 artifacts.named(report.artifact),
             )
-            publish.write(job, pull, told, _build(job, job.trigger, report, told), mode)
+            build = _build(job, job.trigger, report, told)
+            urls.append(publish.write(job, pull, told, build, mode))
         except CiFlameError as error:
             if not publish.excused(error, pull):
                 publish.warn(f"no comment for {report.key}", error)
+    return tuple(url for url in urls if url)
 
 
 def list_reports(found: Iterable[Artifact], run_url: str) -> list[Report]:

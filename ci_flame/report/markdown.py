@@ -22,6 +22,7 @@ STRIP: Final = 32
 STRIP_ROWS: Final = 24
 """Rows of a flame strip; call paths have up to thousands of frames."""
 _NAME: Final = 100
+_PATH: Final = "call path"
 
 SIGNS: Final = {
     Outcome.PASS: "✅",
@@ -30,6 +31,7 @@ SIGNS: Final = {
     Outcome.INCONCLUSIVE: "❔",
     Outcome.FAIL: "❌",
 }
+NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 _MARKS: Final = re.compile(r"[^\w\s.,:;/%()+=-]|_", re.ASCII)
 _LIMITS: Final = ("; limit ", "; budget ", "; what is new ")
@@ -152,7 +154,8 @@ def _benchmark(each: BenchmarkVerdict) -> str:
 
 def _table(each: BenchmarkVerdict) -> list[str]:
     frames = terminal.changed(each)
-    blamed = {finding.frame for finding in each.findings}
+    worst_last = sorted(each.findings, key=lambda finding: severity_of(finding.outcome))
+    signs = {finding.frame: SIGNS[finding.outcome] for finding in worst_last}
     if not frames:
         return ["No function changed more than noise can explain.", ""]
     figures = "before | after | growth | 90 % interval | could have seen | of the benchmark"
@@ -162,11 +165,16 @@ def _table(each: BenchmarkVerdict) -> list[str]:
     ]
     for frame in frames[:ROWS]:
         total = frame.total
-        name = _bold(code(str(frame.frame)), blamed=frame.frame in blamed)
         lines.append(
-            f"| {name} | {duration(total.before_ns)} | {duration(total.after_ns)}"
-            f" | {growth(total)} | {interval(total)} | {_seen(each, frame)}"
-            f" | {share(total.before_share)} → {share(total.after_share)} |"
+            row(
+                named(str(frame.frame), signs.get(frame.frame, "")),
+                duration(total.before_ns),
+                duration(total.after_ns),
+                growth(total),
+                interval(total),
+                _seen(each, frame),
+                f"{share(total.before_share)} → {share(total.after_share)}",
+            )
         )
     if len(frames) > ROWS:
         lines.append(f"| and {plural(len(frames) - ROWS, 'function')} more | | | | | | |")
@@ -178,8 +186,14 @@ def _seen(each: BenchmarkVerdict, frame: FrameChange) -> str:
     return "" if seen is None else share(seen)
 
 
-def _bold(name: str, *, blamed: bool) -> str:
-    return f"**{name}**" if blamed else name
+def named(name: str, sign: str = "") -> str:
+    """Return a function's cell; `sign` marks one that a rule was broken by."""
+    return f"{sign} **{code(name)}**" if sign else code(name)
+
+
+def row(name: str, *figures: str) -> str:
+    """Return a row of a table, in which no line break parts a figure from its unit."""
+    return f"| {name} | {' | '.join(each.replace(' ', NO_BREAK) for each in figures)} |"
 
 
 def _strip(finding: Finding, diff: BenchmarkDiff) -> list[str]:
@@ -200,16 +214,17 @@ def strip(rows: Sequence[tuple[str, float, str]]) -> list[str]:
     The first row is the whole; of a path longer than `STRIP_ROWS` the middle is left out.
     """
     names = [cut(visible(name).replace("`", "'"), 44) for name, _share, _growth in rows]
-    first = max(map(columns, names))
+    first = max(map(columns, (_PATH, *names)))
+    head = f"{_PATH.ljust(first)} {' ' * STRIP} {'share':>7} {'growth':>9}"
     drawn = [
         f"{name}{' ' * (first - columns(name))} {_bar(part)} {share(part):>7} {told:>9}".rstrip()
         for name, (_name, part, told) in zip(names, rows, strict=True)
     ]
     if len(drawn) > STRIP_ROWS:
-        head, tail = STRIP_ROWS // 3, STRIP_ROWS - STRIP_ROWS // 3 - 1
-        left_out = f"{plural(len(drawn) - head - tail, 'frame')} left out here"
-        drawn = [*drawn[:head], f"… {left_out} …", *drawn[-tail:]]
-    return ["```text", *drawn, "```", ""]
+        outer, inner = STRIP_ROWS // 3, STRIP_ROWS - STRIP_ROWS // 3 - 1
+        left_out = f"{plural(len(drawn) - outer - inner, 'frame')} left out here"
+        drawn = [*drawn[:outer], f"… {left_out} …", *drawn[-inner:]]
+    return ["```text", head, *drawn, "```", ""]
 
 
 def _bar(part: float) -> str:
