@@ -433,3 +433,25 @@ def test_a_proxy_that_is_not_there_is_said(github, monkeypatch):
 
     assert "the proxy could not be reached or refused" in error.message
     assert "geheim" not in str(error)
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch):
+    listener = socket.create_server(("127.0.0.1", 0))
+    heard = []
+
+    def answer():
+        connection, _ = listener.accept()
+        with connection:
+            heard.append(connection.recv(65536).decode())
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    try:
+        assert Api("http://api.example.org", "ro").get("/x") == {}
+    finally:
+        thread.join(10)
+        listener.close()
+
+    assert heard[0].startswith("GET http://api.example.org/x HTTP/1.1")

@@ -429,6 +429,21 @@ def test_a_shallow_checkout_finds_an_ancestor_by_asking_github(project, shallow)
     assert project.github.asked("GET", r".*/commits")
 
 
+def test_a_merged_side_in_githubs_list_is_no_ancestor(project, shallow):
+    """GitHub lists the side branch's commit before A: it is newer, and not on the line."""
+    side = "5" * 40
+    a, b, c, d = project.line
+    project.github.commits.clear()
+    project.github.commits |= {a: [], b: [a], side: [a], c: [b, side], d: [c]}
+    project.stored(a)
+    project.stored(side)
+    found = project.resolved(start=shallow)
+    listed = Api(project.github.api_url, "ro").get("/repos/acme/demo/commits", sha=d)
+
+    assert [each["sha"] for each in listed] == [d, c, side, b, a]
+    assert (found.source, found.sha, found.distance) == ("ancestor", a, 3)
+
+
 def test_a_shallow_checkout_fetches_the_base_to_record_it(project, shallow):
     found = project.resolved(start=shallow)
 

@@ -78,7 +78,7 @@ class Step:
     def run(self, command, **environment):
         self.output.unlink(missing_ok=True)
         done = subprocess.run(
-            [sys.executable, "-m", "ci_flame", "github", command],
+            [sys.executable, "-P", "-m", "ci_flame", "github", command],
             cwd=self.here,
             capture_output=True,
             text=True,
@@ -202,6 +202,17 @@ def test_a_policy_that_is_wrong_is_an_outcome(step):
 
     assert (outputs["outcome"], outputs["exit-code"]) == ("error", "2")
     assert 'broken.yml:1: version "2" is not known' in done.stderr + done.stdout
+
+
+def test_a_checkout_cannot_stand_in_for_what_checks_it(step):
+    (step.here / "ci_flame").mkdir()
+    for name in ("__init__.py", "__main__.py"):
+        (step.here / "ci_flame" / name).write_text("raise SystemExit(0)\n", encoding="utf-8")
+    (step.here / "click.py").write_text("raise SystemExit(0)\n", encoding="utf-8")
+    (step.here / "broken.yml").write_text("version: 2\n", encoding="utf-8")
+    _, outputs = step.run("check", CI_FLAME_POLICY="broken.yml")
+
+    assert outputs["exit-code"] == "2", "the policy is wrong, and ours has read it"
 
 
 def test_a_command_that_fails_is_an_outcome(step):

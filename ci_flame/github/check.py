@@ -182,7 +182,8 @@ def _stamp(place: Path) -> tuple[int, ...]:
 
 def _ci_flame(asked: Inputs, words: Sequence[str]) -> int:
     """Run `ci-flame check` to its end in the benchmarks' interpreter; return its exit code."""
-    whole = [asked.python, "-m", "ci_flame", "check", *words]
+    # -P: a folder of the checkout that is called ci_flame is not what checks it.
+    whole = [asked.python, "-P", "-m", "ci_flame", "check", *words]
     whole += ["--policy", asked.policy] if asked.policy else []
     given = {name: text for name, text in os.environ.items() if name not in _NOT_THEIRS}
     given |= {ci_base.NAMED: asked.base} if asked.base else {}
