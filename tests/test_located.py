@@ -195,6 +195,16 @@ def test_a_benchmark_without_a_baseline_has_its_line():
     assert told == Spot("x/tests/bench_shop.py", 9, Of.BENCHMARK)
 
 
+def test_without_git_the_line_of_a_test_is_found_by_its_file():
+    test = next(f for f in FAILING.diff.frames if f.frame.function == "test_checkout")
+    for file, line in (("pay/tests/bench_shop.py", 31), ("tests/bench_shop.py", 31), ("x.py", 1)):
+        here = replace(test, place=Place(file, 31))
+        frames = tuple(here if each is test else each for each in FAILING.diff.frames)
+        each = replace(FAILING, diff=replace(FAILING.diff, frames=frames))
+
+        assert located.benchmark_spot(each, verdict(each)).line == line
+
+
 # ---- through the pipeline ----
 
 PLACES = {"shop.parser:tokenize": ("services/pay/src/shop/parser.py", 88)}
@@ -219,6 +229,23 @@ def test_where_it_is_survives_the_report_folder(tree, tmp_path):
     assert told.located == again.located == kept.located
     assert located.spot(each.findings[0], each, told).file == "services/pay/src/shop/parser.py"
     assert json_report.render(told) == json_report.render(again)
+
+
+def test_a_command_is_profiled_in_its_folder(tree):
+    places = {"shop.parser:tokenize": ("src/shop/parser.py", 88)}
+    made = (synthetic_measurement(SHOP, seed=1, noise=QUIET, places=places),
+            synthetic_measurement(grown(SHOP, "shop.parser:tokenize", 2.0), seed=2, noise=QUIET,
+                                  places=places))  # fmt: skip
+    files = []
+    for root in (made[1].root, None):
+        before, after = (synthetic_run(replace(each, root=root)) for each in made)
+        judged = pipeline.compare(before, after, Policy())
+        told, _ = pipeline.located(judged, after, Terms(Policy()), tree / "services/pay")
+        (each,) = told.benchmarks
+        files.append(located.spot(each.findings[0], each, told).file)
+
+    assert made[1].root is not None
+    assert files == ["src/shop/parser.py", "services/pay/src/shop/parser.py"]
 
 
 def test_terms_of_before_there_were_spots_are_read():

@@ -77,6 +77,11 @@ def _impact(finding: Finding) -> float:
     return finding.change.after_ns - finding.change.before_ns
 
 
+def reasons(each: BenchmarkVerdict) -> str:
+    """Return the notes of a benchmark as one line: why it was not judged comes first."""
+    return line(" ".join(f"{note.text.removesuffix('.')}." for note in each.notes))
+
+
 def worst_first(verdict: Verdict) -> Iterator[BenchmarkVerdict]:
     """Yield the benchmarks, the worst outcome first, in their own order otherwise."""
     yield from sorted(verdict.benchmarks, key=lambda each: -severity_of(each.outcome))

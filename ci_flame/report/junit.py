@@ -11,7 +11,7 @@ from typing import Final
 from junit_xml import TestCase, TestSuite, to_xml_report_string
 
 from ci_flame.report import terminal
-from ci_flame.report.words import visible
+from ci_flame.report.findings import reasons
 from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict
 from ci_flame.verdict.located import benchmark_spot, spot
 
@@ -45,9 +45,9 @@ def _case(each: BenchmarkVerdict, verdict: Verdict) -> TestCase:
     if failed:
         # One failure a case: of several Jenkins shows the first, GitLab a list as it is printed.
         text = "\n\n".join(_details(finding, each, verdict) for finding in failed)
-        told = "\n".join(map(str, failed))
+        told = " ".join(map(str, failed))
         case.add_failure_info(_legal(told), _legal(text), "ci_flame.growth")
-    reason = _legal(" ".join(visible(note.text) for note in each.notes)) or each.outcome.value
+    reason = _legal(reasons(each)) or each.outcome.value
     policy = verdict.policy
     if each.outcome is Outcome.INCONCLUSIVE:
         if policy.inconclusive_fails:
@@ -63,10 +63,10 @@ def _case(each: BenchmarkVerdict, verdict: Verdict) -> TestCase:
 
 
 def _details(finding: Finding, each: BenchmarkVerdict, verdict: Verdict) -> str:
-    """Return where it is and the call path to it; each finding's own, where there are several."""
+    """Return the sentence, where it is and the call path to it."""
     where = spot(finding, each, verdict)
     path = "\n".join(map(str, finding.path))
-    return f"{where.file}:{where.line}\n{path}"
+    return f"{finding}\n{where.file}:{where.line}\n{path}"
 
 
 def _legal(text: str) -> str:

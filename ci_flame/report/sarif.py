@@ -11,9 +11,9 @@ from urllib.parse import quote_from_bytes
 
 import ci_flame
 from ci_flame.profile import TOTAL
-from ci_flame.report.findings import MESSAGE, NAME, Shown, line, shown
+from ci_flame.report.findings import NAME, Shown, line, reasons, shown
 from ci_flame.report.words import plural
-from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Sort, Verdict
+from ci_flame.verdict import Finding, Outcome, Sort, Verdict
 from ci_flame.verdict.located import Spot, path_spots, policy_spot
 
 RESULTS: Final = 5_000
@@ -245,12 +245,8 @@ def _notifications(verdict: Verdict) -> Iterable[Json]:
     for each in verdict.benchmarks:
         if each.outcome in {Outcome.INCONCLUSIVE, Outcome.NO_BASELINE}:
             level = "warning" if each.outcome is Outcome.INCONCLUSIVE else "note"
-            yield {"level": level, "message": {"text": line(_reason(each))}}
-
-
-def _reason(each: BenchmarkVerdict) -> str:
-    reasons = " ".join(note.text for note in each.notes)
-    return f"{line(each.benchmark, NAME)}: {each.outcome.value}. {reasons}"[: 2 * MESSAGE]
+            told = f"{line(each.benchmark, NAME)}: {each.outcome.value}. {reasons(each)}"
+            yield {"level": level, "message": {"text": told}}
 
 
 def _left_out(number: int) -> list[Json]:

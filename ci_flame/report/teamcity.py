@@ -11,7 +11,7 @@ from typing import Final
 
 from ci_flame.profile import Mode
 from ci_flame.report import alone, terminal
-from ci_flame.report.findings import line, shown, worst_first
+from ci_flame.report.findings import line, reasons, shown, worst_first
 from ci_flame.verdict import BenchmarkVerdict, Outcome, Verdict
 
 NAME: Final = 400
@@ -63,7 +63,7 @@ def _escaped(letter: str) -> str:
 def _test(each: BenchmarkVerdict, verdict: Verdict) -> Iterator[str]:
     test = _short(each, NAME)
     yield message("testStarted", name=test, captureStandardOutput="false")
-    policy, reason = verdict.policy, line(" ".join(note.text for note in each.notes))
+    policy, reason = verdict.policy, reasons(each)
     absent = each.outcome is Outcome.NO_BASELINE
     unsure = each.outcome is Outcome.INCONCLUSIVE
     failed = [str(finding) for finding in each.findings if finding.outcome is Outcome.FAIL]

@@ -116,6 +116,8 @@ def benchmark_spot(each: "BenchmarkVerdict", verdict: "Verdict") -> Spot | None:
 
 def _same(place: "Place", file: str, located: Located | None) -> bool:
     known = _within(place, located) or place.file
+    if located is None and known.endswith(f"/{file}"):
+        return True  # of a project below the work tree that was profiled
     return known == file or file.endswith(f"/{known}")
 
 
