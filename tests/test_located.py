@@ -13,7 +13,7 @@ from synthetic import QUIET, SHOP, grown, synthetic_measurement, synthetic_run
 from test_report_text import SCHEMA
 from verdicts import ALL, failing, finding, no_baseline, verdict
 
-from ci_flame import pipeline
+from ci_flame import config, pipeline
 from ci_flame.baseline import repository
 from ci_flame.config import terms
 from ci_flame.config.terms import Terms
@@ -141,12 +141,56 @@ def test_then_the_benchmark_with_its_line():
     ],
 )
 def test_then_the_rule_that_was_broken(place, expected):
-    each = replace(FAILING, benchmark="make bench")
+    frames = tuple(replace(each, place=None) for each in FAILING.diff.frames)
+    diff = replace(FAILING.diff, frames=frames)
+    each = replace(FAILING, benchmark="make bench", diff=diff)
     found = replace(
         FOUND, benchmark="make bench", place=None, rule=replace(FOUND.rule, place=place)
     )
 
-    assert spot(found, each, Located({}, "")) == expected
+    assert spot(found, each) == expected
+
+
+@pytest.mark.parametrize(
+    ("policies", "expected"),
+    [
+        ({"ci-flame.yml": "pay/ci-flame.yml"}, Spot("pay/ci-flame.yml", 7, Of.POLICY)),
+        ({}, Spot("pay/ci-flame.yml", 1, Of.POLICY)),  # where one would be
+    ],
+)
+def test_the_policy_of_a_part_of_the_repository_is_found(policies, expected):
+    each = replace(FAILING, benchmark="make bench")
+    found = replace(FOUND, benchmark="make bench", place=None)
+
+    assert spot(found, each, Located({}, "pay/", policies)) == expected
+
+
+def test_policy_files_are_found_where_the_user_names_them(tree, monkeypatch):
+    for name in ("ci-flame.yml", "services/pay/ci-flame.yml"):
+        (tree / name).write_text("version: 1\n")
+    monkeypatch.chdir(tree / "services/pay")
+    above = str(tree / "ci-flame.yml")  # what lies above is named from the root of the machine
+    asked = ("ci-flame.yml", above, "/etc/ci-flame.yml", "../../../out.yml")
+    found = repository.locate([], tree / "services/pay", inside_first=False, policies=asked)
+
+    assert found.policies == {"ci-flame.yml": "services/pay/ci-flame.yml", above: "ci-flame.yml"}
+
+
+def test_a_rule_of_a_policy_above_is_told_from_the_root(tree, monkeypatch):
+    (tree / "ci-flame.yml").write_text('version: 1\nrules:\n  - {frames: "*", max_growth: 10%}\n')
+    monkeypatch.chdir(tree / "services/pay")
+    policy = config.load(None, start=tree / "services/pay").policy
+    before, after = runs()
+    told, kept = pipeline.located(
+        pipeline.compare(before, after, policy), after, Terms(policy), tree / "services/pay"
+    )
+    (each,) = told.benchmarks
+    (found,) = each.findings
+
+    assert found.rule.place.startswith("/")
+    assert located.policy_spot(found.rule.place, told.located) == Spot("ci-flame.yml", 3, Of.POLICY)
+    again = terms.decode(terms.encode(kept), "policy.json")
+    assert again.located.policies == told.located.policies
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,23 @@ import os
 import re
 import subprocess
 import sys
+import unicodedata
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
 from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
 from verdicts import (
     ALL,
     HOSTILE,
+    NAMES,
     benchmark_diff,
     failing,
     finding,
+    hostile,
     no_baseline,
     passing,
     renamed,
@@ -104,6 +108,20 @@ def test_golden_text_and_markdown(outcome):
 @pytest.mark.parametrize("outcome", ["fail", "inconclusive"])
 def test_golden_svg(outcome):
     check_golden(f"{outcome}.svg", svg.render(ALL[outcome].benchmarks[0]))
+
+
+@given(NAMES)
+@settings(max_examples=30, deadline=None)
+def test_whatever_names_are_the_json_and_the_terminal_are_whole(name):
+    given_ = hostile(name)
+    text = json_report.render(given_)
+    text.encode("utf-8", "strict")
+    (found,) = json.loads(text)["benchmarks"][0]["findings"]
+
+    assert found["where"]["line"] >= 1
+    assert not found["where"]["file"].startswith("/")
+    letters = set(terminal.render(given_).replace("\n", ""))
+    assert not {unicodedata.category(one) for one in letters} & {"Cc", "Cs", "Zl", "Zp"}
 
 
 # ---- terminal ----

@@ -63,14 +63,17 @@ def names(arguments: tuple[str, ...], top: Path) -> list[str]:
     return [os.fsdecode(each) for each in answer.stdout.split(b"\0")[:-1]]
 
 
-def locate(wanted: Iterable[str], start: Path, *, inside_first: bool) -> Located | None:
+def locate(
+    wanted: Iterable[str], start: Path, *, inside_first: bool, policies: Iterable[str] = ()
+) -> Located | None:
     """Return where the files of places lie in the repository around `start`; None without git.
 
-    `inside_first`: places are relative to `start`, as those of a command are.
+    `inside_first`: places are relative to `start`, as those of a command are; `policies` are
+    files as the user names them from here.
     """
     try:
         top = git.top_level(start)
-        here = Located(benchmarks=inside(start, top))
+        here = Located(benchmarks=inside(start, top), policies=_policies(policies, top))
         asked = sorted(set(wanted))
         if not asked:
             return here
@@ -81,3 +84,13 @@ def locate(wanted: Iterable[str], start: Path, *, inside_first: bool) -> Located
     files = Files(frozenset(listed), here.benchmarks, inside_first)
     found = {each: path for each in asked if (path := files.of(each)) is not None}
     return replace(here, files=found)
+
+
+def _policies(policies: Iterable[str], top: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    root = top.resolve()
+    for each in sorted(policies):
+        path = Path(os.path.realpath(each))
+        if path.is_relative_to(root):
+            found[each] = path.relative_to(root).as_posix()
+    return found

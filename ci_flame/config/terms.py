@@ -147,14 +147,19 @@ def _decode_touched(stored: Mapping[str, Any] | None) -> Touched | None:
 
 
 def _encode_located(located: Located) -> dict[str, object]:
-    return {"files": dict(sorted(located.files.items())), "benchmarks": located.benchmarks}
+    return {
+        "files": dict(sorted(located.files.items())),
+        "benchmarks": located.benchmarks,
+        "policies": dict(sorted(located.policies.items())),
+    }
 
 
 def _decode_located(stored: Mapping[str, Any] | None) -> Located | None:
     if stored is None:
         return None
     files = {str(file): str(path) for file, path in stored["files"].items()}
-    return Located(files, str(stored["benchmarks"]))
+    policies = {str(file): str(path) for file, path in stored["policies"].items()}
+    return Located(files, str(stored["benchmarks"]), policies)
 
 
 def _encode(policy: Policy) -> dict[str, object]:

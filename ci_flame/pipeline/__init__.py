@@ -204,11 +204,13 @@ def located(verdict: Verdict, after: Run, terms: Terms, start: Path) -> tuple[Ve
     The terms keep it, so that `explain` points at the same lines without the repository.
     """
     from ci_flame.baseline import repository  # noqa: PLC0415
-    from ci_flame.verdict.located import wanted  # noqa: PLC0415
+    from ci_flame.verdict.located import policies_of, wanted  # noqa: PLC0415
 
     # Under pytest places are relative to the work tree, those of a command to its folder.
     command = all(each.root is None for each in after.measurements)
-    found = repository.locate(wanted(verdict), start, inside_first=command)
+    found = repository.locate(
+        wanted(verdict), start, inside_first=command, policies=policies_of(verdict)
+    )
     return replace(verdict, located=found), replace(terms, located=found)
 
 

@@ -223,7 +223,7 @@ def _expired(verdict: Verdict) -> list[tuple[str, Spot]]:
                 f"The waiver of {', '.join(names)} ended on {waiver.until.isoformat()}:"
                 f" {waiver.reason}"
             )
-            found[line(text), policy_spot(waiver.place)] = None
+            found[line(text), policy_spot(waiver.place, verdict.located)] = None
     return list(found)
 
 

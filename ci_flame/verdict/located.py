@@ -59,6 +59,8 @@ class Located:
     """`Place.file` -> path from the root, for those that are of the repository."""
     benchmarks: str = ""
     """Pytest's rootdir, or the folder of a command, from the root; empty, or ending in a slash."""
+    policies: Mapping[str, str] = field(default_factory=_nothing)
+    """Policy files as rules name them -> path from the root."""
 
 
 def wanted(verdict: "Verdict") -> frozenset[str]:
@@ -81,7 +83,7 @@ def spot(finding: "Finding", each: "BenchmarkVerdict", verdict: "Verdict") -> Sp
     callers = path_spots(finding, each, verdict)
     if callers:
         return callers[-1][1]
-    return benchmark_spot(each, verdict) or policy_spot(finding.rule.place)
+    return benchmark_spot(each, verdict) or policy_spot(finding.rule.place, verdict.located)
 
 
 def path_spots(
@@ -121,12 +123,30 @@ def _same(place: "Place", file: str, located: Located | None) -> bool:
     return known == file or file.endswith(f"/{known}")
 
 
-def policy_spot(place: str) -> Spot:
+def policy_spot(place: str, located: Located | None) -> Spot:
     """Return the line of a rule or waiver (`ci-flame.yml:7`), or the first of the policy file."""
+    file, line = policy_place(place)
+    known = _normal(file) if located is None else located.policies.get(file, "")
+    if known:
+        return Spot(known, line, Of.POLICY)
+    inside = "" if located is None else located.benchmarks
+    return Spot(_normal(inside + POLICY_FILE) or POLICY_FILE, 1, Of.POLICY)
+
+
+def policy_place(place: str) -> tuple[str, int]:
+    """Return the file that a rule or waiver stands in, and its line; empty where it is in none."""
     file, _, line = place.rpartition(":")
-    if _LINE.fullmatch(line) and file.endswith((".yml", ".yaml")) and (path := _normal(file)):
-        return Spot(path, int(line), Of.POLICY)
-    return Spot(POLICY_FILE, 1, Of.POLICY)
+    if not _LINE.fullmatch(line) or not file.endswith((".yml", ".yaml")):
+        return "", 1
+    return file, int(line)
+
+
+def policies_of(verdict: "Verdict") -> frozenset[str]:
+    """Return the policy files that rules of findings, and waivers, stand in."""
+    places = {waiver.place for waiver in verdict.policy.waivers}
+    for each in verdict.benchmarks:
+        places.update(finding.rule.place for finding in (*each.findings, *each.waived))
+    return frozenset(policy_place(place)[0] for place in places) - {""}
 
 
 def _within(place: "Place", located: Located | None) -> str:
