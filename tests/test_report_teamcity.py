@@ -111,7 +111,7 @@ def test_a_warning_fails_nothing():
     found = checked(ALL["warn"])
     (warning,) = told(found, "message")
 
-    assert warning["status"] == "WARNING"
+    assert warning == {"text": str(ALL["warn"].benchmarks[0].findings[0]), "status": "WARNING"}
     assert not told(found, "testFailed")
     assert not told(found, "buildProblem")
 
@@ -130,6 +130,12 @@ def test_what_was_not_judged_is_ignored_unless_the_policy_fails_it(each, policy,
 
     assert len(told(found, name)) == 1
     assert bool(told(found, "buildProblem")) is (name == "testFailed")
+
+
+def test_notes_on_the_build_are_in_its_log():
+    (note,) = told(checked(ALL["fail"]), "message")
+
+    assert note == {"text": ALL["fail"].notes[0].text}
 
 
 def test_a_statistic_is_the_cost_in_whole_nanoseconds():

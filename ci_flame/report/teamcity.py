@@ -20,6 +20,8 @@ KEY: Final = 400
 """Characters of a statistic's key: at most 512."""
 DETAILS: Final = 40
 """Lines of a failed test's details."""
+NOTES: Final = 50
+"""Notes on the build that are told."""
 STATISTICS: Final = 500
 """Benchmarks with a statistic, the worst first: each is a chart that TeamCity keeps."""
 _SPECIAL: Final = {"'": "|'", "\n": "|n", "\r": "|r", "|": "||", "[": "|[", "]": "|]"}
@@ -35,6 +37,7 @@ def render(verdict: Verdict, *, name: str = "") -> str:
     for each in verdict.benchmarks:
         lines += _test(each, verdict)
     lines.append(message("testSuiteFinished", name=suite))
+    lines += [message("message", text=line(note.text)) for note in verdict.notes[:NOTES]]
     lines += _statistics(verdict, suite)
     lines += _problem(verdict, suite)
     return "\n".join(lines) + "\n"
