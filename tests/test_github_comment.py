@@ -230,6 +230,13 @@ def test_a_file_without_the_newer_keys_still_has_the_guilty_function():
     assert f"| ❌ **<code>shop.parser:tokenize</code>** | 60.1{NB}µs | 75.2{NB}µs |" in body
 
 
+def test_a_first_build_was_compared_with_nothing():
+    body = render(told(verdict(no_baseline())), BUILD)
+
+    assert "compared with" not in body.replace("nothing to compare with", "")
+    assert "there was nothing to compare with" in body
+
+
 def test_figures_of_a_fork_are_called_that():
     assert "the pull request&#39;s own build" not in render(told(ALL["fail"]), BUILD)
     assert "the figures are those of the pull request's own build" in render(
@@ -333,6 +340,16 @@ def test_any_text_is_shown_as_it_is(name):
     assert "".join(page.everything.split()) == "".join(
         f"before {visible(name)} after".replace("\N{WORD JOINER}", "").split()
     )
+
+
+@settings(max_examples=200, deadline=None)
+@given(NASTY)
+def test_any_name_in_code_is_shown_as_it_is(name):
+    page = shown(f"before {markdown.code(name)} after")
+
+    assert page.kinds <= {"paragraph", "text", "inline_html"}
+    assert page.html == ["<code>", "</code>"]
+    assert page.links == []
 
 
 @settings(max_examples=25, deadline=None)

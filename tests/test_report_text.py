@@ -2,6 +2,7 @@
 
 # ruff: noqa: S314, RUF001 - the XML is our own; the minus sign is what is printed
 
+import html
 import json
 import math
 import os
@@ -392,6 +393,14 @@ def test_the_first_sentence_of_a_finding_is_bold_and_its_benchmark_left_out():
         "**the benchmark itself grew.**"
     )
     assert markdown.sentence("b", "f", "another: sentence") == "**another: sentence**"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["native:_rolling:roll", "native:libx.so:f()::{lambda()#1}", "jit:shop.Parser$Lexer.next"],
+)
+def test_a_name_in_code_can_be_copied(name):
+    assert html.unescape(markdown.code(name)) == f"<code>{name}</code>"
 
 
 def test_a_long_flame_strip_loses_its_middle():

@@ -304,9 +304,10 @@ def foot(told: Told | None, build: Build) -> list[str]:
     said = []
     if build.commit:
         said.append(f"commit {_commit(build.commit)}")
-    if told is not None and build.source != "none" and build.base:
+    compared = told is not None and any(each.total is not None for each in told.benchmarks)
+    if compared and build.base:
         said.append(f"compared with {_commit(build.base)}{_origin(build)}")
-    elif told is not None and not told.before_commit:
+    elif told is not None and not compared:
         said.append("there was nothing to compare with")
     if told is not None and told.collector:
         said.append(f"recorded with {markdown.text(told.collector)}")

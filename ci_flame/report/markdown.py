@@ -36,7 +36,10 @@ _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 _MARKS: Final = re.compile(r"[^\w\s.,:;/%()+=-]|_", re.ASCII)
 _LIMITS: Final = ("; limit ", "; budget ", "; what is new ")
 """What the first sentence of a finding ends with."""
-_LATER: Final = re.compile(r":(?=//)|www\.|\bGH-(?=\d)|:(?=(?:[\w+-]|&#95;)+:)", re.IGNORECASE)
+_ADDRESS: Final = re.compile(r":(?=//)|www\.", re.IGNORECASE)
+_LATER: Final = re.compile(
+    _ADDRESS.pattern + r"|\bGH-(?=\d)|:(?=(?:[\w+-]|&#95;)+:)", re.IGNORECASE
+)
 """Addresses, issues as `GH-12` and emoji as `:rocket:`, up to the letter that is broken off."""
 
 
@@ -85,11 +88,17 @@ def text(raw: str) -> str:
 
 def _reference(found: "re.Match[str]") -> str:
     letter = found[0]
+    told = _in_code(found)
+    if letter == "$":
+        return f"<span>{told}</span>"
+    return told + "\N{WORD JOINER}" if letter == "#" else told
+
+
+def _in_code(found: "re.Match[str]") -> str:
+    letter = found[0]
     if ord(letter) > 127:  # noqa: PLR2004 - letters of other scripts, µ and emoji mean nothing in Markdown
         return letter
-    if letter == "$":
-        return "<span>&#36;</span>"
-    return f"&#{ord(letter)};" + ("\N{WORD JOINER}" if letter in "@#" else "")
+    return f"&#{ord(letter)};" + ("\N{WORD JOINER}" if letter == "@" else "")
 
 
 def _joined(found: "re.Match[str]") -> str:
@@ -114,8 +123,13 @@ def sentence(benchmark: str, function: str, told: str, width: int = 100_000) -> 
 
 
 def code(raw: str) -> str:
-    """Return a name in code type, cut to 100 columns, safe in a table cell."""
-    return f"<code>{text(cut(visible(raw), _NAME))}</code>"
+    """Return a name in code type, cut to 100 columns, safe in a table cell.
+
+    GitHub looks for less in code, so that a name can be copied as it is; a tag is no code for
+    Markdown's parser, which still finds addresses.
+    """
+    shown = _MARKS.sub(_in_code, cut(visible(raw), _NAME))
+    return f"<code>{_ADDRESS.sub(_joined, shown)}</code>"
 
 
 def _best_last(each: BenchmarkVerdict) -> int:
