@@ -165,8 +165,11 @@ ALL = ("library", "service", "c-extension", "monorepo", "node")
 
 
 def test_every_example_is_in_the_list_and_the_other_way_round():
-    listed = re.findall(r"(?m)^\| \[`([\w-]+)/`\]", (EXAMPLES / "README.md").read_text("utf-8"))
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"\[`([\w-]+)/`\]\(([^)]+)\)", text)
 
+    assert all((EXAMPLES / link).exists() for _, link in listed)
+    listed = [name for name, _ in listed]
     assert sorted(listed) == sorted(each.name for each in EXAMPLES.iterdir() if each.is_dir())
     assert set(ALL) <= set(listed)
 
