@@ -238,3 +238,14 @@ def test_before_the_first_commit(tmp_path):
 def test_outside_git(tmp_path):
     with pytest.raises(BaselineError, match="is not in a git work tree"):
         ci_base.find({"CI": "true"}, tmp_path)
+
+
+def test_the_commit_that_a_step_names_comes_first(origin):
+    place, hashes = origin
+    given = {"GITHUB_BASE_REF": "main", ci_base.NAMED: hashes["a"]}
+    found = ci_base.find(given, place)
+
+    assert (found.commit, found.told) == (hashes["a"], "the base commit of this job")
+    for word in ("main", "--upload-pack=x", hashes["a"][:10], hashes["a"].upper()):
+        with pytest.raises(BaselineError, match="is not the full hash of a commit"):
+            ci_base.find({ci_base.NAMED: word}, place)

@@ -40,6 +40,11 @@ def test_annotation_is_one_line(words, line):
     assert commands.annotation(*words) == line
 
 
+def test_another_level_is_a_mistake_of_ours():
+    with pytest.raises(ValueError, match="debug is not one of error, warning, notice"):
+        commands.annotation("debug", "x")
+
+
 def test_annotation_has_a_place():
     line = commands.annotation("warning", "slow", title="a:b,c", file="src/a,b.py", line=7)
 

@@ -1,6 +1,9 @@
 """What GitHub says of a job, and what a stranger says through it."""
 
 import json
+import os
+import stat
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -199,6 +202,11 @@ def test_key_is_the_name_or_the_job_and_its_leg(environment, key):
     assert job.parse(environment).key == key
 
 
+def test_artifacts_are_called_by_the_key():
+    assert job.artifact_of_run("bench_3") == "ci-flame-run-bench_3"
+    assert job.artifact_of_report("bench_3") == "ci-flame-report-bench_3"
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -278,3 +286,22 @@ def test_inputs_are_variables():
 
     assert runner.given_input("baseline-branch", "main", given_) == "trunk"
     assert runner.given_input("baseline", "auto", given_) == "auto"
+
+
+def test_what_only_this_job_needs_is_in_the_runners_folder_or_in_our_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner.tempfile, "gettempdir", lambda: str(tmp_path))
+    place = tmp_path / f"ci-flame-{os.getuid()}"
+
+    assert runner.scratch(job.parse(ENVIRONMENT)) == Path("/home/runner/temp/ci-flame")
+    assert runner.scratch(job.parse({})) == place
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    assert runner.scratch(job.parse({})) == place, "a second step finds it again"
+
+    place.rmdir()
+    place.symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="is not a folder of this user"):
+        runner.scratch(job.parse({}))
+    place.unlink()
+    place.write_text("", encoding="utf-8")
+    with pytest.raises(UsageError, match="cannot be used: file exists"):
+        runner.scratch(job.parse({}))

@@ -6,6 +6,7 @@
 A shallow clone that lacks the commit fetches it, no deeper than it must.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ SIGNS: Final = ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "JENKINS_URL",
 """Variables of which any says that this is a CI job."""
 NAMED: Final = "CI_FLAME_BASE_COMMIT"
 """Variable in which a step of our own tells the base commit, full hash; it comes first."""
+_HASH: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 _NO: Final = frozenset({"", "0", "false", "no", "off"})
 _DEPTHS: Final = (1, 50, 1000)
 """How far a shallow clone is deepened, in this order, until it holds the merge base."""
@@ -56,6 +58,8 @@ def find(given: Mapping[str, str], start: Path) -> Base:
     """Return the base commit of this CI job; BaselineError with the cure where there is none."""
     top = git.top_level(start)
     if commit := given.get(NAMED, "").strip():
+        if not _HASH.fullmatch(commit):
+            raise BaselineError(f"{NAMED}={commit[:100]!r} is not the full hash of a commit")
         return Base(git.have(commit, top), "the base commit of this job")
     for name in TARGETS:
         branch = given.get(name, "").removeprefix("refs/heads/").strip()

@@ -68,11 +68,6 @@ def escape_line(line: str) -> str:
     return f"| {flat}" if flat.lstrip().startswith(("::", "##[")) else flat
 
 
-def mask(secret: str) -> str:
-    """Return the command that replaces a secret in the log from here on."""
-    return f"::add-mask::{escape(secret)}"
-
-
 def fence(token: str) -> tuple[str, str]:
     """Return the lines between which the runner reads no command but the second of them.
 

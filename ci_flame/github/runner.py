@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -110,5 +111,19 @@ def _write(text: str) -> None:
 
 
 def scratch(job: Job) -> Path:
-    """Return the folder for what this job alone needs: the runner's own, or the system's."""
-    return Path(job.temp or tempfile.gettempdir()) / "ci-flame"
+    """Return the folder for what this job alone needs: in the runner's own, or the system's.
+
+    The system's is everybody's: there it is called by our user, and must be ours.
+    """
+    if job.temp:
+        return Path(job.temp) / "ci-flame"
+    place = Path(tempfile.gettempdir()) / f"ci-flame-{os.getuid()}"
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+        status = place.lstat()
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise UsageError(f"{place} cannot be used: {reason}", "set RUNNER_TEMP") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise UsageError(f"{place} is not a folder of this user", "set RUNNER_TEMP to one")
+    return place
