@@ -83,6 +83,25 @@ def test_a_build_does_not_write_twice_over_itself(github):
     assert len(github.asked("PATCH")) == asked
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "left"),
+    [
+        (BROKEN, CLEAN, "fail"),
+        (CLEAN, BROKEN, "fail"),
+        (BROKEN, None, "fail"),
+        (None, BROKEN, "fail"),
+        (CLEAN, None, "error"),
+        (None, CLEAN, "error"),
+    ],
+)
+def test_of_two_legs_of_one_name_the_worse_is_told(github, first, second, left):
+    for outcome in (first, second):
+        comments(github).tell(outcome, build(), "always")
+
+    (one,) = github.comments
+    assert read_stamp(one["body"]).outcome == left
+
+
 def test_keys_have_comments_of_their_own(github):
     for key in ("bench_3.11", "bench_3.12", "bench_3.1"):
         assert comments(github).tell(BROKEN, build(key=key), "auto").done is Done.CREATED

@@ -66,6 +66,13 @@ class Stamp:
         return self.run_id, self.run_attempt
 
     @property
+    def rank(self) -> int:
+        """Return how bad the outcome is; a build that judged nothing is not known to be better."""
+        known = [str(each) for each in Outcome]
+        worse = Outcome(self.outcome) if self.outcome in known else Outcome.INCONCLUSIVE
+        return severity_of(worse)
+
+    @property
     def told_of_growth(self) -> bool:
         """Tell whether the comment says that a rule was broken."""
         return self.outcome in {Outcome.FAIL, Outcome.WARN}

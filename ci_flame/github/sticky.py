@@ -76,8 +76,9 @@ class Comments:
         mine = comment.stamp_of(told, build)
         if latest is not None and latest.stamp.age > mine.age:
             return Result(Done.OLDER, latest.url)
-        if latest is not None and latest.stamp == mine:
-            # Of this very build: its own job could comment, and knew more than one after it.
+        if latest is not None and latest.stamp.age == mine.age and latest.stamp.rank >= mine.rank:
+            # Of this very build: by its own job, which knew more than one after it, or by another
+            # leg of the same name, whose failure this one must not hide.
             return Result(Done.UNCHANGED, latest.url)
         earlier = None if latest is None else latest.stamp
         if not comment.wanted(mode, told, build.exit_code, earlier):
