@@ -1,7 +1,7 @@
 # One word per job; each sets up what it needs first, and that is instant when nothing changed.
 REPEAT ?= 1
 ARGS ?=
-PYTHON_FILES = ci_flame tests tools bench examples actions
+PYTHON_FILES = ci_flame tests tools bench examples
 
 .PHONY: help setup setup-run demo test lint format bpf bench power clean
 
@@ -24,7 +24,7 @@ lint: setup ## ruff, mypy, and the checks of action.yml and the workflows
 	.venv/bin/ruff check $(PYTHON_FILES)
 	.venv/bin/ruff format --check $(PYTHON_FILES)
 	.venv/bin/mypy
-	.venv/bin/mypy --strict tools actions
+	.venv/bin/mypy --strict tools
 	.venv/bin/shellcheck tools/*.sh actions/*/*.sh .ci/run
 	.venv/bin/python tools/lint_github.py
 

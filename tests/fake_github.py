@@ -21,7 +21,8 @@ REST (`GET` unless said otherwise), below `/repos/OWNER/NAME`, lists with `Link`
 Artifacts are uploaded as the official action does it (Twirp `CreateArtifact`, blob `PUT`,
 `FinalizeArtifact`; give the job `ACTIONS_RESULTS_URL=results_url` and
 `ACTIONS_RUNTIME_TOKEN=runtime_token(run)`), or in one go by `PUT /_upload/RUN/NAME` with the zip
-as the body (`?zip=false` for an un-zipped one).
+as the body (`?zip=false` for an un-zipped one,
+`?overwrite=true` to replace one).
 
 Faults are ordered: `github.fault("GET", r".*/actions/artifacts", status=503, times=2,
 headers={"Retry-After": "0"})`; `drop="before"` closes without an answer, `drop="middle"` after half
@@ -456,7 +457,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, data=one.data, mime=one.mime)
 
     def upload(self, asked, run, name):
-        taken = any(each.run == int(run) and each.name == name for each in self.github.artifacts)
+        taken = [
+            each for each in self.github.artifacts if each.run == int(run) and each.name == name
+        ]
+        if taken and asked.query.get("overwrite") == "true":
+            self.github.artifacts.remove(taken.pop())
         if taken:
             self.answer(409, {"message": "the name is taken"})
             return

@@ -171,9 +171,12 @@ def _resolved(word: str) -> "Resolved":
 
 
 def _publish(ended: "Ended") -> int:
+    from ci_flame.github import check as steps
     from ci_flame.github import runner
 
-    runner.output(**ended.outputs())
+    job = runner.job()
+    page = steps.page(ended.report, runner.scratch(job), job.key)
+    runner.output(**ended.outputs(), key=job.key, page=str(page or ""))
     where = f"; {ended.report}" if ended.report else f"; {ended.run}" if ended.run else ""
     runner.say(f"ci-flame: {ended.outcome} (exit code {ended.code}){where}")
     return 0

@@ -7,6 +7,7 @@ print or write is theirs, and never this action's word.
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ ERROR: Final = "error"
 RECORDED: Final = "recorded"
 GRACE_S: Final = 60.0
 """How long a check may take to put its processes and worktrees away when the job is cancelled."""
+PAGE_NAME: Final = "report.html"
 DEFAULT_REPORT: Final = ".ci-flame/report"
 DEFAULT_RUN: Final = ".ci-flame/run"
 _JUDGED: Final = frozenset({pipeline.PASS, pipeline.FAIL, pipeline.NO_BASELINE,
@@ -159,6 +161,24 @@ def compare(asked: Inputs, baseline: str) -> Ended:
     sys.stdout.write(f"{terminal.render(verdict)}\n")
     code = pipeline.exit_code(verdict.outcome, config.policy, compared=chosen.run is not None)
     return Ended(verdict.outcome.value, code, asked.report, asked.run)
+
+
+def page(report: Path | None, place: Path, key: str) -> Path | None:
+    """Copy the report's page to a file of its own; None where there is none.
+
+    An artifact that is not zipped is called as its file, and names are taken once per run.
+    """
+    if report is None:
+        return None
+    source, copy = report / PAGE_NAME, place / f"ci-flame-{key}.html"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        runner.annotate("warning", f"{source} was not made ready for upload: {reason}")
+        return None
+    return copy
 
 
 def _outcome(report: Path) -> str:

@@ -1,0 +1,358 @@
+"""The whole action under real act: what a maintainer sees of each kind of build.
+
+Most builds replay recordings with known truth (`acted.Shop`); two kinds record with eBPF.
+"""
+
+import json
+
+import pytest
+import yaml
+from acted import BIN, CHECKOUT, GUILTY, Runner, Shop, git
+from fake_github import FakeGitHub
+
+pytestmark = [pytest.mark.act]
+RUN, REPORT, PAGE = "ci-flame-run-bench", "ci-flame-report-bench", "ci-flame-bench.html"
+ARTIFACTS = "/repos/acme/shop/actions/artifacts"
+
+
+@pytest.fixture(scope="session")
+def runner(tmp_path_factory):
+    return Runner(tmp_path_factory.mktemp("act"))
+
+
+@pytest.fixture
+def github():
+    with FakeGitHub("acme/shop") as fake:
+        yield fake
+
+
+@pytest.fixture
+def shop(tmp_path, runner, github):
+    """A shop whose recordings are replayed: the base commit cannot be recorded beside them."""
+    made = Shop(tmp_path, runner, github)
+    made.policy(baseline={"rerun": "never"})
+    return made
+
+
+@pytest.fixture
+def stored(shop):
+    """The shop after one push: `shop.base` is the commit whose run is stored."""
+    shop.base = shop.commit(1.0)
+    shop.data = shop.store(1.0, shop.base)
+    return shop
+
+
+def baseline_of(ran):
+    return ran.outputs["baseline-source"], ran.outputs["baseline-sha"]
+
+
+# -- the maintainer's days --------------------------------------------------------------
+
+
+def test_first_push_passes_says_so_and_keeps_its_run(shop):
+    head = shop.commit(1.0)
+    ran = shop.run("push")
+
+    assert ran.returncode == 0, ran.log
+    assert (ran.outputs["outcome"], ran.outputs["exit-code"]) == ("no-baseline", "0")
+    assert baseline_of(ran) == ("none", "")
+    assert shop.artifacts == {RUN, REPORT, PAGE}
+    run = json.loads(shop.artifact(RUN)["run.json"])
+    assert (run["commit"], run["complete"]) == (head, True)
+    assert {"verdict.json", "report.html", "junit.xml"} <= set(shop.artifact(REPORT))
+    assert shop.artifact(PAGE).startswith(b"<!doctype html>")
+    assert "NO-BASELINE" in ran.summary
+    assert ran.annotations("error") == []
+
+
+def test_pull_request_that_changes_nothing_passes_in_silence(stored, github):
+    ran = stored.run("pull_request", stored.pull(1.0))
+
+    assert ran.returncode == 0, ran.log
+    assert ran.outputs["outcome"] == "pass"
+    assert baseline_of(ran) == ("artifact", stored.base)
+    assert ran.outputs["baseline-distance"] == "0"
+    assert ran.annotations("error") == ran.annotations("warning") == []
+    assert "PASS" in ran.summary
+    assert github.comments == []
+
+
+def test_pull_request_that_grows_is_told_everywhere_and_then_fails(stored, github):
+    """And the comment is brought up to date: by a second attempt, and when it is mended."""
+    pull = stored.pull(1.5)
+    ran = stored.run("pull_request", pull)
+
+    assert ran.returncode == 1
+    assert (ran.outputs["outcome"], ran.outputs["exit-code"]) == ("fail", "1")
+    assert any(GUILTY in text and "grew by" in text for text in ran.annotations("error"))
+    assert ("shop/parser.py", "12") in ran.places("error")
+    assert any("a hot path grew" in text for text in ran.annotations("error"))
+    assert len(ran.annotations("error")) <= 10
+    assert "FAIL" in ran.summary
+    assert ran.outputs["page-url"] in ran.summary
+    (comment,) = github.comments
+    assert GUILTY.split(":")[1] in comment["body"]
+    assert ran.outputs["comment-url"] == comment["html_url"]
+
+    uploaded = {each.id for each in github.artifacts if each.run == stored.run_id}
+    again = stored.run("pull_request", pull, run_id=stored.run_id, env={"GITHUB_RUN_ATTEMPT": "2"})
+
+    assert again.returncode == 1, again.log
+    replaced = {each.id for each in github.artifacts if each.run == stored.run_id}
+    assert len(uploaded) == len(replaced) == 3
+    assert not uploaded & replaced
+    assert len(github.comments) == 1
+
+    mended = stored.run("pull_request", stored.pull(1.0, seed=3))
+
+    assert mended.returncode == 0, mended.log
+    assert len(github.comments) == 1
+    assert "PASS" in github.comments[0]["body"] or "✅" in github.comments[0]["body"]
+
+
+def test_pull_request_that_breaks_a_warning_stays_green(shop, github):
+    rules = [{"frames": "*", "max_growth": "10%", "severity": "warn"}]
+    shop.policy(baseline={"rerun": "never"}, rules=rules)
+    shop.store(1.0, shop.commit(1.0))
+    ran = shop.run("pull_request", shop.pull(1.5))
+
+    assert ran.returncode == 0, ran.log
+    assert (ran.outputs["outcome"], ran.outputs["exit-code"]) == ("warn", "0")
+    assert any(GUILTY in text for text in ran.annotations("warning"))
+    assert ran.annotations("error") == []
+    assert len(github.comments) == 1
+
+
+def test_benchmark_command_that_fails_is_red_and_nothing_is_kept_for_later(shop):
+    shop.write(
+        "benchmarks/test_shop.py", "def test_checkout(flame):\n    assert flame(sum, [1]) == 2\n"
+    )
+    shop.commit(1.0)
+    ran = shop.run("push")
+
+    assert ran.returncode == 1
+    assert ran.outputs["outcome"] == "error"
+    assert ran.outputs["exit-code"] not in ("", "0", "1")
+    assert any("see the log above" in text for text in ran.annotations("error"))
+    assert "nothing was judged" in ran.summary
+    told = json.loads(shop.artifact(RUN)["run.json"]) if RUN in shop.artifacts else {}
+    assert not told.get("measurements")
+
+
+def test_what_a_benchmark_prints_is_no_command(shop):
+    """Neither an error nor an output, nor the end of the fence."""
+    shop.uses(command=f"{BIN / 'pytest'} -s -p no:cacheprovider benchmarks")
+    shop.write(
+        "benchmarks/test_shop.py",
+        "def test_checkout(flame):\n"
+        "    print('\\n::error::mine\\n::stop-commands::x\\n::x::')\n"
+        "    print('\\n::set-output name=outcome::pass\\n##[error]mine')\n"
+        "    flame(sum, [1])\n",
+    )
+    shop.commit(1.0)
+    ran = shop.run("push")
+
+    assert ran.returncode == 0, ran.log
+    assert "::error::mine" in ran.log
+    assert ran.annotations("error") == []
+    assert ran.outputs["outcome"] == "no-baseline"
+
+
+# -- which baseline -----------------------------------------------------------------------
+
+
+def test_nearest_ancestor_with_a_run_is_taken_and_the_distance_said(stored):
+    stored.write("NEWS", "one\n")
+    stored.commit()
+    stored.write("NEWS", "two\n")
+    stored.commit()
+    ran = stored.run("pull_request", stored.pull(1.5))
+
+    assert ran.returncode == 1, ran.log
+    assert baseline_of(ran) == ("ancestor", stored.base)
+    assert ran.outputs["baseline-distance"] == "2"
+    assert "2 commits before" in ran.log
+
+
+def test_baseline_that_a_fork_has_uploaded_is_refused_by_name(stored, github):
+    """Named `main` as ours is, of the base commit, by the same workflow: but not ours."""
+    github.artifacts.clear()
+    fork = {"id": 2002, "full_name": "mallory/shop"}
+    poisoned = github.add_run(head_sha=stored.base, head_branch="main", head_repository=fork)
+    github.add_artifact(poisoned, RUN, stored.data)
+    pulled = github.add_run(head_sha=stored.base, head_branch="main", event="pull_request")
+    github.add_artifact(pulled, RUN, stored.data)
+    forged = github.add_run(head_sha=stored.base, head_branch="main")
+    github.add_artifact(forged, RUN, stored.data, digest=f"sha256:{'0' * 64}")
+    ran = stored.run("pull_request", stored.pull(1.5))
+
+    assert ran.returncode == 0, ran.log
+    assert ran.outputs["outcome"] == "no-baseline"
+    assert baseline_of(ran)[0] == "none"
+    assert ran.log.count("is refused:") == 3
+
+
+def test_legs_of_a_matrix_have_their_own_baselines(shop, github):
+    matrix = "    strategy:\n      fail-fast: false\n      matrix:\n        leg: [fast, slow]\n"
+    shop.uses(matrix=matrix, policy="${{ matrix.leg }}.yml")
+    for leg in ("fast", "slow"):
+        record = {"collector": "replay", "replay": leg}
+        text = yaml.safe_dump({"version": 1, "record": record, "baseline": {"rerun": "never"}})
+        shop.write(f"{leg}.yml", text)
+        shop.recorded(1.0, leg)
+    base = shop.commit()
+    for leg in ("fast", "slow"):
+        shop.store(1.0, base, f"bench_{leg}")
+    shop.recorded(1.0, "fast", seed=3)
+    shop.recorded(1.5, "slow", seed=3)
+    shop.commit()
+    second = shop.run("push")
+
+    assert {each["key"] for each in second.files.values()} == {"bench_fast", "bench_slow"}
+    assert {f"ci-flame-{leg}.html" for leg in ("bench_fast", "bench_slow")} <= shop.artifacts
+    assert second.returncode == 1, second.log
+    assert second.files["fast"]["outcome"] == "pass"
+    assert second.files["slow"]["outcome"] == "fail"
+    assert {each["baseline-source"] for each in second.files.values()} == {"artifact"}
+
+
+# -- what GitHub does not allow, or cannot ---------------------------------------------------
+
+
+def test_pull_request_of_a_fork_is_judged_and_only_cannot_comment(stored, github):
+    """Its token may read the baseline; the second workflow comments for it."""
+    ran = stored.run("pull_request", stored.pull(1.5, fork=True), token="ro")  # noqa: S106 - of the fake
+    fork_run = stored.run_id
+
+    assert ran.returncode == 1
+    assert ran.outputs["outcome"] == "fail"
+    assert baseline_of(ran) == ("artifact", stored.base)
+    assert github.comments == []
+    assert any("no comment" in text for text in ran.annotations("notice"))
+    assert not any("comment" in text for text in ran.annotations("warning"))
+
+    workflow = ".github/workflows/comment.yml"
+    stored.write(workflow, COMMENT_WORKFLOW)
+    git("switch", "-q", "main", cwd=stored.repository)
+    stored.write(workflow, COMMENT_WORKFLOW)
+    stored.commit()
+    stored.workflow = workflow
+    run = {**github.runs[fork_run], "name": "hot paths"}
+    told = stored.run("workflow_run", payload={"workflow_run": run, "action": "completed"})
+
+    assert told.returncode == 0, told.log
+    (comment,) = github.comments
+    assert comment["issue"] == 7
+    assert GUILTY.split(":")[1] in comment["body"]
+    assert told.files["comment"]["comment-url"] in ("", comment["html_url"])
+
+
+COMMENT_WORKFLOW = """\
+name: hot paths comment
+on:
+  workflow_run:
+    workflows: [hot paths]
+    types: [completed]
+permissions: {}
+jobs:
+  comment:
+    runs-on: ubuntu-24.04
+    permissions:
+      actions: read
+      pull-requests: write
+    steps:
+      - id: flame
+        uses: ci-flame/ci-flame/actions/comment@1111111111111111111111111111111111111111 # v0.1.0
+      - if: always()
+        env:
+          OUTPUTS: ${{ toJSON(steps.flame.outputs) }}
+        run: printf '%s' "$OUTPUTS" >"$CI_FLAME_TEST_KEPT/comment.json"
+"""
+
+BASELINES = """\
+name: baselines
+on: pull_request
+permissions: {{}}
+jobs:
+  bench:
+    runs-on: ubuntu-24.04
+    steps:
+      - uses: {checkout}
+        with:
+          persist-credentials: false
+{steps}"""
+ONE_BASELINE = """\
+      - id: s{number}
+        uses: ci-flame/ci-flame/actions/baseline@1111111111111111111111111111111111111111 # v0.1.0
+        with:
+          python: {python}
+      - if: always()
+        env:
+          OUTPUTS: ${{{{ toJSON(steps.s{number}.outputs) }}}}
+        run: printf '%s' "$OUTPUTS" >"$CI_FLAME_TEST_KEPT/{number}.json"
+"""
+ERRORS = [
+    # (status, headers, times): those that pass are tried again and found
+    (401, {}, 1),
+    (403, {}, 1),
+    (404, {}, 1),
+    (410, {}, 1),
+    (422, {}, 1),
+    (429, {"Retry-After": "0"}, 1),
+    (503, {"Retry-After": "0"}, 1),
+    (503, {"Retry-After": "3600"}, 1),
+]
+PASSING = {5, 6}
+"""Of these: GitHub says that it is to be asked again at once."""
+
+
+def test_errors_of_the_api_cost_the_stored_baseline_and_no_build(stored, github):
+    """One job asks for the baseline again and again, and each time another thing goes wrong."""
+    pull = stored.pull(1.0)
+    python = str(BIN / "python")
+    steps = [ONE_BASELINE.format(number=number, python=python) for number in range(len(ERRORS))]
+    stored.write(stored.workflow, BASELINES.format(checkout=CHECKOUT, steps="".join(steps)))
+    for status, headers, times in ERRORS:
+        # Each step's first question is for the list of artifacts.
+        github.fault("GET", ARTIFACTS, status=status, headers=headers, times=times)
+    ran = stored.run("pull_request", pull)
+
+    assert ran.returncode == 0, ran.log
+    for number, (status, *_rest) in enumerate(ERRORS):
+        found = ran.files[str(number)]["baseline-source"]
+        assert found == ("artifact" if number in PASSING else "none"), status
+    told = "\n".join(ran.annotations("notice"))
+    for status in {status for number, (status, *_) in enumerate(ERRORS) if number not in PASSING}:
+        assert str(status) in told, status
+    assert ran.annotations("error") == []
+
+
+def test_service_that_goes_down_in_the_middle_fails_no_build(stored, github):
+    """The baseline is there, then nobody answers: no upload, no comment, and the verdict holds."""
+    github.fault("PUT", "/_upload/.*", drop="before", times=99)
+    github.fault("GET", ".*/comments", drop="middle", times=99)
+    github.fault("POST", ".*", drop="before", times=99)
+    ran = stored.run("pull_request", stored.pull(1.0), env={})
+
+    assert ran.returncode == 0, ran.log
+    assert ran.outputs["outcome"] == "pass"
+    assert ran.outputs["report-url"] == ""
+
+    failed = stored.run("pull_request", stored.pull(1.5))
+
+    assert failed.returncode == 1, failed.log
+    assert failed.outputs["outcome"] == "fail"
+    assert any("no comment was written" in text for text in failed.annotations("warning"))
+    assert github.comments == []
+
+
+def test_input_that_is_no_word_ends_the_job_with_the_words_that_may_be(shop):
+    shop.uses(baseline="yesterday")
+    shop.commit(1.0)
+    ran = shop.run("push")
+
+    assert ran.returncode == 1
+    assert "input baseline is 'yesterday'" in ran.log
+    assert "auto, artifact, rerun, none" in ran.log
+    assert "Traceback" not in ran.log
+    assert shop.artifacts == set()
