@@ -149,6 +149,19 @@ def test_snippets_of_the_documentation_are_workflows_that_no_linter_blames(text,
     assert code == 0
 
 
+@pytest.mark.parametrize(
+    "file",
+    sorted(ROOT.glob("examples/*/.github/workflows/*.yml")),
+    ids=lambda file: str(file.relative_to(ROOT)),
+)
+def test_workflows_of_the_examples_use_inputs_that_there_are(file):
+    ours = list(used(yaml.safe_load(file.read_text(encoding="utf-8"))))
+
+    assert ours
+    for name, given in ours:
+        assert set(given) <= set(ACTIONS[name]["inputs"]), name
+
+
 @pytest.fixture
 def lint():
     import importlib.util
