@@ -162,6 +162,17 @@ def test_an_input_that_is_wrong_is_one_annotation_and_code_2(step, command):
     assert outputs == {}
 
 
+NOTHING = {
+    "outcome": "error",
+    "exit-code": "3",
+    "report": "",
+    "run": "",
+    "page": "",
+    "key": "bench",
+}
+"""The outputs of a check that recorded nothing."""
+
+
 def test_without_a_runner_outputs_are_printed(step):
     del step.environment["GITHUB_OUTPUT"]
     done, _ = step.run("baseline")
@@ -178,7 +189,7 @@ def test_python_that_is_missing_is_an_outcome_not_a_traceback(step):
     done, outputs = step.run("check", CI_FLAME_PYTHON="python9")
 
     assert done.returncode == 0
-    assert outputs == {"outcome": "error", "exit-code": "3", "report": "", "run": ""}
+    assert outputs == NOTHING
     assert "python9: No such file or directory (input python)" in done.stdout
     assert "Traceback" not in done.stderr
 
@@ -193,7 +204,7 @@ def test_a_report_that_was_there_before_is_not_this_builds(step):
     done, outputs = step.run("check", CI_FLAME_PYTHON="python9")
 
     assert done.returncode == 0
-    assert outputs == {"outcome": "error", "exit-code": "3", "report": "", "run": ""}
+    assert outputs == NOTHING
 
 
 def test_a_policy_that_is_wrong_is_an_outcome(step):
@@ -517,3 +528,19 @@ def test_compare_records_both_sides_where_the_stored_one_is_of_another_machine(s
     assert outputs["outcome"] in ("pass", "inconclusive", "fail"), done.stdout + done.stderr
     assert verdict["before"]["commit"] == run.commit
     assert verdict["before"]["environment"]["cpu_model"] == run.environment.cpu_model
+
+
+def test_the_page_has_a_file_of_its_own_named_by_the_key(tmp_path, capsys):
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "report.html").write_text("<p>page</p>", encoding="utf-8")
+    made = check.page(report, tmp_path / "temp" / "ci-flame", "bench_3.12")
+
+    assert made == tmp_path / "temp" / "ci-flame" / "ci-flame-bench_3.12.html"
+    assert made.read_text(encoding="utf-8") == "<p>page</p>"
+    assert check.page(None, tmp_path, "bench") is None
+
+    (report / "report.html").unlink()
+
+    assert check.page(report, tmp_path, "bench") is None
+    assert "report.html was not made ready for upload: no such file" in capsys.readouterr().out
