@@ -168,7 +168,7 @@ NOTHING = {
     "report": "",
     "run": "",
     "page": "",
-    "key": "bench",
+    "key": "job",
 }
 """The outputs of a check that recorded nothing."""
 
