@@ -8,6 +8,7 @@ import struct
 import warnings
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fake_github import FakeGitHub
@@ -105,6 +106,17 @@ def test_a_zip_that_was_streamed_is_read(run_folder):
                 archive.write(each, str(each.relative_to(run_folder)))
 
     assert artifacts.read_run(pipe.data, "z").commit == folder.load(run_folder).commit
+
+
+def test_what_githubs_own_client_has_packed_is_read():
+    """tests/data/README.md tells how: streamed, without sizes before the data."""
+    data = (Path(__file__).parent / "data" / "github" / "run.zip").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert all(member.flag_bits & 8 for member in archive.infolist()), "with descriptors"
+    run = artifacts.read_run(data, "artifact 12")
+
+    assert [each.benchmark for each in run.measurements] == ["tests/bench_shop.py::test_checkout"]
+    assert run.commit == "0123456789abcdef0123456789abcdef01234567"
 
 
 # -- what is refused ----------------------------------------------------------------------
