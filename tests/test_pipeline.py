@@ -162,7 +162,7 @@ def test_no_baseline_is_told_with_its_reason(tmp_path):
 
     assert (auto.run, none.run) == (None, None)
     assert auto.told == "no baseline: .ci-flame/baseline does not exist"
-    assert none.told == "no baseline: none was asked for"
+    assert none.told == "no baseline: none was given"
 
 
 def test_a_baseline_that_was_named_must_be_usable(tmp_path, before):

@@ -163,7 +163,7 @@ def load_baseline(spec: BaselineSpec, start: Path) -> Found:
 
     match spec.kind:
         case BaselineKind.NONE:
-            return Found(None, "no baseline: none was asked for")
+            return Found(None, "no baseline: none was given")
         case BaselineKind.AUTO:
             place = start / DEFAULT_BASELINE
             if not place.exists():

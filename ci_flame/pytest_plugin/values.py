@@ -69,7 +69,7 @@ class Before:
     """A stored one."""
     tree: processes.Tree | None = None
     """A checkout that is recorded in this session."""
-    told: str = "no baseline: none was asked for"
+    told: str = "no baseline: none was given"
     history: "History | None" = None
     """The builds beside a stored one, where it comes from a store."""
     notes: tuple[Note, ...] = ()
