@@ -117,20 +117,27 @@ def findings(verdict):
 
 
 @pytest.mark.parametrize(
-    ("example", "blamed", "files"),
+    ("example", "blamed", "where"),
     [
-        pytest.param("library", "shop.text:significant", {"shop/text.py"}, marks=needs_ebpf),
+        pytest.param("library", "shop.text:significant", ("shop/text.py", 15), marks=needs_ebpf),
         pytest.param(
-            "service", "warehouse.stock:Stock.take", {"warehouse/stock.py"}, marks=needs_ebpf
+            "service", "warehouse.stock:Stock.take", ("warehouse/stock.py", 13), marks=needs_ebpf
         ),
-        pytest.param("c-extension", "native:_rolling:roll", {None}, marks=needs_ebpf),
         pytest.param(
-            "monorepo", "api.prices:convert", {"packages/api/api/prices.py"}, marks=needs_ebpf
+            "c-extension", "native:_rolling:roll", ("src/rolling.c", 17), marks=needs_ebpf
         ),
-        pytest.param("node", "jit:src/distance.js:distance", {None}, marks=needs_perf_and_node),
+        pytest.param(
+            "monorepo", "api.prices:convert", ("packages/api/api/prices.py", 7), marks=needs_ebpf
+        ),
+        pytest.param(
+            "node",
+            "jit:src/distance.js:distance",
+            ("src/distance.js", 1),
+            marks=needs_perf_and_node,
+        ),
     ],
 )
-def test_example_does_what_its_readme_says(project, example, blamed, files):
+def test_example_does_what_its_readme_says(project, example, blamed, where):
     folder = project(example)
     told = [pattern(line) for block in blocks(example, "") for line in block.splitlines()]
     verdicts = []
@@ -150,7 +157,7 @@ def test_example_does_what_its_readme_says(project, example, blamed, files):
         assert verdict["outcome"] == promised.lower(), output
         assert {each["function"] for each in failed} == ({blamed} if promised == "FAIL" else set())
         if promised == "FAIL":
-            assert {each["file"] for each in failed} <= files | {None}, output
+            assert {(each["where"]["file"], each["where"]["line"]) for each in failed} == {where}
             for each in told:
                 assert any(re.fullmatch(each, one["sentence"]) for one in failed), output
 

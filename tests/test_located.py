@@ -18,9 +18,9 @@ from ci_flame.baseline import repository
 from ci_flame.config import terms
 from ci_flame.config.terms import Terms
 from ci_flame.policy import Policy, Waiver
-from ci_flame.profile import TOTAL, Frame, Measurement, Place
+from ci_flame.profile import TOTAL, Frame, Kind, Measurement, Place
 from ci_flame.report import json_report
-from ci_flame.verdict import Outcome, located
+from ci_flame.verdict import Outcome, located, touch
 from ci_flame.verdict.located import Located, Of, Spot
 
 TREE = (
@@ -100,6 +100,49 @@ def test_the_guilty_function_comes_first():
     known = Located({"src/shop/parser.py": "services/pay/src/shop/parser.py"}, "services/pay/")
 
     assert spot(known=known) == Spot("services/pay/src/shop/parser.py", 88, Of.FUNCTION)
+
+
+def native(changed_at=None):
+    """The finding, of a C function: it has no place, and its caller has one."""
+    roll = Frame("roll", "_rolling", kind=Kind.NATIVE)
+    path = (*FOUND.path, roll)
+    return replace(FOUND, frame=roll, path=path, place=None, changed_at=changed_at)
+
+
+def test_a_c_function_is_where_the_diff_changed_it():
+    changed_at = touch.Spot(touch.Touch.CHANGED, "services/pay/src/rolling.c", 17)
+    known = Located({"src/shop/parser.py": "services/pay/src/shop/parser.py"})
+
+    assert spot(native(changed_at), known=known) == Spot(changed_at.file, 17, Of.FUNCTION)
+    assert spot(native(), known=known).of is Of.CALLER
+
+
+@pytest.mark.parametrize(
+    ("function", "file"),
+    [
+        ("src/parser.js:tokenize", "src/parser.js"),
+        ("src/parser.mjs:Parser.tokenize", "src/parser.mjs"),
+        ("src/view.tsx:(anonymous)", "src/view.tsx"),
+        ("src/parser.py:tokenize", ""),
+        ("shop.Parser.size", ""),  # Java
+        ("node:internal/main/run_main_module:(anonymous)", ""),
+        ("../elsewhere.js:f", ""),
+        ("/root/elsewhere.js:f", ""),
+    ],
+)
+@pytest.mark.parametrize("in_git", [True, False])
+def test_a_javascript_function_is_in_the_file_that_its_name_tells(function, file, in_git):
+    frame = Frame(function, kind=Kind.JIT)
+    found = replace(FOUND, frame=frame, path=(frame,), place=None)
+    each = replace(FAILING, findings=(found,))
+    asked = located.wanted(verdict(each))
+    known = Located({name: name for name in asked if not name.startswith((".", "/"))})
+
+    told = spot(found, known=known if in_git else None)
+
+    assert (told.of is Of.FUNCTION) is bool(file)
+    if file:
+        assert told == Spot(file, 1, Of.FUNCTION)
 
 
 def test_then_the_nearest_caller_of_the_repository():

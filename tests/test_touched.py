@@ -143,6 +143,15 @@ def test_labels_of_what_is_around_a_change(name, spots, expected):
     assert told(touched(**spots), finding_on(name)) == expected
 
 
+def test_a_finding_knows_the_line_that_changed_in_itself_alone():
+    spots = {"shop.parser:parse": changed(21), TOKENIZE: Spot(Touch.READS, "a.py", 3, "LIMIT")}
+    (found,) = label(FAILED.benchmarks[0], touched(**spots)).findings
+    (itself,) = label(FAILED.benchmarks[0], touched(**{TOKENIZE: changed(90)})).findings
+
+    assert found.changed_at is None
+    assert itself.changed_at == changed(90)
+
+
 def test_native_functions_of_line_tables():
     name = "native:_fast.so:scan"
     about = finding_on(name)
@@ -212,7 +221,9 @@ def test_labels_change_words_alone(touch, verdict):
 
     assert labelled.outcome is verdict.outcome
     for mine, its in zip(labelled.benchmarks, verdict.benchmarks, strict=True):
-        plain = tuple(replace(each, touched="", changed="") for each in mine.findings)
+        plain = tuple(
+            replace(each, touched="", changed="", changed_at=None) for each in mine.findings
+        )
         assert replace(mine, findings=plain) == its
         for each in mine.findings:
             assert bool(each.changed) or not each.touched

@@ -27,7 +27,8 @@ def label(verdict: BenchmarkVerdict, touched: Touched | None) -> BenchmarkVerdic
     told = []
     for finding in verdict.findings:
         how, words = _label(finding, verdict.diff, touched)
-        told.append(replace(finding, touched=how, changed=words))
+        spot = touched.spots.get(str(finding.frame)) if how == Touch.CHANGED else None
+        told.append(replace(finding, touched=how, changed=words, changed_at=spot))
     return replace(verdict, findings=tuple(told))
 
 

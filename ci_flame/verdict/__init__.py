@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ci_flame.diff.timing import TimedChange
     from ci_flame.policy import Policy, Rule, Waiver
     from ci_flame.profile import Frame, Measurement, Place, Stack
+    from ci_flame.verdict import touch
     from ci_flame.verdict.located import Located
 
 
@@ -112,6 +113,8 @@ class Finding:
     """`Changed in this diff: src/shop/parser.py:88.` where the diff is known."""
     touched: str = ""
     """Which of `judge.touched.Touch` that says (`changed`, `calls`, …); empty: not known."""
+    changed_at: "touch.Spot | None" = None
+    """The line that the diff changed in the function itself, from the repository's root."""
     sort: Sort = Sort.GROWTH
     under: str = ""
     """The caller, where only the calls from there grew; empty: all calls of the function."""

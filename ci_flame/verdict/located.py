@@ -21,6 +21,8 @@ POLICY_FILE: Final = "ci-flame.yml"
 LONGEST: Final = 4096
 """Characters of a path: Linux opens none that is longer."""
 _ELSEWHERE: Final = re.compile(r"site-packages/|lib/python\d|[</]|[A-Za-z]:|(?:.*/)?\.\.(?:/|$)")
+_SCRIPT: Final = re.compile(r"([^:]+\.[cm]?[jt]sx?):")
+"""The file in the name of a JavaScript function; its line is not in it."""
 _LINE: Final = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 
 
@@ -65,12 +67,13 @@ class Located:
 
 def wanted(verdict: "Verdict") -> frozenset[str]:
     """Return the files of places that findings, and those waived, may point at."""
-    return frozenset(
-        place.file
-        for each in verdict.benchmarks
-        if each.findings or each.waived
-        for place in _places(each, _frames(each)).values()
-    )
+    found: set[str] = set()
+    for each in verdict.benchmarks:
+        if each.findings or each.waived:
+            frames = tuple(_frames(each))
+            found.update(place.file for place in _places(each, frames).values())
+            found.update(filter(None, map(_script, frames)))
+    return frozenset(found)
 
 
 def spot(finding: "Finding", each: "BenchmarkVerdict", verdict: "Verdict") -> Spot:
@@ -80,9 +83,11 @@ def spot(finding: "Finding", each: "BenchmarkVerdict", verdict: "Verdict") -> Sp
     """
     if finding.place and (here := _within(finding.place, verdict.located)):
         return Spot(here, max(finding.place.line, 1), Of.FUNCTION)
-    callers = path_spots(finding, each, verdict)
-    if callers:
-        return callers[-1][1]
+    if finding.changed_at:  # C has no place but the lines that its code was made from
+        return Spot(finding.changed_at.file, finding.changed_at.line, Of.FUNCTION)
+    functions = path_spots(finding, each, verdict)
+    if functions:
+        return functions[-1][1]
     return benchmark_spot(each, verdict) or policy_spot(finding.rule.place, verdict.located)
 
 
@@ -94,10 +99,17 @@ def path_spots(
     found = []
     for frame in finding.path:
         place = places.get(frame)
-        if place and (file := _within(place, verdict.located)):
+        named = place.file if place else _script(frame)
+        if named and (file := _known(named, verdict.located)):
             of = Of.FUNCTION if frame == finding.frame else Of.CALLER
-            found.append((frame, Spot(file, max(place.line, 1), of)))
+            found.append((frame, Spot(file, max(place.line if place else 1, 1), of)))
     return found
+
+
+def _script(frame: "Frame") -> str:
+    """Return the file that a compiled function's name tells: of V8's, `src/parser.js:tokenize`."""
+    found = _SCRIPT.match(frame.function) if frame.kind == "jit" else None
+    return found[1] if found else ""
 
 
 def benchmark_spot(each: "BenchmarkVerdict", verdict: "Verdict") -> Spot | None:
@@ -151,7 +163,11 @@ def policies_of(verdict: "Verdict") -> frozenset[str]:
 
 def _within(place: "Place", located: Located | None) -> str:
     """Return the path of a place in the repository; empty where it is not of it."""
-    return _normal(place.file) if located is None else located.files.get(place.file, "")
+    return _known(place.file, located)
+
+
+def _known(file: str, located: Located | None) -> str:
+    return _normal(file) if located is None else located.files.get(file, "")
 
 
 def _normal(file: str) -> str:
