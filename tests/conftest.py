@@ -1,10 +1,15 @@
 """What every test has: a clean environment of its own."""
 
 import pytest
+from hypothesis import settings
 
 from ci_flame.baseline import ci_base
 
 pytest_plugins = ["pytester"]
+
+# No test asserts a time: a deadline of an example would be one.
+settings.register_profile("ci_flame", deadline=None)
+settings.load_profile("ci_flame")
 
 
 @pytest.fixture(autouse=True, scope="session")

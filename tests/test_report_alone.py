@@ -1,5 +1,6 @@
 """What reports tell of a benchmark that there is nothing to compare with."""
 
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,10 @@ from synthetic import SHOP, synthetic_measurement
 from ci_flame.judge import judge_alone
 from ci_flame.policy import Policy
 from ci_flame.profile import Frame, Measurement, Mode, Process, Profile, Round, Unit, Weight
-from ci_flame.report import alone, markdown, terminal
+from ci_flame.report import alone, markdown, svg, terminal
 from ci_flame.verdict import Note, Outcome, Verdict
+
+NS = "{http://www.w3.org/2000/svg}"
 
 
 def measured(stacks, mode=Mode.ON_CPU, *, iterations=10, processes=1, unit=Unit.NANOSECONDS):
@@ -96,3 +99,40 @@ def test_notes_are_said_once_of_the_modes_of_a_benchmark():
 
     assert shown.count("3 of 200 rounds left out") == 2
     assert shown.count("note: other") == 1
+
+
+def test_the_picture_of_a_first_run_is_a_plain_flame_graph():
+    drawn = svg.render(verdict_alone().benchmarks[0])
+    root = ET.fromstring(drawn)  # noqa: S314 - our own
+    boxes = {
+        group.find(f"{NS}title").text.splitlines()[0]: group.find(f"{NS}rect").attrib
+        for group in root.iter(f"{NS}g")
+    }
+    profile = verdict_alone().benchmarks[0].alone.profile(Mode.ON_CPU)
+    whole = float(boxes["[total]: the whole benchmark"]["width"])
+
+    assert root.find(f"{NS}title").text.startswith("Flame graph of")
+    assert set(boxes) == {"[total]: the whole benchmark"} | {
+        str(frame) for stack in profile.stacks for frame in stack
+    }
+    for frame, _own, total in alone.functions(profile):
+        part = float(boxes[str(frame)]["width"]) / whole
+        assert abs(part - total.value / profile.value) < 0.01
+    lowest = max(float(box["y"]) + float(box["height"]) for box in boxes.values())
+    assert lowest < float(root.attrib["height"])
+
+
+@pytest.mark.parametrize(("depth", "rows"), [(298, 300), (299, 300), (400, 300)])
+def test_a_stack_of_any_depth_ends_inside_the_picture(depth, rows):
+    names = ";".join(f"f{n}" for n in range(depth + 1))
+    made = measured({names: 100})
+    judged = judge_alone(made, Mode.ON_CPU, Policy(), Note("no-baseline", "none"))
+    drawn = svg.render(judged)
+
+    assert drawn.count("<g>") == rows
+
+
+def test_no_samples_draw_nothing():
+    judged = judge_alone(measured({}), Mode.ON_CPU, Policy(), Note("no-baseline", "none"))
+
+    assert "<g>" not in svg.render(judged)

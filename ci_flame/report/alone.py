@@ -4,7 +4,18 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import Final
 
-from ci_flame.profile import RUN_QUEUE, Frame, Kind, Measurement, Mode, Profile, Stack, Unit, Weight
+from ci_flame.profile import (
+    RUN_QUEUE,
+    TOTAL,
+    Frame,
+    Kind,
+    Measurement,
+    Mode,
+    Profile,
+    Stack,
+    Unit,
+    Weight,
+)
 from ci_flame.report.words import duration, share, visible
 from ci_flame.simplify import judged
 
@@ -24,6 +35,25 @@ def functions(profile: Profile) -> list[tuple[Frame, Weight, Weight]]:
             total[frame] += weight
     ordered = sorted(total, key=lambda frame: (-total[frame].value, str(frame)))
     return [(frame, own[frame], total[frame]) for frame in ordered]
+
+
+Node = tuple[Frame, int, Weight]
+"""Frame, index of the parent, weight with callees."""
+
+
+def tree(profile: Profile) -> list[Node]:
+    """Return the call tree with the whole profile as its root, parents first, siblings by name."""
+    weights: dict[Stack, Weight] = defaultdict(lambda: Weight(0, 0))
+    for stack, weight in profile.stacks.items():
+        for depth in range(1, len(stack) + 1):
+            weights[stack[:depth]] += weight
+    nodes: list[Node] = [(TOTAL, -1, Weight(profile.samples, profile.value))]
+    index: dict[Stack, int] = {(): 0}
+    names = {frame: str(frame) for stack in profile.stacks for frame in stack}
+    for path in sorted(weights, key=lambda path: [names[frame] for frame in path]):
+        index[path] = len(nodes)
+        nodes.append((path[-1], index[path[:-1]], weights[path]))
+    return nodes
 
 
 def without_run_queue(profile: Profile) -> tuple[Profile, int]:

@@ -4,24 +4,21 @@ The page is `report.html`'s own, with one side: a box is as wide as its cost, it
 is its module.
 """
 
-from collections import defaultdict
 from typing import Final
 
 from ci_flame.diff.figures import collector_notes, figures
 from ci_flame.profile import (
-    TOTAL,
     Frame,
     Measurement,
     Mode,
     Place,
     Profile,
     Run,
-    Stack,
     Unit,
     Weight,
 )
 from ci_flame.report import machine as machine_report
-from ci_flame.report.alone import functions, without_run_queue
+from ci_flame.report.alone import Node, functions, tree, without_run_queue
 from ci_flame.report.html import (
     Column,
     Values,
@@ -124,25 +121,6 @@ def _facts(each: Measurement, profile: Profile, mode: Mode, queued: int) -> list
         told = duration(queued / profile.iterations)
         facts.append(("Waited for a CPU", f"{told} per iteration, left out"))
     return [{"label": label, "value": value, "more": "", "tone": ""} for label, value in facts]
-
-
-Node = tuple[Frame, int, Weight]
-"""Frame, index of the parent, weight with callees."""
-
-
-def tree(profile: Profile) -> list[Node]:
-    """Return the call tree with the whole profile as its root, parents first, siblings by name."""
-    weights: dict[Stack, Weight] = defaultdict(lambda: Weight(0, 0))
-    for stack, weight in profile.stacks.items():
-        for depth in range(1, len(stack) + 1):
-            weights[stack[:depth]] += weight
-    nodes: list[Node] = [(TOTAL, -1, Weight(profile.samples, profile.value))]
-    index: dict[Stack, int] = {(): 0}
-    names = {frame: str(frame) for stack in profile.stacks for frame in stack}
-    for path in sorted(weights, key=lambda path: [names[frame] for frame in path]):
-        index[path] = len(nodes)
-        nodes.append((path[-1], index[path[:-1]], weights[path]))
-    return nodes
 
 
 def _data(

@@ -1,4 +1,4 @@
-"""Stage 6, pure: one benchmark as a static differential flame graph.
+"""Stage 6, pure: one benchmark as a static differential flame graph; plain without other side.
 
 Readable without JavaScript and under a strict content policy: no script, no `style`, no
 `class`; presentation attributes and a `<title>` per box, which browsers show as a tooltip.
@@ -9,8 +9,8 @@ from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
 from ci_flame.formats import run_json
-from ci_flame.profile import Frame, Kind, Mode
-from ci_flame.report import picture
+from ci_flame.profile import Frame, Kind, Measurement, Mode, Profile, Unit, Weight
+from ci_flame.report import alone, picture
 from ci_flame.report.picture import Box, Picture
 from ci_flame.report.words import (
     ELLIPSIS,
@@ -273,6 +273,7 @@ def _legend(graph: Picture, y: float) -> list[str]:
 
 
 def _nothing(benchmark: BenchmarkVerdict, width: int) -> str:
+    """Say why nothing was compared, and draw the one side that was recorded."""
     name = visible(benchmark.benchmark)
     room = width - 2 * MARGIN
     sentences = [
@@ -280,8 +281,10 @@ def _nothing(benchmark: BenchmarkVerdict, width: int) -> str:
     ]
     notes = [visible(note.text) for note in benchmark.notes] or ["Nothing to compare with."]
     title = f"{benchmark.outcome.value.upper()}  {name}"
+    top = 50 + 16 * (len(sentences) + len(notes))
+    drawn, bottom = _one_side(benchmark.alone, Mode(benchmark.mode), (width, top))
     lines = [
-        *_open(width, 50 + 16 * (len(sentences) + len(notes)), f"No comparison for {name}"),
+        *_open(width, bottom, f"{'Flame graph of' if drawn else 'No comparison for'} {name}"),
         _text(MARGIN, 22, _fit(title, room, 7.4), size=13, weight="600"),
     ]
     for i, line in enumerate([*sentences, *notes]):
@@ -294,4 +297,55 @@ def _nothing(benchmark: BenchmarkVerdict, width: int) -> str:
             weight="600" if guilty else "400",
         )
         lines.append(told)
-    return "\n".join([*lines, "</svg>\n"])
+    return "\n".join([*lines, *drawn, "</svg>\n"])
+
+
+def _one_side(
+    measurement: Measurement | None, mode: Mode, place: tuple[int, int]
+) -> tuple[list[str], int]:
+    """Return the boxes of one side below `place` (width, top), and where they end."""
+    width, top = place
+    if measurement is None or mode not in measurement.modes:
+        return [], top
+    profile, _ = alone.without_run_queue(measurement.profile(mode))
+    if not profile.value:
+        return [], top
+    scale = (width - 2 * MARGIN) / profile.value
+    nodes = alone.tree(profile)
+    depths, lefts, edges = [0], [0], [0]
+    for _, parent, weight in nodes[1:]:
+        depths.append(depths[parent] + 1)
+        lefts.append(edges[parent])
+        edges[parent] += weight.value
+        edges.append(lefts[-1])
+    rows = 1 + max(
+        depth
+        for depth, (_, _, weight) in zip(depths, nodes, strict=True)
+        if weight.value * scale >= COLUMN
+    )
+    rows = min(rows, MAX_ROWS)
+    parts: list[str] = []
+    for (frame, parent, weight), depth, left in zip(nodes, depths, lefts, strict=True):
+        w = weight.value * scale
+        if w < NARROWEST or depth >= rows or len(parts) >= BOXES:
+            continue
+        told = "[total]: the whole benchmark" if parent < 0 else visible(str(frame))
+        x, y = MARGIN + left * scale, top + depth * ROW
+        gap = 0.5 if w > 2 else 0.0  # noqa: PLR2004 - a gap would eat a narrow box
+        label = _label(frame, share(weight.value / profile.value), w - 8)
+        parts.append(
+            f"<g><title>{escape(told)}\n{escape(_cost(profile, weight))}"
+            f'</title><rect x="{x + gap:.1f}" y="{y + 0.5:.1f}"'
+            f' width="{max(w - 2 * gap, NARROWEST):.1f}" height="{ROW - 1}" rx="1.5"'
+            f' fill="{_KINDS.get(frame.kind, FILLS[0])}"/>'
+            + (_text(x + 4, y + 13.5, label) if label else "")
+            + "</g>"
+        )
+    return parts, top + rows * ROW + MARGIN
+
+
+def _cost(profile: Profile, weight: Weight) -> str:
+    part = f"{share(weight.value / profile.value)} of the benchmark, {weight.samples:,} samples"
+    if profile.unit is not Unit.NANOSECONDS:
+        return part
+    return f"{duration(weight.value / profile.iterations)} per iteration, {part}"
