@@ -276,7 +276,8 @@ def gone(pid):
 
 @ROOT
 @NEEDS_ROOT
-def test_a_job_that_is_cancelled_leaves_no_process(step):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_job_that_is_cancelled_leaves_no_process(step, number):
     """GitHub sends SIGINT and then SIGTERM to the step's process."""
     (step.here / "work.py").write_text(
         "import os, pathlib, signal\n"
@@ -297,7 +298,7 @@ def test_a_job_that_is_cancelled_leaves_no_process(step):
         while time.monotonic() < until and not (step.seen.exists() and step.seen.read_text()):
             time.sleep(0.05)
         pid = int(step.seen.read_text())
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         told = process.communicate(timeout=60)[0].decode()
     finally:
         process.kill()

@@ -208,7 +208,14 @@ def _ci_flame(asked: Inputs, words: Sequence[str]) -> int:
     given = {name: text for name, text in os.environ.items() if name not in _NOT_THEIRS}
     given |= {ci_base.NAMED: asked.base} if asked.base else {}
     try:
-        process = subprocess.Popen([*whole, "--", *asked.command], env=given)
+        # In a group of its own it is told to end once, by us: a second signal would cut short
+        # how it puts worktrees and collectors away.
+        process = subprocess.Popen(
+            [*whole, "--", *asked.command],
+            env=given,
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+        )
     except OSError as error:
         runner.say(f"{asked.python}: {error.strerror} (input python)")
         return pipeline.NOT_RECORDED
