@@ -171,15 +171,23 @@ class Runner:
 
 
 class Shop:
-    """A repository with one benchmark and a workflow, its history known to the fake GitHub."""
+    """A repository with one benchmark and a workflow, its history known to the fake GitHub.
 
-    def __init__(self, place, runner, github):
+    With `example` it is that project, recorded for real.
+    """
+
+    def __init__(self, place, runner, github, *, example=None):
         self.place = place
         self.runner = runner
         self.github = github
         self.repository = place / "shop"
         self.workflow = github.workflow
-        (self.repository / "benchmarks").mkdir(parents=True)
+        if example is not None:
+            ignored = shutil.ignore_patterns("__pycache__", ".ci-flame", ".github")
+            shutil.copytree(example, self.repository, ignore=ignored)
+            git("init", "-q", "-b", "main", cwd=self.repository)
+            return
+        self.repository.mkdir()
         git("init", "-q", "-b", "main", cwd=self.repository)
         self.write("benchmarks/test_shop.py", "def test_checkout(flame):\n    flame(sum, [1])\n")
         self.write("shop/parser.py", "def tokenize():\n" + "    pass\n" * 20)
@@ -254,10 +262,12 @@ class Shop:
             sha, *parents = line.split()
             self.github.commits[sha] = parents
 
-    def pull(self, cost, *, seed=1, number=7, fork=False):
+    def pull(self, cost, *, seed=1, number=7, fork=False, files=None):
         """Check out the merge of a pull request that changes the cost, as GitHub does."""
         git("switch", "-q", "main", cwd=self.repository)
         git("switch", "-q", "-C", "topic", cwd=self.repository)
+        for name, text in (files or {}).items():
+            self.write(name, text)
         tip = self.commit(cost, seed=seed)
         git("switch", "-q", "--detach", "main", cwd=self.repository)
         git("merge", "-q", "--no-ff", "-m", "merge", "topic", cwd=self.repository)

@@ -4,10 +4,12 @@ Most builds replay recordings with known truth (`acted.Shop`); two kinds record 
 """
 
 import json
+import os
+import venv
 
 import pytest
 import yaml
-from acted import BIN, CHECKOUT, GUILTY, Runner, Shop, git
+from acted import BIN, CHECKOUT, GUILTY, ROOT, Runner, Shop, git
 from fake_github import FakeGitHub
 
 pytestmark = [pytest.mark.act]
@@ -352,3 +354,94 @@ def test_input_that_is_no_word_ends_the_job_with_the_words_that_may_be(shop):
     assert "auto, artifact, rerun, none" in ran.log
     assert "Traceback" not in ran.log
     assert shop.artifacts == set()
+
+
+# -- recorded for real --------------------------------------------------------------------
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: host mode records here")
+
+
+@pytest.fixture
+def library(tmp_path, runner, github):
+    """The example library, under its own policy, however busy this machine is."""
+    made = Shop(tmp_path, runner, github, example=ROOT / "examples" / "library")
+    policy = made.repository / "ci-flame.yml"
+    text = policy.read_text(encoding="utf-8")
+    policy.write_text(text.replace("record:\n", "record:\n  busy: 100%\n"), encoding="utf-8")
+    made.write(".gitignore", ".ci-flame/\n__pycache__/\n")
+    return made
+
+
+@pytest.mark.root
+@as_root
+def test_ebpf_records_a_first_push_and_a_pull_request_that_fails(library, tmp_path, github):
+    """Set up by the action from its own checkout, into an environment that has nothing yet."""
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=True)
+    programs = environment / "bin"
+    library.uses(command=f"{programs}/pytest benchmarks", python=f"{programs}/python", setup="auto")
+    base = library.commit()
+    first = library.run("push")
+
+    assert first.returncode == 0, first.log
+    assert first.outputs["outcome"] == "no-baseline"
+    assert first.outputs["collector"] == "ebpf"
+    assert any("are recorded by ebpf" in text for text in first.annotations("notice"))
+    kept = json.loads(library.artifact(RUN)["run.json"])
+    assert kept["environment"]["collector"] == "ebpf"
+
+    library.uses(command=f"{programs}/pytest benchmarks", python=f"{programs}/python")
+    library.commit()
+    git("apply", str(ROOT / "examples/library/slower.patch"), cwd=library.repository)
+    text = (library.repository / "shop/text.py").read_text(encoding="utf-8")
+    git("checkout", "-q", ".", cwd=library.repository)
+    pull = library.pull(None, files={"shop/text.py": text})
+    ran = library.run("pull_request", pull)
+    verdict = json.loads(library.artifact(REPORT)["verdict.json"])
+
+    assert ran.returncode == 1, ran.log
+    assert ran.outputs["outcome"] == "fail"
+    assert ran.outputs["baseline-source"] == "ancestor"
+    assert (ran.outputs["baseline-sha"], ran.outputs["baseline-distance"]) == (base, "1")
+    assert any("shop.text:significant" in text for text in ran.annotations("error"))
+    assert "shop/text.py" in {file for file, _line in ran.places("error")}
+    assert verdict["after"]["environment"]["collector"] == "ebpf"
+    (comment,) = github.comments
+    assert "significant" in comment["body"]
+    assert git("worktree", "list", cwd=library.repository).count("\n") == 0
+
+
+@pytest.mark.root
+@as_root
+def test_base_is_recorded_beside_the_head_in_a_shallow_clone(library, tmp_path):
+    """`baseline: rerun` fetches the one commit that the clone lacks."""
+    library.write("ci-flame.yml", SHORT)
+    library.uses(command=f"{BIN / 'pytest'} benchmarks", baseline="rerun")
+    base = library.commit()
+    library.write("NEWS", "Opening hours\n")
+    library.commit()
+    whole = library.repository
+    git("config", "uploadpack.allowAnySHA1InWant", "true", cwd=whole)
+    shallow = tmp_path / "shallow"
+    git("clone", "-q", "--depth=1", f"file://{whole}", str(shallow), cwd=tmp_path)
+    library.repository = shallow
+    ran = library.run("push")
+
+    assert ran.returncode == 0, ran.log
+    assert ran.outputs["outcome"] in ("pass", "inconclusive")
+    assert baseline_of(ran) == ("rerun", base)
+    verdict = json.loads(library.artifact(REPORT)["verdict.json"])
+    assert verdict["before"]["commit"] == base
+    assert verdict["before"]["environment"]["collector"] == "ebpf"
+
+
+SHORT = """\
+version: 1
+record:
+  busy: 100%
+  processes: 2
+  seconds: 1
+rules:
+  - frames: "*"
+    max_growth: 100%
+"""
