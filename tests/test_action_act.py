@@ -5,6 +5,7 @@ Most builds replay recordings with known truth (`acted.Shop`); two kinds record 
 
 import json
 import os
+import re
 import venv
 
 import pytest
@@ -216,6 +217,33 @@ def test_legs_of_a_matrix_have_their_own_baselines(shop, github):
     assert second.files["fast"]["outcome"] == "pass"
     assert second.files["slow"]["outcome"] == "fail"
     assert {each["baseline-source"] for each in second.files.values()} == {"artifact"}
+
+
+def test_steps_one_by_one_come_to_the_same(stored, github):
+    """Those of the page: record, baseline, compare; the set-up is there."""
+    text = (ROOT / "docs" / "github-action.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    (block,) = [each for each in blocks if "actions/record" in each]
+    steps = yaml.safe_load(block)[1:]  # without the set-up
+    for step in steps:
+        step.setdefault("with", {})["python"] = str(BIN / "python")
+        if "command" in step["with"]:
+            step["with"]["command"] = f"{BIN / 'pytest'} -p no:cacheprovider benchmarks"
+    steps[-1]["id"] = "flame"
+    workflow = yaml.safe_load((stored.repository / stored.workflow).read_text(encoding="utf-8"))
+    job = workflow["jobs"]["bench"]
+    job["steps"] = [job["steps"][0], *steps, job["steps"][-1]]
+    workflow["on"] = workflow.pop(True)  # YAML 1.1 takes `on` for a Boolean
+    stored.write(stored.workflow, yaml.safe_dump(workflow))
+    ran = stored.run("pull_request", stored.pull(1.5))
+
+    assert ran.returncode == 1
+    assert (ran.outputs["outcome"], ran.outputs["exit-code"]) == ("fail", "1")
+    assert stored.artifacts == {RUN, REPORT, PAGE}
+    assert any(GUILTY in text for text in ran.annotations("error"))
+    assert "the base commit itself" in ran.log
+    (comment,) = github.comments
+    assert ran.outputs["comment-url"] == comment["html_url"]
 
 
 # -- what GitHub does not allow, or cannot ---------------------------------------------------
