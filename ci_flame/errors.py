@@ -20,6 +20,16 @@ class CiFlameError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross processes (xdist, pools), whatever their class is built from.
+        return _again, (type(self), dict(vars(self)))
+
+
+def _again(kind: type[CiFlameError], values: dict[str, object]) -> CiFlameError:
+    error = kind.__new__(kind, values["message"])
+    vars(error).update(values)
+    return error
+
 
 class UsageError(CiFlameError):
     """The words on the command line, in a marker or in the environment do not fit."""

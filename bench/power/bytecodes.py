@@ -61,7 +61,9 @@ def present() -> list[str]:
 def build(names: list[str], kind: str, place: Path) -> tuple[Run, Run]:
     """Record both sides of one build."""
     variant = Planted(kind, "f10" if kind == "growth" else "", 2 if kind == "growth" else 0)
-    unit = Unit(0, "bytecodes", 0, SECONDS, "quiet", "rerun", dict.fromkeys(names, variant))
+    unit = Unit(
+        0, "bytecodes", 0, SECONDS, "quiet", "rerun", PROCESSES, dict.fromkeys(names, variant)
+    )
     runs = {
         side: [process(Task(unit, side, index), place, busy=1.0) for index in range(PROCESSES)]
         for side in ("before", "after")

@@ -1,6 +1,6 @@
 """Verdicts on the recordings: each comparison has its own, that no other comparison uses.
 
-    10 zips of a unit ─ 8 workloads ─ cut to 1, 2, 3, 6 s a process ─ verdict at 0, 5 and 10 %
+    10 zips of a unit ─ 8 workloads ─ cut to 1, 2, 3 s a process ─ verdict at 0, 5 and 10 %
 
 Cuts of one recording go to different tables (different seconds a side), never to one.
 """
@@ -25,7 +25,7 @@ from ci_flame.verdict import Outcome
 LIMITS: Final = (0, 5, 10)
 """In percent."""
 CUTS: Final[Mapping[str, tuple[float, ...]]] = {
-    "goal15": (3.0, 2.0, 1.0), "goal30": (6.0, 3.0, 2.0, 1.0), "curve": (2.0, 1.0),
+    "goal15": (3.0, 2.0, 1.0), "goal30": (2.0, 1.0), "curve": (2.0, 1.0),
 }  # fmt: skip
 """Kind -> seconds of a process that its recordings are cut to; others stay whole."""
 JUDGE: Final = digest("ci_flame", "bench/power")
@@ -168,17 +168,20 @@ def judged(changes: RunDiff, after: Run, variant: Variant, limit: int) -> Judged
 
 
 def excused(frame: Frame, path: Sequence[Frame], variant: Variant, limit: int) -> bool:
-    """Tell whether a function that was accused did grow past the limit, or calls what did."""
+    """Tell whether a function that was accused did grow up to the limit, or calls what did.
+
+    One that grew by the limit exactly is neither innocent nor guilty.
+    """
     if variant.kind == "uniform":
-        return variant.percent > limit
+        return variant.percent >= limit
     guilty = guilty_of(variant)
     if guilty is None:
         return False
     if guilty in path:
-        return variant.percent > limit
+        return variant.percent >= limit
     # Those above it: the test, the workload's loop, the benchmark itself.
     grew = SHARES[variant.function] * variant.percent
-    return variant.kind == "growth" and frame.function in ABOVE and grew > limit
+    return variant.kind == "growth" and frame.function in ABOVE and grew >= limit
 
 
 def failed(found: Judged) -> bool:
@@ -223,7 +226,7 @@ def _row(unit: Unit, workload: str, before: Run, after: Run, *, seconds: float) 
         kind=unit.kind,
         nth=unit.nth,
         workload=workload,
-        seconds=schedule.PROCESSES * seconds,
+        seconds=unit.processes * seconds,
         condition=unit.condition,
         mode=unit.mode,
         variant={key: value for key, value in asdict(variant).items() if value},

@@ -1,6 +1,7 @@
 """What is recorded, in which order: pure, endless, and the same whenever it is asked.
 
     unit ─ 5 processes before, 5 after, all workloads in each ─ one comparison per workload
+    (`goal30`: 15 and 15, because a side of 30 s is told best by many processes)
 
 Kinds of units are mixed so that every prefix of the schedule holds them in the wanted proportion:
 an interrupted campaign is a smaller campaign, not half of one.
@@ -69,7 +70,7 @@ def exactly(units: int, percent: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Ten processes that are compared five against five."""
+    """Processes of both sides that are compared with each other."""
 
     number: int
     kind: str
@@ -77,11 +78,13 @@ class Unit:
     nth: int
     """Of its kind, from 0; 2 n and 2 n + 1 are alike but for `same`: one may confirm the other."""
     seconds: float
-    """Of each process and workload; five times that is a side."""
+    """Of each process and workload; times the processes it is a side."""
     condition: str
     """`quiet`, `hog` (a CPU hog beside both sides), `hog-after` (beside the after side only)."""
     mode: str
     """`rerun`: sides in random order; `stored`: all before processes, other units, all after."""
+    processes: int
+    """Of a side."""
     variants: Mapping[str, Variant]
 
 
@@ -92,12 +95,14 @@ class Kind:
     wanted: int
     """In a whole campaign."""
     seconds: float
+    processes: int = 0
+    """Of a side; 0: `PROCESSES`."""
 
 
 KINDS: Final[Mapping[str, Kind]] = {
     "same": Kind(80, 0.6),
     "goal15": Kind(8, 3.0),
-    "goal30": Kind(6, 6.0),
+    "goal30": Kind(6, 2.0, 15),
     "uniform": Kind(8, 2.0),
     "large": Kind(8, 1.0),
     "curve": Kind(8, 2.0),
@@ -128,7 +133,8 @@ def make(number: int, kind: str, nth: int) -> Unit:
     elif pair % 4 == 3:  # noqa: PLR2004 - one pair of four is recorded beside the hog
         condition = "hog"
     variants = {name: _variant(kind, pair, at) for at, name in enumerate(WORKLOADS)}
-    return Unit(number, kind, nth, seconds, condition, mode, variants)
+    processes = KINDS[kind].processes or PROCESSES
+    return Unit(number, kind, nth, seconds, condition, mode, processes, variants)
 
 
 def _variant(kind: str, pair: int, at: int) -> Variant:
@@ -198,21 +204,21 @@ def tasks(made: Iterator[Unit]) -> Iterator[Task]:
     waiting: list[Unit] = []
     for unit in made:
         if unit.mode == "stored":
-            yield from (Task(unit, "before", index) for index in range(PROCESSES))
+            yield from (Task(unit, "before", index) for index in range(unit.processes))
             waiting.append(unit)
         else:
             yield from interleaved(unit)
         for each in [each for each in waiting if each.number + LAG <= unit.number]:
             waiting.remove(each)
-            yield from (Task(each, "after", index) for index in range(PROCESSES))
+            yield from (Task(each, "after", index) for index in range(each.processes))
     for each in waiting:
-        yield from (Task(each, "after", index) for index in range(PROCESSES))
+        yield from (Task(each, "after", index) for index in range(each.processes))
 
 
 def sides(unit: Unit) -> dict[str, list[Task]]:
     """Return the processes of both sides, `before` and `after`."""
     return {
-        side: [Task(unit, side, index) for index in range(PROCESSES)]
+        side: [Task(unit, side, index) for index in range(unit.processes)]
         for side in ("before", "after")
     }
 
@@ -226,7 +232,7 @@ def confirming(unit: Unit, workload: str) -> list[Task]:
 def interleaved(unit: Unit, prefix: str = "") -> Iterator[Task]:
     """Yield both sides' processes in the random order of a rerun."""
     counted = {"before": 0, "after": 0}
-    for side in order(PROCESSES, PROCESSES, f"power {unit.number}{prefix}"):
+    for side in order(unit.processes, unit.processes, f"power {unit.number}{prefix}"):
         yield Task(unit, prefix + side, counted[side])
         counted[side] += 1
 
