@@ -290,10 +290,15 @@ def test_a_growth_that_a_second_recording_does_not_show_fails_nobody(pytester, w
 
 
 def _garbage(collections):
-    """A function that leaves cycles behind and collects so many times in every call."""
+    """A function that leaves cycles behind and collects so many times in every call.
+
+    What else lives in a process differs from one to the next, and so would a collection's cost.
+    """
     return f"""
 import gc
-KEPT = [[] for _ in range(2000)]
+if {collections}:
+    gc.freeze()
+KEPT = [[] for _ in range({20_000 if collections else 2000})]
 
 def leave():
     for _ in range(400):
