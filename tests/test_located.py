@@ -127,7 +127,7 @@ def test_a_c_function_is_where_the_diff_changed_it():
         ("shop.Parser.size", ""),  # Java
         ("node:internal/main/run_main_module:(anonymous)", ""),
         ("../elsewhere.js:f", ""),
-        ("/root/elsewhere.js:f", ""),
+        ("/elsewhere.js:f", ""),
     ],
 )
 @pytest.mark.parametrize("in_git", [True, False])
