@@ -111,7 +111,7 @@ class Project:
 
     def command(self, *words):
         return call(
-            *words, "--name", "program", "--repeat", "5", "--", sys.executable, "program.py"
+            *words, "--name", "program", "--repeat", "8", "--", sys.executable, "program.py"
         )
 
 
