@@ -1,5 +1,7 @@
 """Cost that moved is not cost that grew, up to its limits."""
 
+from dataclasses import replace
+
 import pytest
 from synthetic import SHOP, Noise, grown, synthetic_measurement
 
@@ -8,7 +10,8 @@ from ci_flame.judge import judge_benchmark
 from ci_flame.judge.family import Family
 from ci_flame.judge.moved import moves
 from ci_flame.policy import Limit, Policy, Rule
-from ci_flame.profile import Mode
+from ci_flame.profile import Frame, Mode
+from ci_flame.profile.counts import Count, Counting
 from ci_flame.verdict import Outcome
 
 API = "bench_shop:test_checkout;shop.api:checkout"
@@ -178,3 +181,92 @@ def test_an_inlined_callee_is_no_growth_of_own_cost(own, outcome):
 def test_new_cost_is_not_moved_cost(after):
     assert found(SHOP, after) == {}
     assert judged(SHOP, after).outcome is Outcome.FAIL
+
+
+# -- handed over to a new function beside it, witnessed by exact counts ----------------
+
+BODY = f"{API};shop.render:body"
+HALVED = SHOP | {PAGE: 68_000.0, BODY: 66_000.0}
+"""`page` keeps its name and half of its work; `body` beside it has the other half."""
+
+
+def counted(costs, seed, bytecodes, **about):
+    """A measurement whose processes counted these functions' bytecodes."""
+    made = synthetic_measurement(costs, seed=seed, noise=STEADY)
+    counts = {Frame.parse(name): Count(10, own, 10, own) for name, own in bytecodes.items()}
+    counting = Counting(**{"python": "3.12", "hash_seed": "0", "iterations": 2, **about})
+    told = tuple(replace(each, counts=counts, counting=counting) for each in made.processes)
+    return replace(made, processes=told)
+
+
+def judged_with(before, after, one, other, **about):
+    compared = diff_benchmark(
+        counted(before, 1, one), counted(after, 2, other, **about), Mode.ON_CPU
+    )
+    return judge_benchmark(compared, Policy(rules=(TEN,)), family=1)
+
+
+@pytest.mark.parametrize(
+    ("page", "body", "passes"),
+    [
+        (500, 500, True),
+        (500, 549, True),  # a split has calls and a loop of its own
+        (500, 551, False),
+        (500, 451, True),
+        (500, 449, False),
+        (1000, 500, False),  # nothing left `page`: it got faster, and `body` is new work
+        (500, 3000, False),
+    ],
+)
+def test_bytecodes_witness_what_a_function_handed_to_a_new_one(page, body, passes):
+    got = judged_with(
+        SHOP, HALVED, {"shop.render:page": 1000},
+        {"shop.render:page": page, "shop.render:body": body},
+    )  # fmt: skip
+
+    assert named(got) == ([] if passes else ["shop.render:body"])
+    if passes:
+        (text,) = moved(got)
+        assert text.startswith(
+            "shop.render:body is new and takes 13 % of the benchmark, which left shop.render:page"
+            " (which executes as many bytecodes fewer) at the same place: it moved, net "
+        )
+
+
+def test_what_was_handed_over_is_judged_by_its_net_growth():
+    dearer = HALVED | {BODY: 130_000.0}
+    one, other = {"shop.render:page": 1000}, {"shop.render:page": 500, "shop.render:body": 500}
+
+    got = judged_with(SHOP, dearer, one, other)
+
+    assert named(got) == ["shop.render:body"]
+
+
+def test_two_functions_may_hand_over_together():
+    both = HALVED | {f"{API};shop.cart:total": 40_000.0, BODY: 116_000.0}
+    one = {"shop.render:page": 1000, "shop.cart:total": 800}
+    other = {"shop.render:page": 500, "shop.cart:total": 400, "shop.render:body": 910}
+
+    got = judged_with(SHOP, both, one, other)
+
+    assert got.outcome is Outcome.PASS
+    assert "shop.render:page (which" in moved(got)[0]
+    assert "shop.cart:total (which" in moved(got)[0]
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"hash_seed": "1"},
+        {"python": "3.13"},
+        {"unsteady": frozenset({Frame("body", "shop.render")})},
+    ],
+    ids=["seed", "python", "unsteady"],
+)
+def test_counts_that_cannot_be_compared_witness_nothing(about):
+    got = judged_with(
+        SHOP, HALVED, {"shop.render:page": 1000},
+        {"shop.render:page": 500, "shop.render:body": 500}, **about,
+    )  # fmt: skip
+
+    assert named(got) == ["shop.render:body"]

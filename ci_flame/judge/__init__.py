@@ -102,7 +102,9 @@ def _apply(
         np.flatnonzero(family.asked(number) & over(rule, family.estimates, columns)[1:] & worth)
         for number, rule in enumerate(family.rules)
     ]
-    shifted = moves(family, sorted({index for some in passed for index in some.tolist()}))
+    witness = diff.counts if diff.mode == Mode.ON_CPU else None
+    grown = sorted({index for some in passed for index in some.tolist()})
+    shifted = moves(family, grown, witness)
     broken: list[Broken] = []
     unsure: list[tuple[Unit, Rule, Answer]] = []
     told: dict[str, Move] = {}

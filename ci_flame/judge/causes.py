@@ -15,11 +15,14 @@ from ci_flame.diff.evidence import Flags
 from ci_flame.judge.family import Unit, nodes_of
 from ci_flame.noise import Floats
 from ci_flame.policy import Limit, Rule
-from ci_flame.profile import TOTAL
+from ci_flame.profile import TOTAL, Kind
+from ci_flame.verdict import percent
 
 EXPLAINED: Final = 0.8
 """Share of a caller's growth from which on its callees are the whole story."""
 MOSTLY: Final = 0.5
+SEVERAL: Final = 3
+"""New functions, or native ones, below one caller up to which each is a finding of its own."""
 EVEN_FUNCTIONS: Final = 3
 """Functions that must have grown alike before the benchmark itself is called the cause."""
 
@@ -82,6 +85,7 @@ def deepest(broken: Sequence[Broken], columns: Columns) -> list[Broken]:
         each.cause = "" if each.unit.own else _cause(each, inside, growth, columns)
         kept.append(each)
         covered.append(inside)
+    kept = _gathered(kept, covered, candidates, columns)
     return sorted(kept, key=lambda each: (not each.fails, -each.growth_ns, str(each.unit.frame)))
 
 
@@ -97,6 +101,78 @@ def _without_inner(
         if one.unit.frame.module != frame.module or not one.unit.frame.function.startswith(inside)
     ]
     return [one for one, _ in left], [nodes for _, nodes in left]
+
+
+def _gathered(
+    kept: Sequence[Broken],
+    covered: Sequence[Flags],
+    candidates: Sequence[Broken],
+    columns: Columns,
+) -> list[Broken]:
+    """Put more than three parts of one cause together: in the deepest caller that broke a rule.
+
+    Parts are new functions, and native ones below a caller that is none (a library that it calls
+    now, or calls more); between them and that caller stands nothing but their like.
+    """
+    tree, growth = columns.evidence, _node_growth(columns)
+    inside = dict(zip(map(id, kept), covered, strict=True))
+    left = list(kept)
+    for caller in candidates:  # the deepest first
+        if len(left) <= SEVERAL or caller.unit.frame == TOTAL or caller.unit.own:
+            continue
+        below = nodes_of(caller.unit, tree)
+        reach = _reach(caller.unit, below, columns)
+        parts = [
+            each
+            for each in left
+            if each is not caller
+            and (_new(each) or (_native(each) and not _native(caller)))
+            and (caller.fails or not each.fails)
+            and _mostly_in(reach, inside[id(each)], growth)
+        ]
+        if len(parts) <= SEVERAL:
+            continue
+        caller.cause = _names(parts, float(growth[below].sum()))
+        left = [each for each in left if each not in parts and each is not caller] + [caller]
+        inside[id(caller)] = below
+    return left
+
+
+def _native(each: Broken) -> bool:
+    return each.unit.frame.kind is Kind.NATIVE
+
+
+def _new(each: Broken) -> bool:
+    return not each.unit.entry(each.unit.estimates.before)
+
+
+def _reach(unit: Unit, below: Flags, columns: Columns) -> Flags:
+    """Return the nodes below a function with none between that is known and not native."""
+    tree = columns.evidence
+    known = np.ones(len(tree.node_all), dtype=bool)
+    known[: columns.functions] = (
+        columns.estimates.before[columns.total_row(0) : columns.total_row(0) + columns.functions]
+        > 0
+    )
+    known &= np.array([frame.kind is not Kind.NATIVE for frame in tree.node_all], dtype=bool)
+    if unit.function >= 0:
+        known[unit.function] = False
+    return below & ~tree.below(below & known[tree.node_frame])
+
+
+def _mostly_in(reach: Flags, nodes: Flags, growth: Floats) -> bool:
+    """Tell whether what these nodes grew by is, for the most part, within reach."""
+    return float(growth[nodes & reach].sum()) >= EXPLAINED * float(growth[nodes].sum())
+
+
+def _names(parts: Sequence[Broken], grown: float) -> str:
+    """Return what the parts of a cause are, in words."""
+    largest = sorted(parts, key=lambda each: -each.growth_ns)
+    whole = sum(each.growth_ns for each in parts)
+    part = f" ({percent(min(whole / grown, 1.0))} % of the growth)" if grown > 0 else ""
+    named = ", ".join(str(each.unit.frame) for each in largest[:SEVERAL])
+    kind = "native functions" if all(map(_native, parts)) else "new functions"
+    return f"It is in {len(parts)} {kind} below it{part}: {named} and {len(parts) - SEVERAL} more."
 
 
 def _told(each: Broken, grown: float, explained: float) -> bool:

@@ -4,7 +4,8 @@ A function that is new took its cost from somewhere when it was extracted from i
 when one was split in two: the caller's own cost fell, or a function beside it is gone. A function
 that grew may have taken in one that is gone: beside it (merged), or below it (inlined). What
 moved is reported as moved, and only the net growth is judged. A function that merely shrank
-beside it excuses nothing: that is a saving that masks growth. Plain renames are told before
+beside it excuses nothing: that is a saving that masks growth; unless exact counts witness that
+the new one executes just the bytecodes that it no longer does. Plain renames are told before
 (`diff/renames.py`).
 """
 
@@ -15,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from ci_flame import noise
+from ci_flame.diff.counts import Counts
 from ci_flame.judge.family import Family, Unit, nodes_of
 from ci_flame.policy import Rule
 from ci_flame.profile import TOTAL, Frame
@@ -24,6 +26,8 @@ MOVED: Final = 0.5
 """Part of what a function grew by that must have come from its caller or a gone neighbour."""
 SURE: Final = -2.0
 """t from which on a cost is believed to have fallen, or to be gone."""
+CONSERVED: Final = 0.10
+"""What bytecodes may differ by and be the same work: a split adds calls, and loops of its own."""
 SHOWN_SOURCES: Final = 2
 
 
@@ -73,15 +77,19 @@ class Move:
         )
 
 
-def moves(family: Family, grown: Iterable[int]) -> dict[int, Move]:
-    """Return, of these costs of the family, those that took theirs from where they are called."""
+def moves(family: Family, grown: Iterable[int], counts: Counts | None = None) -> dict[int, Move]:
+    """Return, of these costs of the family, those that took theirs from where they are called.
+
+    `counts` are the benchmark's bytecodes, where time on the CPU is judged: witnesses of work
+    that a function handed to a new one beside it.
+    """
     tree = None
     made: dict[int, Move] = {}
     for index in grown:
         unit = family.unit(index)
         if unit.frame == TOTAL:
             continue
-        tree = tree or _Tree(family)
+        tree = tree or _Tree(family, counts)
         found = _move(unit, tree)
         if found is not None:
             made[index] = found
@@ -107,8 +115,9 @@ class _Left:
 class _Tree:
     """The call tree with its costs before and after."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, counts: Counts | None) -> None:
         columns = family.columns
+        self.counts = counts
         self.columns, self.estimates, self.tree = columns, columns.estimates, columns.evidence
         start = columns.node_total_row(0)
         rows = slice(start, start + columns.nodes)
@@ -127,6 +136,37 @@ class _Tree:
     def name(self, node: int) -> str:
         """Return the name of a node's function."""
         return str(self.tree.node_all[self.tree.node_frame[node]])
+
+    def handed_over(self, beside: Iterable[int]) -> list[int]:
+        """Return those of the nodes that surely shrank by just the bytecodes that new ones execute.
+
+        All that shrank together, or one of them.
+        """
+        totals = self.columns.node_total_row(0)
+        new = [each for each in beside if not self.before[each]]
+        fell = [
+            each
+            for each in beside
+            if self.before[each] and self.after[each] and self.estimates.t[totals + each] < SURE
+        ]
+        for some in ([fell] if len(fell) > 1 else []) + [[each] for each in fell]:
+            left, arrived = -self._more_bytecodes(some), self._more_bytecodes(new)
+            if left > 0 and abs(arrived - left) <= CONSERVED * left:
+                return some
+        return []
+
+    def _more_bytecodes(self, nodes: Iterable[int]) -> float:
+        """Return how many bytecodes more the nodes' functions execute; nan: nobody knows."""
+        more = 0.0
+        for frame in {self.tree.node_all[self.tree.node_frame[each]] for each in nodes}:
+            work = self.counts.work(frame) if self.counts is not None else None
+            if work is None:
+                return float("nan")
+            before, after = work.before.total_bytecodes, work.after.total_bytecodes
+            if before is None or after is None:
+                return float("nan")
+            more += after - before
+        return more
 
     def grown(self, nodes: Iterable[int]) -> float:
         """Return by how much those of the nodes that grew did."""
@@ -189,6 +229,11 @@ def _arrived(node: int, tree: _Tree, left: _Left) -> None:
     gone = [each for each in beside if tree.before[each] and not tree.after[each]]
     offset, samples = float(tree.before[gone].sum()), float(tree.samples[gone].sum())
     names = [tree.name(each) for each in sorted(gone, key=lambda each: -tree.before[each])]
+    for each in tree.handed_over(beside):
+        fell = 1 - tree.after[each] / tree.before[each]
+        offset += float(tree.before[each] * fell)
+        samples += float(tree.samples[each] * fell)
+        names.append(f"{tree.name(each)} (which executes as many bytecodes fewer)")
     row = columns.node_own_row(parent)
     if parent >= 0 and estimates.t[row] < SURE:
         offset += float(estimates.before[row] - estimates.after[row])

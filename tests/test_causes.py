@@ -1,0 +1,114 @@
+"""judge/causes.py: many parts of one cause are one finding, with their caller's name."""
+
+import pytest
+from synthetic import SHOP, Noise, synthetic_measurement
+
+from ci_flame.diff import diff_benchmark
+from ci_flame.judge import judge_benchmark
+from ci_flame.policy import Limit, Policy, Rule, Severity
+from ci_flame.profile import Mode
+
+API = "bench_shop:test_checkout;shop.api:checkout"
+PRICE = f"{API};shop.money:price"
+BEFORE = SHOP | {PRICE: 40_000.0}
+STEADY = Noise(function=0.002, misfit=0.002, dispersion=0.2)
+TEN = Rule(max_growth=Limit(share=0.10))
+
+
+def judged(before, after, *rules):
+    compared = diff_benchmark(
+        synthetic_measurement(before, seed=1, noise=STEADY),
+        synthetic_measurement(after, seed=2, noise=STEADY),
+        Mode.ON_CPU,
+    )
+    return judge_benchmark(compared, Policy(rules=rules or (TEN,)), family=1)
+
+
+def named(got):
+    return [str(finding.frame) for finding in got.findings]
+
+
+def natives(number, each=200_000.0, under=PRICE):
+    """So many functions of a library that `price` calls, largest first."""
+    part = each / number
+    return {
+        f"{under};native:libmpdec:mpd_{n}": part * (1 + 0.3 * (number - n) / number)
+        for n in range(number)
+    }
+
+
+@pytest.mark.parametrize("number", [3, 4, 22])
+def test_more_than_three_new_native_functions_are_one_finding_of_their_caller(number):
+    got = judged(BEFORE, BEFORE | natives(number))
+
+    if number == 3:
+        assert sorted(named(got)) == [f"native:libmpdec:mpd_{n}" for n in range(3)]
+        return
+    assert named(got) == ["shop.money:price"]
+    assert got.findings[0].cause.startswith(f"It is in {number} native functions below it (")
+    assert got.findings[0].cause.endswith(f" and {number - 3} more.")
+    assert "native:libmpdec:mpd_0" in got.findings[0].cause
+
+
+def test_native_functions_that_grew_are_their_caller_s_growth():
+    before = BEFORE | natives(6, 120_000.0)
+
+    got = judged(before, BEFORE | natives(6, 240_000.0))
+
+    assert named(got) == ["shop.money:price"]
+
+
+def test_native_functions_of_two_callers_are_two_findings():
+    other = f"{API};shop.render:page"
+    got = judged(BEFORE, BEFORE | natives(5) | {
+        f"{other};native:libz:z_{n}": 30_000.0 for n in range(5)
+    })  # fmt: skip
+
+    assert sorted(named(got)) == ["shop.money:price", "shop.render:page"]
+
+
+def test_what_is_new_below_a_new_function_is_that_function():
+    entry = f"{API};m:entry"
+    new = {entry: 10_000.0} | {f"{entry};m:part{n};m:leaf{n}": 30_000.0 for n in range(6)}
+
+    got = judged(SHOP, SHOP | new)
+
+    assert named(got) == ["m:entry"]
+    assert "6 new functions below it" in got.findings[0].cause
+
+
+@pytest.mark.parametrize(("number", "expected"), [(3, "themselves"), (4, "caller")])
+def test_new_functions_that_one_function_calls_are_that_function_s_growth(number, expected):
+    got = judged(SHOP, SHOP | {f"{API};m:leaf{n}": 40_000.0 for n in range(number)})
+
+    leaves = [f"m:leaf{n}" for n in range(number)]
+    assert sorted(named(got)) == (leaves if expected == "themselves" else ["shop.api:checkout"])
+
+
+def test_new_functions_below_different_known_ones_are_findings_of_their_own():
+    places = ["shop.parser:parse", "shop.cart:total", "shop.render:page"]
+    new = {f"{API};{place};m:of{n}": 60_000.0 for n, place in enumerate(places)}
+    new |= {f"{API};m:here": 60_000.0}
+
+    got = judged(SHOP, SHOP | new)
+
+    assert sorted(named(got)) == ["m:here", "m:of0", "m:of1", "m:of2"]
+
+
+def test_a_caller_that_only_warns_does_not_take_in_what_fails():
+    rules = (
+        Rule(max_growth=Limit(share=0.10), frames=("native:*",)),
+        Rule(max_growth=Limit(share=0.10), frames=("shop.money:*",), severity=Severity.WARN),
+    )
+
+    got = judged(BEFORE, BEFORE | natives(5), *rules)
+
+    assert sorted(named(got)) == [f"native:libmpdec:mpd_{n}" for n in range(5)]
+
+
+def test_a_known_function_that_grew_stays_beside_new_ones():
+    grown = BEFORE | natives(5) | {f"{API};shop.render:page": 260_000.0}
+
+    got = judged(BEFORE, grown)
+
+    assert sorted(named(got)) == ["shop.money:price", "shop.render:page"]
