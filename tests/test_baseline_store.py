@@ -659,9 +659,109 @@ def test_check_against_a_store(repository):
     assert "(the same)" in call("explain", ".ci-flame/report").stdout
 
 
-def test_check_refuses_a_store_that_is_not_there_before_it_records(repository):
+COMMAND = (sys.executable, "-c", "sum(i * i for i in range(3_000_000))")
+
+
+@pytest.mark.parametrize("lost", ["missing", "empty"])
+def test_the_first_build_of_a_store_passes_and_the_second_is_compared(
+    repository, lost, monkeypatch
+):
+    """As in a CI whose cache holds nothing yet, or has been lost."""
+    monkeypatch.setenv("CI", "true")
+    (repository / "ci-flame.yml").write_text(
+        "version: 1\nrecord: {busy: 100%}\nbaseline: {rerun: never}\n"
+    )
+    if lost == "empty":
+        (repository / "kept").mkdir()
+        (repository / "kept" / ".gitignore").touch()
+    words = ("check", "--baseline", "store:kept", "--name", "sum", "--repeat", "2", "--", *COMMAND)
+    run_git(repository, "checkout", "-q", "main~1")
+    first = call(*words)
+
+    assert first.returncode == 0, first.stderr
+    assert "NO-BASELINE" in first.stdout
+    assert "no baseline: there is nothing in the store" in first.stdout
+    assert call("baseline", "add", ".ci-flame/run", "--store", "kept").returncode == 0
+
+    run_git(repository, "checkout", "-q", "main")
+    second = call(*words)
+    assert second.returncode in (0, 1), second.stderr
+    assert "baseline store:" in second.stderr
+    assert "NO-BASELINE" not in second.stdout
+
+
+def test_without_a_store_the_base_commit_is_recorded_in_ci(repository, monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    (repository / "ci-flame.yml").write_text("version: 1\nrecord: {busy: 100%}\n")
+    made = call(
+        "check", "--baseline", "store:none", "--name", "sum", "--repeat", "2", "--", *COMMAND
+    )
+
+    assert made.returncode in (0, 1), made.stderr
+    assert "nothing in the store" in made.stdout
+    assert "is recorded beside: the default in CI" in made.stdout
+
+
+def test_a_required_store_that_is_not_there_ends_before_anything_is_recorded(repository):
+    (repository / "ci-flame.yml").write_text("version: 1\nbaseline: {required: true}\n")
+    made = call("check", "--baseline", "store:none", "--name", "x", "--", "touch", "recorded")
+
+    assert made.returncode == 4
+    assert "there is nothing in the store" in made.stderr
+    assert "ci-flame baseline add RUN --store" in made.stderr
+    assert not (repository / "recorded").exists()
+
+
+@pytest.mark.parametrize("what", ["a file", "another folder"])
+def test_what_is_no_store_is_refused_before_anything_is_recorded(repository, what):
+    place = repository / "none"
+    if what == "a file":
+        place.touch()
+    else:
+        place.mkdir()
+        (place / "notes.txt").touch()
     made = call("check", "--baseline", "store:none", "--name", "x", "--", "touch", "recorded")
 
     assert made.returncode == 2
-    assert "there is no such store" in made.stderr
+    assert "not a folder" in made.stderr if what == "a file" else "not a store" in made.stderr
     assert not (repository / "recorded").exists()
+
+
+# -- a shallow clone ------------------------------------------------------------------
+
+
+def test_a_store_tells_the_line_that_a_shallow_clone_lacks(repository, tmp_path):
+    """Of three builds the one nearest to HEAD is the oldest recording."""
+    hashes = history_of(repository)
+    for day, number in ((9, 1), (8, 2), (7, 3)):
+        store.add(run_of(day, commit=hashes[number]), repository / "store", branch="main")
+    run_git(repository, "clone", "-q", "--depth=1", f"file://{repository}", str(tmp_path / "one"))
+    listing = store.read(repository / "store")
+    guessed = stored.choose(listing, ENVIRONMENT, tmp_path / "one", 10, "")
+    store.tell_line(repository / "store", hashes[4::-1])
+    told = stored.choose(listing, ENVIRONMENT, tmp_path / "one", 10, "")
+
+    assert guessed.base.commit == hashes[1]
+    assert "no ancestor" in guessed.told
+    assert told.base.commit == hashes[3]
+    assert "no ancestor" not in told.told
+    assert {each.commit for each in told.siblings} == {hashes[1], hashes[2]}
+
+
+@pytest.mark.parametrize("text", ["main\n", f"{'a' * 40}x", f"{'a' * 40}\n" * 1001])
+def test_a_line_that_is_no_list_of_commits_is_refused(place, text):
+    store.add(run_of(1), place)
+    (place / "line").write_text(text)
+
+    with pytest.raises(FormatError, match="no list of at most 1000 commits"):
+        store.line(place)
+
+
+def test_a_store_without_a_line_tells_none(place):
+    assert not store.begun(place)
+    store.add(run_of(1), place)
+
+    assert store.begun(place)
+    assert store.line(place) == ()
+    store.tell_line(place, ["a" * 40] * 2000)
+    assert len(store.line(place)) == 1000

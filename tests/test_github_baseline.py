@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 from fake_github import FakeGitHub
-from synthetic import SHOP, synthetic_measurement, synthetic_run
+from synthetic import ENVIRONMENT, SHOP, synthetic_measurement, synthetic_run
 
-from ci_flame.baseline import folder
-from ci_flame.errors import BaselineError, PolicyError, UsageError
+from ci_flame.baseline import folder, store
+from ci_flame.errors import BaselineError, PolicyError, UsageError, WriteError
 from ci_flame.github import api as api_module
-from ci_flame.github import baseline
+from ci_flame.github import baseline, builds
 from ci_flame.github.api import Api
-from ci_flame.github.baseline import Wishes, resolve
+from ci_flame.github.baseline import Wishes, number_of_builds, resolve
 from ci_flame.github.job import parse
+from ci_flame.pipeline import stored as stored_builds
 
 MEASURED = synthetic_measurement(SHOP, processes=2, rounds=3)
 NAME = "ci-flame-run-bench"
@@ -111,9 +112,11 @@ class Project:
 
 
 @functools.cache
-def packed(sha, *, complete=True):
+def packed(sha, *, complete=True, cpu_model=ENVIRONMENT.cpu_model, time=""):
     """The zip of a run of this commit."""
-    run = replace(synthetic_run(MEASURED), commit=sha, complete=complete)
+    environment = replace(ENVIRONMENT, cpu_model=cpu_model)
+    made = synthetic_run(MEASURED, environment=environment)
+    run = replace(made, commit=sha, complete=complete, time=time or made.time)
     out = io.BytesIO()
     with tempfile.TemporaryDirectory() as name, zipfile.ZipFile(out, "w") as archive:
         folder.save(run, Path(name) / "run")
@@ -343,7 +346,7 @@ def test_an_artifact_that_is_gone_meanwhile_is_passed_over(project):
 
 
 def test_no_more_than_some_are_looked_into(project, monkeypatch):
-    monkeypatch.setattr(baseline, "MAX_TRIED", 2)
+    monkeypatch.setattr(builds, "MAX_TRIED", 2)
     for sha in project.line[:3]:
         project.stored(sha, event="pull_request")
     found = project.resolved()
@@ -353,7 +356,7 @@ def test_no_more_than_some_are_looked_into(project, monkeypatch):
 
 
 def test_looking_ends_after_a_while(project, monkeypatch):
-    monkeypatch.setattr(baseline, "SEARCH_S", -1.0)
+    monkeypatch.setattr(builds, "SEARCH_S", -1.0)
     project.stored(project.line[3])
     found = project.resolved()
 
@@ -569,8 +572,302 @@ def test_a_baseline_that_an_earlier_step_left_is_replaced(project):
     ],
 )
 def test_an_entry_that_is_no_commit_is_passed_over(commit_):
-    assert list(baseline._first_parent(commit_)) == []
+    assert list(builds._first_parent(commit_)) == []
 
 
 def test_a_line_that_runs_in_a_circle_ends():
-    assert len(list(baseline._line("a", {"a": "b", "b": "a"}))) == baseline.MAX_ANCESTORS
+    assert len(list(builds._line("a", {"a": "b", "b": "a"}))) == builds.MAX_ANCESTORS
+
+
+# -- builds beside the baseline -----------------------------------------------------------------
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """This machine is of the class that the recordings are of."""
+    of = builds.class_of(ENVIRONMENT)
+    monkeypatch.setattr(baseline, "_machine", lambda _config: of)
+
+
+def downloads(project):
+    return len(project.github.asked("GET", r".*/zip"))
+
+
+def chosen(found, start):
+    """The builds of the store that a check in `start` compares with: base, then siblings."""
+    place = Path(found.word.removeprefix("store:"))
+    picked = stored_builds.choose(store.read(place), ENVIRONMENT, start, 10, "")
+    assert not picked.notes
+    assert "no ancestor" not in picked.told
+    return picked.base.commit, {each.commit for each in picked.siblings}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("number", "found"), [(1, 1), (2, 2), (3, 3), (4, 4), (10, 4)])
+def test_as_many_builds_as_asked_stand_beside_the_baseline(project, number, found):
+    a, b, c, d = project.line
+    for sha in project.line:
+        project.stored(sha)
+    resolved = project.resolved(builds=number)
+    nearest = [f"{d[:10]} (the base commit)", f"{c[:10]} (1 before)", f"{b[:10]} (2 before)",
+               f"{a[:10]} (3 before)"][:found]  # fmt: skip
+
+    assert (resolved.source, resolved.sha, resolved.distance) == ("artifact", d, 0)
+    assert (resolved.builds, resolved.notes, resolved.trouble) == (found, (), "")
+    assert downloads(project) == found
+    if number == 1:
+        assert resolved.word == f"folder:{project.place}"
+        return
+    assert resolved.word == f"store:{project.place}-builds"
+    assert resolved.told == f"compared with {found} builds: {', '.join(nearest)}"
+    assert chosen(resolved, project.here) == (d, {*project.line[4 - found : 3]})
+
+
+@pytest.mark.usefixtures("here")
+def test_one_build_alone_is_a_folder(project):
+    project.stored(project.line[1])
+    found = project.resolved(builds=5)
+
+    assert (found.word, found.builds) == (f"folder:{project.place}", 1)
+    assert (found.source, found.sha, found.distance) == ("ancestor", project.line[1], 2)
+    assert not builds.store_beside(project.place).exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_an_ancestor_has_builds_beside_it_too(project):
+    a, b, c, _d = project.line
+    for sha in (a, b, c):
+        project.stored(sha)
+    found = project.resolved(builds=5)
+
+    assert (found.source, found.sha, found.distance, found.builds) == ("ancestor", c, 1, 3)
+    assert found.told.startswith(f"compared with 3 builds: {c[:10]} (1 before the base), ")
+    assert found.told.endswith(f"{b[:10]} (2 before), {a[:10]} (3 before)")
+    assert chosen(found, project.here) == (c, {a, b})
+
+
+@pytest.mark.usefixtures("here")
+def test_a_shallow_checkout_knows_which_build_is_the_nearest(project, shallow):
+    """The oldest commit was recorded last: its time says nothing of where it stands."""
+    a, b, c, _d = project.line
+    for day, sha in ((9, a), (8, b), (7, c)):
+        project.stored(sha, data=packed(sha, time=f"2026-09-{day:02}T10:00:00Z"))
+    found = project.resolved(start=shallow, builds=3)
+
+    assert (found.source, found.sha, found.distance, found.builds) == ("ancestor", c, 1, 3)
+    assert chosen(found, shallow) == (c, {a, b})
+
+
+@pytest.mark.usefixtures("here")
+def test_several_recordings_of_the_base_commit_are_the_nearest(project):
+    """Nightly builds of a repository at rest."""
+    c, d = project.line[2:]
+    project.stored(c)
+    for night in (1, 2):
+        data = packed(d, time=f"2026-09-{night:02}T02:00:00Z")
+        project.stored(d, data=data, event="schedule")
+    found = project.resolved(builds=2)
+
+    assert found.told == (
+        f"compared with 2 builds: {d[:10]} (the base commit), {d[:10]} (the same commit)"
+    )
+    assert project.resolved(builds=5).builds == 3
+
+
+OTHER_CPU = "Other CPU 9"
+
+
+@pytest.mark.usefixtures("here")
+def test_builds_of_another_machine_are_left_out_by_name(project):
+    a, b, c, d = project.line
+    for sha, cpu_model in ((a, ""), (b, OTHER_CPU), (c, ""), (d, OTHER_CPU)):
+        model = cpu_model or ENVIRONMENT.cpu_model
+        project.stored(sha, data=packed(sha, cpu_model=model))
+    found = project.resolved(builds=5)
+
+    assert (found.source, found.sha, found.distance, found.builds) == ("ancestor", c, 1, 2)
+    assert chosen(found, project.here) == (c, {a})
+    assert folder.load(project.place).commit == c
+    assert [d[:10] in found.notes[0], b[:10] in found.notes[1]] == [True, True]
+    assert f"another machine class (CPU model: {OTHER_CPU}, here " in found.notes[0]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("number", [1, 5])
+def test_with_builds_of_other_machines_alone_the_check_records_the_base(project, number):
+    """The nearest one is handed over: the check says the difference, and records instead."""
+    for sha in project.line[2:]:
+        project.stored(sha, data=packed(sha, cpu_model=OTHER_CPU))
+    found = project.resolved(builds=number)
+
+    assert found.word == f"folder:{project.place}"
+    assert (found.source, found.sha, found.builds) == ("artifact", project.line[3], 1)
+    assert len(found.notes) == (2 if number > 1 else 0)
+    assert folder.load(project.place).environment.cpu_model == OTHER_CPU
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("reach", "sha"), [(1, 3), (2, 1)])
+def test_a_build_from_long_ago_is_no_reason_not_to_record_the_base(
+    project, monkeypatch, reach, sha
+):
+    monkeypatch.setattr(builds, "REACH", reach)
+    project.stored(project.line[1])
+    project.stored(project.line[3], data=packed(project.line[3], cpu_model=OTHER_CPU))
+
+    assert project.resolved(builds=5).sha == project.line[sha]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("reach", "count"), [(0, 1), (1, 2), (2, 3), (3, 4)])
+def test_builds_farther_than_that_are_another_code(project, monkeypatch, reach, count):
+    monkeypatch.setattr(builds, "REACH", reach)
+    for sha in project.line:
+        project.stored(sha)
+
+    assert project.resolved(builds=10).builds == count
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("breaking", "reason"),
+    [
+        ({"head_repository": FORK}, "its code is of a fork"),
+        ({"event": "pull_request"}, "its run was started by pull_request"),
+        ({"digest": f"sha256:{'0' * 64}"}, "what was downloaded has sha256:"),
+        ({"embedded": "e" * 40}, "the run in it is of commit eeeeeeeeee"),
+        ({"complete": False}, "was interrupted and is not complete"),
+        ({"data": b"<html>"}, "a broken or truncated zip"),
+    ],
+)
+def test_each_build_beside_it_is_verified_by_itself(project, breaking, reason):
+    a, b, c, d = project.line
+    for sha in (a, c, d):
+        project.stored(sha)
+    bad = project.stored(b, **breaking)
+    found = project.resolved(builds=4)
+
+    assert found.builds == 3
+    assert chosen(found, project.here) == (d, {a, c})
+    assert [each for each in found.notes if "is refused" in each] == list(found.notes)
+    assert f"artifact {bad} of run " in found.notes[0]
+    assert reason in found.notes[0]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("at", [1, 2])
+def test_trouble_beside_the_baseline_costs_no_more_than_the_rest(project, at):
+    for sha in project.line:
+        project.stored(sha)
+    project.github.fault("GET", r"/blob/\d+", status=503, times=99, skip=at)
+    found = project.resolved(builds=4)
+
+    assert (found.source, found.sha, found.builds) == ("artifact", project.line[3], at)
+    assert found.trouble == ""
+    assert found.notes[0].startswith("no further build is looked for: ")
+    assert found.word.startswith("folder:" if at == 1 else "store:")
+
+
+@pytest.mark.usefixtures("here")
+def test_downloads_beside_the_baseline_are_bounded(project, monkeypatch):
+    for sha in project.line:
+        project.stored(sha)
+    size = len(packed(project.line[2]))
+    monkeypatch.setattr(builds, "MAX_BESIDE", 2 * size + size // 2)
+    found = project.resolved(builds=4)
+
+    assert (found.builds, downloads(project)) == (3, 3)
+    assert "no further build is downloaded: " in found.notes[0]
+    monkeypatch.setattr(builds, "BESIDE_S", -1.0)
+    found = project.resolved(builds=4)
+    assert (found.builds, found.source) == (1, "artifact")
+    assert "no further build is looked for" in found.notes[0]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_disk_that_takes_no_store_leaves_the_baseline(project, monkeypatch):
+    def full(*_words, **_options):
+        raise WriteError("the store could not be written: no space left on device", "make room")
+
+    monkeypatch.setattr(builds.store, "add", full)
+    for sha in project.line:
+        project.stored(sha)
+    found = project.resolved(builds=4)
+
+    assert (found.word, found.builds) == (f"folder:{project.place}", 1)
+    assert found.notes[0].startswith("no build is kept beside the baseline: ")
+
+
+@pytest.mark.usefixtures("here")
+def test_builds_of_an_earlier_step_are_replaced(project):
+    for sha in project.line[:3]:
+        project.stored(sha)
+    project.resolved(builds=3)
+    project.stored(project.line[3])
+
+    assert chosen(project.resolved(builds=2), project.here) == (project.line[3], {project.line[2]})
+
+
+@pytest.mark.usefixtures("here")
+def test_the_policy_reads_no_more_builds_than_it_keeps(project):
+    (project.here / "ci-flame.yml").write_text("version: 1\nbaseline: {keep: 1}\n")
+    for sha in project.line:
+        project.stored(sha)
+
+    assert project.resolved(builds=5).builds == 2
+
+
+@pytest.mark.usefixtures("here")
+def test_five_builds_cost_twelve_requests(project, shallow):
+    """As the page says: the list, the commits, and of each build its run and its zip."""
+    shas = [*project.line, *(f"{n:x}" * 40 for n in range(1, 5))]
+    for older, newer in zip(["", *shas[4:-1]], shas[4:], strict=True):
+        project.github.commits[newer] = [older] if older else []
+    project.github.commits[project.line[0]] = [shas[-1]]
+    for sha in shas:
+        project.stored(sha)
+    found = project.resolved(start=shallow, builds=5)
+    asked = [each for each in project.github.requests if each.path.startswith("/repos/")]
+
+    assert found.builds == 5
+    assert len(asked) == 12
+
+
+def test_the_machine_is_this_one_or_that_of_the_replayed_run(project):
+    """Otherwise nobody could replay what another machine has recorded."""
+    for sha in project.line:
+        project.stored(sha)
+    folder.save(replace(synthetic_run(MEASURED), commit=project.line[0]), project.here / "kept")
+    recorded = project.resolved(builds=5)
+    (project.here / "ci-flame.yml").write_text(
+        "version: 1\nrecord: {collector: replay, replay: kept}\n", encoding="utf-8"
+    )
+    replayed = project.resolved(builds=5)
+
+    assert (recorded.builds, replayed.builds) == (1, 4)
+    assert sum("another machine class" in each for each in recorded.notes) == 4
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1), ("5", 5), ("10", 10), ("05", 5)])
+def test_the_number_of_builds(text, number):
+    assert number_of_builds(text) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "11", "-1", "1.5", "", "five", "\u0665", "9" * 5000, "%0A::x"]
+)
+def test_another_number_is_refused_with_its_bounds(text):
+    with pytest.raises(UsageError, match="input baseline-builds is ") as caught:
+        number_of_builds(text)
+    assert "1 to 10" in caught.value.hint
+    assert len(caught.value.message) < 150
+
+
+def test_why_there_is_none_is_one_sentence_for_the_report(project):
+    for _number in range(5):
+        project.stored(project.line[3], head_repository=FORK)
+    found = project.resolved("artifact", builds=5)
+
+    assert found.sentence.startswith("no baseline: no artifact of ")
+    assert found.sentence.count("is refused: its code is of a fork") == 3
+    assert project.resolved().sentence == project.resolved().told

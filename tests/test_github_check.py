@@ -372,6 +372,8 @@ def test_the_baseline_step_finds_the_parents_artifact(step, job, github, tmp_pat
         "baseline-sha": job,
         "baseline-distance": "0",
         "baseline-source": "artifact",
+        "baseline-builds": "1",
+        "baseline-told": f"baseline: the artifact of {job[:10]}, the base commit itself",
         "key": "bench",
     }
     assert folder.load(place).commit == job

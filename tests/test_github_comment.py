@@ -165,6 +165,20 @@ def test_the_foot_says_what_it_was_compared_with(source, distance, words):
     assert f"compared with <code>3f2a9c41d0</code>{words};" in body
 
 
+def test_the_foot_names_builds_beside_the_baseline_and_why_there_is_none():
+    words = "compared with 2 builds: 3f2a9c41d0 (the base commit), 1111111111 (1 before)"
+    several = render(told(ALL["fail"]), replace(BUILD, told=words))
+    why = "no baseline: nothing fits; artifact 5 of run 6 is refused: <b>@everyone</b>"
+    none = render(told(ALL["no-baseline"]), replace(BUILD, source="none", base="", told=why))
+    other = render(told(ALL["fail"]), replace(BUILD, told="<b>@everyone</b>"))
+
+    assert f"; {words};" in several
+    assert "there was nothing to compare with: nothing fits; artifact 5 of run 6" in none
+    for body in (several, none, other):
+        check_harmless(body)
+    assert "everyone" not in other
+
+
 def test_what_is_not_known_is_not_told():
     bare = Build("bench", 12, 1, 0)
     body = render(told(verdict(passing())), bare)

@@ -55,7 +55,7 @@ class Step:
             "CI_FLAME_REPORT": str(folder / "report"),
             "CI_FLAME_PAGE_URL": f"{URL}/artifacts/5",
             "CI_FLAME_REPORT_URL": f"{URL}/artifacts/6",
-            "CI_FLAME_BASELINE_SHA": "a" * 40,
+            "CI_FLAME_BASELINE_SHA": "3f2a9c41d07be8855c1f6ac2b9d31e7740aa91f2",
             "CI_FLAME_BASELINE_SOURCE": "artifact",
             "CI_FLAME_BASELINE_DISTANCE": "0",
         }
@@ -118,7 +118,7 @@ def test_a_failure_is_annotated_summarised_and_commented(step, server):
     assert step.summary.startswith("## ❌ ci-flame: FAIL (3 benchmarks: 1 fail, ")
     assert f"[Flame graphs]({URL}/artifacts/5) · [Whole report]({URL}/artifacts/6)" in step.summary
     (comment,) = server.comments
-    assert "compared with <code>aaaaaaaaaa</code> (its stored run)" in comment["body"]
+    assert "compared with <code>3f2a9c41d0</code> (its stored run)" in comment["body"]
     assert "commit <code>bbbbbbbbbb</code>" in comment["body"].lower()
     assert step.outputs == {"outcome": "fail", "comment-url": comment["html_url"]}
 

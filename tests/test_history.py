@@ -6,7 +6,7 @@ from synthetic import SHOP, WAITS, grown, synthetic_measurement, synthetic_run, 
 
 from ci_flame import pipeline
 from ci_flame.config.terms import Terms
-from ci_flame.judge.history import History
+from ci_flame.judge.history import History, softened
 from ci_flame.policy import Limit, Policy, Rule
 from ci_flame.profile import Mode
 from ci_flame.verdict import Outcome, Sort
@@ -235,3 +235,51 @@ def test_the_anchor_that_is_the_baseline_says_nothing():
     verdict = judge(base, build(3), anchor=base)
 
     assert verdict.benchmarks[0].findings == ()
+
+
+# -- the base commit, recorded once more ------------------------------------------------
+
+
+def recorded_again(history, after, again):
+    return pipeline.judge_runs(again, after, Terms(POLICY), history)
+
+
+def test_a_base_commit_that_became_faster_is_what_counts():
+    """Yesterday's merge made the page cheaper: what takes that back is growth, not the past."""
+    siblings = [build(n) for n in range(1, 6)]
+    faster = grown(SHOP, PAGE, 0.6)
+    stored, after = build(6, faster), build(7, grown(SHOP, PAGE, 0.9))
+    history = History(stored, tuple(siblings))
+    first = pipeline.judge_runs(stored, after, Terms(POLICY), history)
+
+    assert first.outcome is not Outcome.FAIL
+    assert softened(first.benchmarks), "so that it is recorded once more"
+
+    second = recorded_again(history, after, build(6, faster, seed=61))
+    assert second.outcome is Outcome.FAIL
+    assert str(second.benchmarks[0].findings[0].frame) == PAGE
+    assert "that is what counts" in slugs(second)["set-aside"]
+    assert not softened(second.benchmarks)
+
+
+def test_a_bad_recording_of_the_base_fails_nobody_once_it_is_recorded_again():
+    siblings = [build(n) for n in range(1, 6)]
+    history = History(build(6, grown(SHOP, PAGE, 0.6)), tuple(siblings))
+    after = build(7)
+
+    assert recorded_again(history, after, build(6, seed=61)).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.2, 1.6])
+def test_a_base_commit_that_became_slower_is_what_counts(factor):
+    """20 % slower than its five ancestors since yesterday: whoever builds on it has not grown."""
+    siblings = [build(n, seconds=4.0) for n in range(1, 6)]
+    slower = grown(SHOP, PAGE, factor)
+    base = build(6, slower, seconds=4.0)
+    same = judge(base, build(7, slower, seconds=4.0), *siblings)
+    more = judge(base, build(7, grown(slower, PAGE, 1.5), seconds=4.0), *siblings)
+
+    assert same.outcome is not Outcome.FAIL
+    assert more.outcome is Outcome.FAIL
+    found = {str(each.frame): each.change for each in more.benchmarks[0].findings}
+    assert 1.3 < found[PAGE].after_ns / found[PAGE].before_ns < 1.7

@@ -32,6 +32,8 @@ SIGNS: Final = ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "JENKINS_URL",
 """Variables of which any says that this is a CI job."""
 NAMED: Final = "CI_FLAME_BASE_COMMIT"
 """Variable in which a step of our own tells the base commit, full hash; it comes first."""
+WHY: Final = "CI_FLAME_WHY_NO_BASELINE"
+"""Variable in which a step of our own tells why `--baseline none` is all that there is."""
 _HASH: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 _NO: Final = frozenset({"", "0", "false", "no", "off"})
 _DEPTHS: Final = (1, 50, 1000)

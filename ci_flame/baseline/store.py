@@ -3,6 +3,7 @@
     STORE/store.json                                what it is
     STORE/builds/CLASS/TIME-COMMIT-DIGEST/          a run folder, and build.json: what it holds
     STORE/pins/COMMIT, STORE/pins/anchor            builds that are kept, and the fixed anchor
+    STORE/line                                      commits of the base branch, where told
 
 Every build is written beside its place and renamed, and each pin is a file of its own, so
 that two writers do not meet and two copies of a store can be laid over one another. Nothing
@@ -40,6 +41,9 @@ MAX_BUILDS: Final = 10_000
 MAX_TEXT: Final = 4 << 20
 """Characters of one build.json."""
 ANCHOR: Final = "anchor"
+LINE: Final = "line"
+MAX_LINE: Final = 1000
+"""Commits of the base branch that a store tells."""
 _FORMAT: Final = "ci-flame store"
 _BUILD_FORMAT: Final = "ci-flame build"
 _ABANDONED_S: Final = 24 * 3600
@@ -233,7 +237,40 @@ def _sweep(store: Path) -> None:
                     shutil.rmtree(entry, ignore_errors=True)
 
 
+def tell_line(store: Path, commits: Sequence[str]) -> None:
+    """Tell the commits of the base branch along first parents, the nearest first.
+
+    For a clone that is too shallow to know them: whoever filled the store has asked elsewhere.
+    """
+    _must_be_store(store)
+    with _sentences(store):
+        _write(store / LINE, "".join(f"{each}\n" for each in commits[:MAX_LINE]))
+
+
 # -- reading --------------------------------------------------------------------------
+
+
+def begun(store: Path) -> bool:
+    """Tell whether there is anything: False where no folder is, or one that holds nothing.
+
+    So it is before the first build, and where a CI has lost its cache.
+    """
+    try:
+        return any(not each.name.startswith(".") for each in store.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # for `read` to say
+
+
+def line(store: Path) -> tuple[str, ...]:
+    """Return the commits of the base branch that a store tells; FormatError for others."""
+    if not (store / LINE).exists():
+        return ()
+    commits = tuple(_text(store, LINE).split())
+    if len(commits) > MAX_LINE or not all(map(_COMMIT.fullmatch, commits)):
+        raise FormatError(f"{store}/{LINE}", f"it is no list of at most {MAX_LINE} commits")
+    return commits
 
 
 def read(store: Path) -> Listing:

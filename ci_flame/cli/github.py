@@ -55,10 +55,11 @@ def setup() -> int:
 
 @github.command()
 def baseline() -> int:
-    """Find what to compare with: artifact of the base or an ancestor, rerun, or none.
+    """Find what to compare with: artifacts of the base or its ancestors, rerun, or none.
 
-    Reads the inputs baseline, baseline-branch, name, policy and github-token; sets the outputs
-    baseline, baseline-sha, baseline-distance, baseline-source and key.
+    Reads the inputs baseline, baseline-branch, baseline-builds, name, policy and github-token;
+    sets the outputs baseline, baseline-sha, baseline-distance, baseline-source, baseline-builds,
+    baseline-told and key.
     """
     from ci_flame.github import runner
 
@@ -68,6 +69,8 @@ def baseline() -> int:
         baseline_sha=found.sha,
         baseline_distance="" if found.distance is None else str(found.distance),
         baseline_source=found.source,
+        baseline_builds=str(found.builds),
+        baseline_told=found.sentence,
         key=runner.job().key,
     )
     return 0
@@ -77,8 +80,8 @@ def baseline() -> int:
 def check() -> int:
     """Record the command, compare it with the baseline, and leave the verdict to the gate.
 
-    Reads the inputs command, baseline, policy, output, run and python; sets the outputs outcome,
-    exit-code, report and run. Ends with 0 unless an input is wrong.
+    Reads the inputs command, baseline, baseline-told, policy, output, run and python; sets the
+    outputs outcome, exit-code, report and run. Ends with 0 unless an input is wrong.
     """
     from ci_flame.github import check as steps
     from ci_flame.github import runner
@@ -109,8 +112,8 @@ def record() -> int:
 def compare() -> int:
     """Compare a run folder with the baseline, and leave the verdict to the gate.
 
-    Reads the inputs run, baseline, policy, output, and for a baseline that is recorded in this
-    job command and python; sets the outputs of check.
+    Reads the inputs run, baseline, baseline-told, policy, output, and for a baseline that is
+    recorded in this job command and python; sets the outputs of check.
     """
     from ci_flame.github import check as steps
     from ci_flame.github import runner
@@ -130,12 +133,16 @@ def _sides() -> "tuple[Inputs, str]":
     asked = steps.inputs()
     word = runner.given_input("baseline", "auto")
     # What the step before found is resolved already: `none` is no wish any more.
+    why = runner.given_input("baseline-told")
     if word in stage.WORDS and word != "none":
-        word = _resolved(word).word
+        found = _resolved(word)
+        word, why = found.word, found.sentence
     elif word != "none":
         word = stage.given(word, Path.cwd()).word
+    if word == "none":
+        asked = replace(asked, why=why)
     job = runner.job()
-    if word == f"folder:{stage.place_of(job)}":
+    if word in stage.words_of(job):
         # The artifact may be an ancestor's; what is recorded instead is the base itself.
         with suppress(BaselineError):
             asked = replace(asked, base=stage.base_commit(job, Path.cwd()).commit)
@@ -156,6 +163,9 @@ def _resolved(word: str) -> "Resolved":
         baseline=word,
         branch=runner.given_input("baseline-branch").removeprefix("refs/heads/"),
         policy=Path(policy) if policy else None,
+        builds=stage.number_of_builds(
+            runner.given_input("baseline-builds", str(stage.DEFAULT_BUILDS))
+        ),
     )
     found = stage.resolve(
         job, wishes, Path.cwd(), stage.place_of(job), lambda: Api(job.api_url, runner.token())
@@ -187,9 +197,9 @@ def publish() -> None:
     """Annotate findings, write the job summary and the pull request's comment.
 
     Reads the inputs comment (auto, always, on-change, never), name and github-token, and of the
-    steps before report, outcome, exit-code, page-url, report-url, baseline-sha, baseline-source
-    and baseline-distance; sets the outputs outcome and comment-url. What could not be published
-    is a warning, and it ends with 0.
+    steps before report, outcome, exit-code, page-url, report-url, baseline-sha, baseline-source,
+    baseline-distance and baseline-told; sets the outputs outcome and comment-url. What could not
+    be published is a warning, and it ends with 0.
     """
     from ci_flame.github import publish as step
     from ci_flame.github import runner

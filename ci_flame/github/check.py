@@ -53,6 +53,13 @@ class Inputs:
     policy: str = ""
     base: str = ""
     """The commit to record where a stored baseline cannot be compared with; empty: its own."""
+    why: str = ""
+    """Why there is no baseline, where there is none."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that tell the check what only the job knows."""
+        told = {ci_base.NAMED: self.base, ci_base.WHY: self.why}
+        return {name: text for name, text in told.items() if text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,7 @@ def compare(asked: Inputs, baseline: str) -> Ended:
             flags={"report": asked.report, "baseline": baseline},
         )
         after = folder.load(asked.run, incomplete_ok=True)
-        given = {**os.environ, ci_base.NAMED: asked.base}
+        given = {**os.environ, **asked.environment()}
         chosen = choose(config, Path.cwd(), lambda: after.environment, given)
         tell(chosen.told)
         if chosen.spec.kind is BaselineKind.RERUN:
@@ -206,7 +213,7 @@ def _ci_flame(asked: Inputs, words: Sequence[str]) -> int:
     whole = [asked.python, "-P", "-m", "ci_flame", "check", *words]
     whole += ["--policy", asked.policy] if asked.policy else []
     given = {name: text for name, text in os.environ.items() if name not in _NOT_THEIRS}
-    given |= {ci_base.NAMED: asked.base} if asked.base else {}
+    given |= asked.environment()
     try:
         # In a group of its own it is told to end once, by us: a second signal would cut short
         # how it puts worktrees and collectors away.

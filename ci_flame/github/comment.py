@@ -34,6 +34,10 @@ _STAMP: Final = re.compile(
     r"<!-- ci-flame:v1 key=(?P<key>[A-Za-z0-9._-]{1,100}) run=(?P<run>[0-9]{1,19})"
     r" attempt=(?P<attempt>[0-9]{1,9}) outcome=(?P<outcome>[a-z-]{1,20}) -->"
 )
+SEVERAL: Final = "compared with "
+"""What is told of a baseline with builds beside it begins with."""
+NOTHING: Final = "no baseline: "
+"""The same where there is none."""
 _ERROR: Final = "error"
 _URL: Final = re.compile(r"https?://[\w.:\[\]-]{1,250}/[\w./%~-]{0,1000}", re.ASCII)
 _SOURCES: Final = {
@@ -94,6 +98,8 @@ class Build:
     """Where that came from: `artifact`, `ancestor`, `rerun`, `given`, `none`."""
     distance: int = 0
     """First-parent commits between the base commit and what was compared with."""
+    told: str = ""
+    """The same in words, or why there was nothing."""
     page_url: str = ""
     """Address of the page with the flame graphs."""
     report_url: str = ""
@@ -312,10 +318,14 @@ def foot(told: Told | None, build: Build) -> list[str]:
     if build.commit:
         said.append(f"commit {_commit(build.commit)}")
     compared = told is not None and any(each.total is not None for each in told.benchmarks)
-    if compared and build.base:
+    if compared and build.told.startswith(SEVERAL):
+        said.append(markdown.text(cut(visible(build.told), NOTE)))
+    elif compared and build.base:
         said.append(f"compared with {_commit(build.base)}{_origin(build)}")
     elif told is not None and not compared:
-        said.append("there was nothing to compare with")
+        why = build.told.removeprefix(NOTHING) if build.told.startswith(NOTHING) else ""
+        reason = f": {markdown.text(cut(visible(why), NOTE))}" if why else ""
+        said.append(f"there was nothing to compare with{reason}")
     if told is not None and told.collector:
         said.append(f"recorded with {markdown.text(told.collector)}")
     if build.foreign:

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from ci_flame import report_folder
 from ci_flame.errors import CiFlameError, FormatError, UsageError
-from ci_flame.github import commands, comment, runner, sticky, verdict_json
+from ci_flame.github import commands, comment, plain, runner, sticky, verdict_json
 from ci_flame.github.annotations import annotations, left_out
 from ci_flame.github.api import Api, ApiError
 from ci_flame.github.comment import Build
@@ -46,6 +46,8 @@ class Inputs:
     base: str
     source: str
     distance: int
+    told: str
+    """What it was compared with, or why with nothing, in the words of the step that found it."""
 
 
 def inputs() -> Inputs:
@@ -63,6 +65,7 @@ def inputs() -> Inputs:
         base=runner.given_input("baseline-sha"),
         source=runner.given_input("baseline-source"),
         distance=number(runner.given_input("baseline-distance"), 0),
+        told=runner.given_input("baseline-told"),
     )
 
 
@@ -125,15 +128,19 @@ def summary(text: str, judged: Told | None, build: Build, limit_bytes: int) -> s
 
 
 def _build(job: Job, asked: Inputs, told: Told | None) -> Build:
+    used = told.before_commit if told else ""
+    # What was found could not be compared, and something else was taken or recorded instead.
+    other = bool(used and asked.base and used != asked.base)
     return Build(
         key=job.key,
         run_id=job.run_id,
         run_attempt=job.run_attempt,
         exit_code=asked.exit_code,
         commit=(job.pull.head_sha if job.pull else "") or job.sha,
-        base=asked.base or (told.before_commit if told else ""),
-        source=asked.source,
-        distance=asked.distance,
+        base=used or asked.base,
+        source="" if other else asked.source,
+        distance=0 if other else asked.distance,
+        told="" if other else plain.line(asked.told[: plain.MAX_LINE]),
         page_url=asked.page_url,
         report_url=asked.report_url,
         run_url=job.run_url,

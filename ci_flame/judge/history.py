@@ -5,7 +5,7 @@ siblings ─ levels ─▶ spread between builds ─▶ wider intervals
 anchor ────────────▶ slow creep: growth since a fixed build, that no single build has
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -38,6 +38,8 @@ LEAST_SAMPLES: Final = 20.0
 """On both sides together; of less, ln of a count is not a number to compare."""
 WORTH_SAYING: Final = 0.02
 """Spread between builds that a reader is told of."""
+NOT_CONFIRMED: Final = "not-confirmed"
+_ONLY_AGAINST: Final = "only against the baseline that was set aside: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,28 +221,47 @@ def spread_of(levels: Levels) -> Between:
 
 
 def review(
-    verdict: BenchmarkVerdict, after: Measurement, policy: Policy, family: int, history: History
+    verdict: BenchmarkVerdict,
+    after: Measurement,
+    policy: Policy,
+    family: int,
+    history: History,
+    *,
+    before: Measurement | None = None,
 ) -> BenchmarkVerdict:
     """Return a verdict against a stored baseline with what the other builds say of it.
 
     A failure against a baseline that its siblings contradict must also hold against the
-    nearest of them, and growth since the anchor warns.
+    nearest of them, and growth since the anchor warns. `before` is what it was compared with,
+    by default what is stored. Another recording is the baseline's commit once more, made beside
+    to confirm a failure: both sides are then sound, and the gate is against that commit alone.
     """
     if verdict.diff is None:
         return verdict
     mode = Mode(verdict.mode)
     levels = history.levels(verdict.benchmark, mode)
     if levels is not None:
-        verdict = _set_aside(verdict, after, policy, family, levels)
+        stored = history.base.measurement(verdict.benchmark)
+        again = before is not None and before is not stored and before != stored
+        verdict = _set_aside(verdict, after, policy, family, levels, again=again)
     if history.anchor is not None:
         verdict = _crept(verdict, after, policy, family, history)
     return verdict
 
 
 def _set_aside(
-    verdict: BenchmarkVerdict, after: Measurement, policy: Policy, family: int, levels: Levels
+    verdict: BenchmarkVerdict,
+    after: Measurement,
+    policy: Policy,
+    family: int,
+    levels: Levels,
+    *,
+    again: bool,
 ) -> BenchmarkVerdict:
-    """Name the recordings that disagree; against a bad baseline the milder verdict counts."""
+    """Name the recordings that disagree; against a bad baseline the milder verdict counts.
+
+    `again`: the baseline's commit was recorded once more, and that is what it was compared with.
+    """
     found = between.disagreements(levels.levels, levels.noise, levels.large)
     notes = [_named(each, levels, verdict.benchmark) for each in found if each.build != levels.base]
     spread = spread_of(levels)
@@ -254,20 +275,21 @@ def _set_aside(
     bad = {each.build for each in found}
     mine = next((each for each in found if each.build == levels.base), None)
     instead = _nearest(levels, bad)
-    if mine is None or instead is None:
+    if mine is not None and again:
+        notes.insert(0, _named(mine, levels, verdict.benchmark, again=True))
+    if mine is None or instead is None or again:
         return replace(verdict, notes=(*verdict.notes, *notes))
     notes.insert(0, _named(mine, levels, verdict.benchmark, instead=_name(levels.builds[instead])))
     other = levels.builds[instead].measurement(verdict.benchmark)
     if verdict.outcome is Outcome.FAIL and other is not None:
         mode = Mode(verdict.mode)
-        again = judge_benchmark(
+        milder = judge_benchmark(
             diff_benchmark(other, after, mode, between=spread), policy, family=family
         )
-        if severity_of(again.outcome) < severity_of(verdict.outcome):
+        if severity_of(milder.outcome) < severity_of(verdict.outcome):
             told = str(verdict.findings[0]).removeprefix(f"{verdict.benchmark}: ")
-            words = f"only against the baseline that was set aside: {told}"
-            notes.append(Note("not-confirmed", words, verdict.benchmark))
-            verdict = again
+            notes.append(Note(NOT_CONFIRMED, f"{_ONLY_AGAINST}{told}", verdict.benchmark))
+            verdict = milder
     return replace(verdict, notes=(*verdict.notes, *notes))
 
 
@@ -283,12 +305,23 @@ def _name(run: Run) -> str:
     return f"{commit} of {run.time[:10]}" if run.time else commit
 
 
-def _named(each: Disagreement, levels: Levels, benchmark: str, *, instead: str = "") -> Note:
+def softened(verdicts: Iterable[BenchmarkVerdict]) -> bool:
+    """Tell whether a failure was let pass because its baseline disagrees with its siblings."""
+    return any(
+        note.slug == NOT_CONFIRMED and note.text.startswith(_ONLY_AGAINST)
+        for verdict in verdicts
+        for note in verdict.notes
+    )
+
+
+def _named(
+    each: Disagreement, levels: Levels, benchmark: str, *, instead: str = "", again: bool = False
+) -> Note:
     count = len(levels.frames)
     frame = "the benchmark itself" if each.row == 0 else str(levels.frames[(each.row - 1) % count])
     growth = float(np.expm1(each.shift))
     sign = "more" if growth > 0 else "less"
-    subject = "the baseline" if instead else "a build"
+    subject = "the baseline" if instead or again else "a build"
     words = (
         f"{subject}, {_name(levels.builds[each.build])}, disagrees with its siblings"
         f" ({frame} costs {percent(abs(growth))} % {sign} than in those before and after it):"
@@ -300,6 +333,9 @@ def _named(each: Disagreement, levels: Levels, benchmark: str, *, instead: str =
             f", and what fails must fail against {instead} too;"
             " record that commit once more to tell a bad recording from a change"
         )
+    if again:
+        words = words.replace("those before and after it: it was set aside", "those next to it")
+        words += "; its commit was recorded once more, and that is what counts"
     return Note("set-aside", words, benchmark)
 
 

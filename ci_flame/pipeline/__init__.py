@@ -103,7 +103,7 @@ def judge_runs(
     changes = diff(before, after, history.between if history else None)
     if not terms.benchmarks:
         verdict = judge(changes, terms.policy, after=after, family=terms.family)
-        return _concluded(_reviewed(verdict, after, terms, history), terms)
+        return _concluded(_reviewed(verdict, before, after, terms, history), terms)
     family = terms.family or max(1, len(changes.benchmarks))
     judged: list[BenchmarkVerdict] = []
     notes: dict[Note, None] = {}
@@ -127,10 +127,12 @@ def judge_runs(
     verdict = assemble(
         tuple(judged), tuple(notes), changes, terms.policy, bias=after.environment.bias
     )
-    return _concluded(_reviewed(verdict, after, terms, history), terms)
+    return _concluded(_reviewed(verdict, before, after, terms, history), terms)
 
 
-def _reviewed(verdict: Verdict, after: Run, terms: Terms, history: "History | None") -> Verdict:
+def _reviewed(
+    verdict: Verdict, before: Run, after: Run, terms: Terms, history: "History | None"
+) -> Verdict:
     """Let the builds beside the baseline have their say."""
     if history is None or verdict.diff is None or verdict.diff.differences:
         return verdict
@@ -139,10 +141,10 @@ def _reviewed(verdict: Verdict, after: Run, terms: Terms, history: "History | No
     family = terms.family or max(1, len(verdict.diff.benchmarks))
     benchmarks = []
     for each in verdict.benchmarks:
-        measurement = after.measurement(each.benchmark)
+        one, other = before.measurement(each.benchmark), after.measurement(each.benchmark)
         policy = terms.policy_of(each.benchmark)
         benchmarks.append(
-            each if measurement is None else review(each, measurement, policy, family, history)
+            each if other is None else review(each, other, policy, family, history, before=one)
         )
     return replace(
         verdict,

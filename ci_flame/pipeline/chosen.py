@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ci_flame.baseline import ci_base, git
 from ci_flame.baseline.ci_base import Base
@@ -24,6 +24,9 @@ from ci_flame.verdict import Note
 
 if TYPE_CHECKING:
     from ci_flame.judge.history import History
+
+_MAX_WHY: Final = 2000
+"""Characters of why there is no baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,9 @@ def choose(
         found = find_baseline(config, present(), start)
     else:
         found = load_baseline(spec, start)
+    why = " ".join(given.get(ci_base.WHY, "").split())[:_MAX_WHY]
+    if spec.kind is BaselineKind.NONE and why:
+        found = replace(found, told="".join(each if each.isprintable() else "?" for each in why))
     notes = tuple(Note("store", each) for each in found.notes)
     chosen = Chosen(spec, found.told, found.run, notes, found.history)
     if spec.kind is BaselineKind.NONE or config.record.collector == "replay":
@@ -192,7 +198,10 @@ def find_baseline(config: Config, environment: Environment, start: Path) -> Foun
     from ci_flame.judge.history import History  # noqa: PLC0415
     from ci_flame.pipeline import stored  # noqa: PLC0415
 
-    listing = store.read(start / spec.value)
+    place = start / spec.value
+    if not store.begun(place):
+        return Found(None, _not_begun(place))
+    listing = store.read(place)
     chosen = stored.choose(listing, environment, start, config.keep, config.anchor)
     if chosen.base is None:
         return Found(None, chosen.told, notes=chosen.notes)
@@ -230,14 +239,21 @@ def check_store(config: Config, start: Path) -> None:
     from ci_flame.baseline import store  # noqa: PLC0415
     from ci_flame.pipeline import stored  # noqa: PLC0415
 
-    listing = store.read(start / config.baseline.value)
-    if config.anchor:
-        stored.commit_of(config.anchor, listing, start)
-    if not listing.builds and config.policy.baseline_required:
+    place = start / config.baseline.value
+    missing = _not_begun(place)
+    if store.begun(place):
+        listing = store.read(place)
+        if config.anchor:
+            stored.commit_of(config.anchor, listing, start)
+        missing = "" if listing.builds else f"no baseline: {place} holds no build"
+    if missing and config.policy.baseline_required:
         raise MissingBaselineError(
-            f"no baseline: {listing.store} holds no build, and the policy requires one",
-            f"ci-flame baseline add RUN --store {listing.store}",
+            f"{missing}, and the policy requires one", f"ci-flame baseline add RUN --store {place}"
         )
+
+
+def _not_begun(place: Path) -> str:
+    return f"no baseline: there is nothing in the store {place} yet"
 
 
 def tell(told: str, notes: Sequence[str] = ()) -> None:

@@ -190,7 +190,8 @@ def check(
         recorded, policy, told = _recorded(this, repeat)
         verdict = this.judge(recorded, this.terms(recorded, policy, *told))
         replayed = config.record.collector == "replay"
-        if verdict.outcome is Outcome.FAIL and config.record.confirm and not replayed:
+        doubtful = verdict.outcome is Outcome.FAIL or _let_pass(verdict, config, chosen)
+        if doubtful and config.record.confirm and not replayed:
             count = len(recorded.after.measurements[0].processes)
             recorded, note = this.confirm(verdict, count, command, stack)
             policy, told = config.policy, (*told, note)
@@ -202,6 +203,15 @@ def check(
     verdict, terms = pipeline.located(verdict, after, terms, start)
     report_folder.save(verdict, Report(before, after, terms, chosen.history), config.report)
     return verdict
+
+
+def _let_pass(verdict: Verdict, config: Config, chosen: Chosen) -> bool:
+    """Tell whether a failure passed by a doubt of the baseline, whose commit can be recorded."""
+    if chosen.history is None or to_confirm(config, chosen) is None:
+        return False
+    from ci_flame.judge.history import softened  # noqa: PLC0415 - numpy
+
+    return softened(verdict.benchmarks)
 
 
 def _recorded(this: Check, repeat: int) -> tuple[Recorded, Policy, tuple[Note, ...]]:

@@ -2,7 +2,8 @@
 
 The base is the nearest ancestor of the checked-out commit that the store has; its siblings
 are the builds of its own past (and of commits that git does not know); the anchor is the
-build that the policy names or that is pinned as one.
+build that the policy names or that is pinned as one. What a shallow clone does not know of
+the base branch, the store may tell.
 """
 
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ def choose(
         return Chosen(None, (), None, f"no baseline: {listing.store} holds no build", tuple(notes))
     comparable = [b for b in listing.builds if not differences(b.header.environment, environment)]
     past = _past(start)
+    for number, commit in enumerate(store.line(listing.store), len(past) + 1):
+        past.setdefault(commit, number)
     ordered = _nearest_first(comparable or listing.builds, past)
     base, run = _first_readable(ordered, notes)
     if run is None or base is None:

@@ -157,7 +157,7 @@ class Suite:
         count: int | None = None,
     ) -> tuple[BenchmarkVerdict, ...]:
         """Confirm a failure, with as many processes; keep what was recorded."""
-        if self.recorder is not None and judged.outcome is Outcome.FAIL:
+        if self.recorder is not None and self._doubtful(judged):
             judged = self._confirm(selected, judged, count)
         if notes:
             judged = self._noted(judged, *notes)
@@ -166,14 +166,26 @@ class Suite:
             self._leave(selected, judged)
         return judged.verdicts
 
+    def _doubtful(self, judged: Judged) -> bool:
+        """Tell whether a second recording must decide.
+
+        Of a failure; and of what a baseline that disagrees with its siblings let pass, where the
+        base commit can be recorded beside: it may be right, and they older code.
+        """
+        if judged.outcome is Outcome.FAIL or self.before.beside is None:
+            return judged.outcome is Outcome.FAIL
+        from ci_flame.judge.history import softened  # noqa: PLC0415 - numpy
+
+        return softened(judged.verdicts)
+
     def _confirm(self, selected: Selected, first: Judged, count: int | None) -> Judged:
         """Record a benchmark that failed once more; only the second recording counts.
 
         The first was reported because it was large, so its growth is too large on average; the
         second was not chosen. A noise that failed once in 200 builds fails twice in 40,000.
         """
-        failed = (f for v in first.verdicts for f in v.findings if f.outcome is Outcome.FAIL)
-        only_counts = all(finding.sort is Sort.COUNT for finding in failed)  # the same again
+        failed = [f for v in first.verdicts for f in v.findings if f.outcome is Outcome.FAIL]
+        only_counts = failed and all(f.sort is Sort.COUNT for f in failed)  # the same again
         plan = selected.plan(self.config.record)
         if only_counts or not plan.confirm:
             return first
@@ -350,7 +362,7 @@ class Suite:
         spread = history.between(after.benchmark, mode)
         changes = diff_benchmark(before, after, mode, between=spread)
         verdict = judge_benchmark(changes, policy, family=self.family)
-        return review(verdict, after, policy, self.family, history)
+        return review(verdict, after, policy, self.family, history, before=before)
 
     def _nothing_to_compare(self, benchmark: str) -> Note:
         if self.before.run is None and self.before.tree is None:

@@ -447,11 +447,14 @@ def confirmation(
 ) -> Note:
     """Return what a second recording made of a failure; only the second counts.
 
+    `first`: findings of the first; empty where only its baseline was in doubt.
     `beside`: the commit of a stored baseline that was recorded again, too; `trouble`: why it
     could not be.
     """
     if failed:
         words = "failed in two recordings; the figures are the second's"
+    elif not first:
+        words = "what failed against the stored baseline alone was recorded once more, and passed"
     else:
         told = str(first[0]).removeprefix(f"{benchmark}: ")
         words = f"a first recording failed, the second did not confirm it: {told.removesuffix('.')}"
