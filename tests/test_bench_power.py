@@ -10,7 +10,7 @@ import time
 import zlib
 from collections import Counter
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import pytest
@@ -323,6 +323,37 @@ def test_one_campaign_is_recorded_by_one_process(campaign_folder):
         store.Store(campaign_folder.place).locked(),
     ):
         pass
+
+
+def test_shares_are_recorded_at_the_same_time_each_by_one_process(campaign_folder):
+    other = store.Store(campaign_folder.place)
+    halves = [schedule.Share.parse(f"{number}/2") for number in (1, 2)]
+    with campaign_folder.locked(halves[0].lock):
+        with other.locked(halves[1].lock):
+            pass
+        for taken in (halves[0], schedule.WHOLE):
+            with (
+                pytest.raises(CiFlameError, match="another process records"),
+                other.locked(taken.lock),
+            ):
+                pass
+    with campaign_folder.locked(), pytest.raises(CiFlameError), other.locked(halves[1].lock):
+        pass
+
+
+def test_shares_are_the_whole_campaign():
+    shares = [schedule.Share.parse(f"{number}/3") for number in (1, 2, 3)]
+
+    found = [[each.number for each in campaign() if share.has(each)] for share in shares]
+
+    assert sorted(chain.from_iterable(found)) == [each.number for each in campaign()]
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "a/b", "²/2"])
+def test_what_is_no_share_is_refused(text):
+    with pytest.raises(ValueError, match="is no share"):
+        schedule.Share.parse(text)
 
 
 def test_other_code_does_not_go_on_with_a_campaign(campaign_folder):

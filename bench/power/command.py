@@ -29,6 +29,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument("--hours", type=float, default=24.0, help="stop recording after these (24)")
     made.add_argument("--units", type=int, help="record so many units (a whole campaign)")
+    made.add_argument(
+        "--share", type=_share, default=schedule.WHOLE, metavar="K/N",
+        help="record only every N-th unit, from the K-th on: several may record at the same time",
+    )  # fmt: skip
     made.add_argument("--recordings", type=Path, help=f"folder of the campaign ({RECORDINGS})")
     made.add_argument(
         "--results", type=Path, default=results.RESULTS,
@@ -42,6 +46,13 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     return made
+
+
+def _share(text: str) -> schedule.Share:
+    try:
+        return schedule.Share.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,7 +76,7 @@ def _run(told: argparse.Namespace) -> None:
             _begin_anew(store)
         made = schedule.quick() if told.quick else None
         hours = min(told.hours, QUICK_HOURS) if told.quick else told.hours
-        record.record(store, hours, units=told.units, made=made)
+        record.record(store, hours, units=told.units, made=made, share=told.share)
     if told.what == "record":
         return
     if told.what == "report":

@@ -15,7 +15,7 @@ from typing import Final
 from bench.power import schedule
 from bench.power.compare import unconfirmed
 from bench.power.process import SUITE, process
-from bench.power.schedule import Task, Unit
+from bench.power.schedule import WHOLE, Share, Task, Unit
 from bench.power.store import Store, write
 from ci_flame.baseline import git
 from ci_flame.errors import CiFlameError
@@ -67,17 +67,20 @@ def record(
     *,
     units: int | None = None,
     made: Iterator[Unit] | None = None,
+    share: Share = WHOLE,
     say: bool = True,
 ) -> Progress:
     """Record the campaign's missing processes, in the order of the schedule.
 
-    `units` ends it after so many (None: a whole campaign), `made` replaces the schedule. A process
-    that fails is tried again up to three times, then left out with its unit.
+    `units` ends it after so many (None: a whole campaign), `made` replaces the schedule. Of these
+    only the `share` is recorded: recorders of other shares may work at the same time, each the
+    others' load. A process that fails is tried again up to three times, then left out with its
+    unit.
     """
     count = schedule.campaign() if units is None else units
-    wanted = list(islice(made or schedule.units(), count))
+    wanted = [each for each in islice(made or schedule.units(), count) if share.has(each)]
     progress = Progress(time.monotonic() + hours * 3600)
-    with store.locked(), _ended_by_sigterm():
+    with store.locked(share.lock), _ended_by_sigterm():
         missing = [task for task in schedule.tasks(iter(wanted)) if not store.has(task)]
         progress.left_s = sum(schedule.expected_s(task.unit) for task in missing)
         if say:

@@ -180,6 +180,36 @@ def campaign() -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """Every `of`-th unit: what one of several recorders records of a campaign."""
+
+    which: int
+    """From 1."""
+    of: int
+
+    def has(self, unit: Unit) -> bool:
+        """Tell whether the unit is in it."""
+        return unit.number % self.of == self.which - 1
+
+    @property
+    def lock(self) -> str:
+        """Name of the file that is locked while it is recorded; empty: the whole campaign's."""
+        return "" if self.of == 1 else f"lock-{self.which}-of-{self.of}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Share":
+        """Read `1/2`; ValueError for anything else."""
+        which, slash, of = text.partition("/")
+        numbers = [int(each) if each.isascii() and each.isdecimal() else 0 for each in (which, of)]
+        if not slash or not 1 <= numbers[0] <= numbers[1]:
+            raise ValueError(f"{text!r} is no share: 1/2 and 2/2 are the two halves")
+        return cls(*numbers)
+
+
+WHOLE: Final = Share(1, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One process to record."""
 

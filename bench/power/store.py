@@ -11,7 +11,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -65,20 +65,28 @@ class Store:
         """Rounds in which others had the CPU for more than this are left out; None: the default."""
 
     @contextmanager
-    def locked(self, *, agree: bool = True) -> Iterator[None]:
+    def locked(self, share: str = "", *, agree: bool = True) -> Iterator[None]:
         """Hold the campaign; CiFlameError where another process records it, or it is another's.
 
-        The first recorder writes what it measures with; a later one must measure with the same.
+        Recorders of shares hold it together, each a lock of its own name. The first recorder
+        writes what it measures with; a later one must measure with the same.
         """
         self.place.mkdir(parents=True, exist_ok=True)
-        with (self.place / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise CiFlameError(
-                    f"{self.place}: another process records this campaign",
-                    "wait for it, or name another folder with --recordings",
-                ) from None
+        with ExitStack() as held:
+            for name, kind in (("lock", fcntl.LOCK_SH if share else fcntl.LOCK_EX),
+                               (share, fcntl.LOCK_EX)):  # fmt: skip
+                if not name:
+                    continue
+                try:
+                    fcntl.flock(
+                        held.enter_context((self.place / name).open("w")), kind | fcntl.LOCK_NB
+                    )
+                except OSError:
+                    raise CiFlameError(
+                        f"{self.place}: another process records this campaign ({name})",
+                        "wait for it, name another folder with --recordings, or other shares"
+                        " with --share",
+                    ) from None
             if agree:
                 self.agree()
             yield
