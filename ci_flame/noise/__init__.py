@@ -1,7 +1,7 @@
 """Stage 4, pure: how far counts spread between processes, and how sure a change is.
 
 Arrays in, arrays out; columns are processes, rows are functions, paths or the benchmark.
-What is assumed and where each formula is from: `docs/how-it-decides.md`.
+What is assumed and where each formula is from: `docs/statistics.md`.
 """
 
 from dataclasses import dataclass
