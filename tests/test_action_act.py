@@ -164,17 +164,25 @@ def test_what_a_benchmark_prints_is_no_command(shop):
 # -- which baseline -----------------------------------------------------------------------
 
 
-def test_nearest_ancestor_with_a_run_is_taken_and_the_distance_said(stored):
+def test_nearest_ancestor_with_a_run_is_taken_and_the_build_before_it_stands_beside(stored):
     stored.write("NEWS", "one\n")
-    stored.commit()
+    near = stored.commit()
+    stored.store(1.0, near, seed=5)
     stored.write("NEWS", "two\n")
     stored.commit()
     ran = stored.run("pull_request", stored.pull(1.5))
+    told = f"compared with 2 builds: {near[:10]} (1 before the base), {stored.base[:10]} (2 before)"
+    members = stored.artifact(REPORT)
 
     assert ran.returncode == 1, ran.log
-    assert baseline_of(ran) == ("ancestor", stored.base)
-    assert ran.outputs["baseline-distance"] == "2"
-    assert "2 commits before" in ran.log
+    assert baseline_of(ran) == ("ancestor", near)
+    assert (ran.outputs["baseline-distance"], ran.outputs["baseline-builds"]) == ("1", "2")
+    assert ran.outputs["baseline-told"] == told
+    assert told in ran.log
+    assert told in ran.summary
+    assert json.loads(members["verdict.json"])["before"]["commit"] == near
+    kept = [text for name, text in members.items() if name.endswith("run.json")]
+    assert sorted(json.loads(text)["commit"] for text in kept).count(stored.base) == 1
 
 
 def test_baseline_that_a_fork_has_uploaded_is_refused_by_name(stored, github):
@@ -192,7 +200,10 @@ def test_baseline_that_a_fork_has_uploaded_is_refused_by_name(stored, github):
     assert ran.returncode == 0, ran.log
     assert ran.outputs["outcome"] == "no-baseline"
     assert baseline_of(ran)[0] == "none"
-    assert ran.log.count("is refused:") == 3
+    assert ran.log.count("is refused:") >= 3
+    assert "there was nothing to compare with: no artifact can be used" in ran.summary
+    assert "its code is of a fork" in ran.summary
+    assert "is refused: its code is of a fork" in stored.artifact(REPORT)["verdict.json"].decode()
 
 
 def test_legs_of_a_matrix_have_their_own_baselines(shop, github):
