@@ -6,12 +6,17 @@ Most builds replay recordings with known truth (`acted.Shop`); two kinds record 
 import json
 import os
 import re
+import shutil
+import sys
 import venv
 
 import pytest
 import yaml
-from acted import BIN, CHECKOUT, GUILTY, ROOT, Runner, Shop, git
+from acted import BIN, CHECKOUT, GUILTY, ROOT, Runner, Shop, checkout_of_the_action, git
 from fake_github import FakeGitHub
+
+from ci_flame.github.artifacts import read_run
+from ci_flame.profile import Mode
 
 pytestmark = [pytest.mark.act]
 RUN, REPORT, PAGE = "ci-flame-run-bench", "ci-flame-report-bench", "ci-flame-bench.html"
@@ -472,6 +477,50 @@ def test_base_is_recorded_beside_the_head_in_a_shallow_clone(library, tmp_path):
     verdict = json.loads(library.artifact(REPORT)["verdict.json"])
     assert verdict["before"]["commit"] == base
     assert verdict["before"]["environment"]["collector"] == "ebpf"
+
+
+@pytest.mark.root
+@as_root
+def test_the_projects_own_workflow_records_its_own_hot_paths(tmp_path, runner, github):
+    """As `.github/workflows/hot-paths.yml` says, set up already, and in less time."""
+    project = checkout_of_the_action(tmp_path / "project")
+    shutil.copytree(ROOT / "bench" / "hot", project / "bench" / "hot")
+    (project / "tests").mkdir()
+    shutil.copy2(ROOT / "tests" / "synthetic.py", project / "tests")
+    github.workflow = ".github/workflows/hot-paths.yml"
+    own = Shop(tmp_path, runner, github, example=project)
+    own.write(".gitignore", ".ci-flame/\n__pycache__/\n")
+    short = "record: {busy: 100%, processes: 1, seconds: 0.2}\n"
+    policy = yaml.safe_load((ROOT / "bench/hot/ci-flame.yml").read_text(encoding="utf-8"))
+    own.write("bench/hot/ci-flame.yml", yaml.safe_dump({**policy, **yaml.safe_load(short)}))
+    workflow = yaml.safe_load((ROOT / github.workflow).read_text(encoding="utf-8"))
+    workflow["on"] = workflow.pop(True)  # YAML 1.1 takes `on` for a Boolean
+    (job,) = workflow["jobs"].values()
+    checkout, python, action = job["steps"]
+    assert python["uses"].startswith("actions/setup-python@")
+    assert action["uses"] == "./"
+    assert action["with"]["command"].startswith("python3 -m pytest ")
+    command = action["with"]["command"].replace("python3", sys.executable, 1)
+    command += " -k 'comparing or judging'"
+    action["with"] |= {"python": sys.executable, "setup": "none", "command": command}
+    job["steps"] = [checkout, action]
+    own.write(own.workflow, yaml.safe_dump(workflow))
+    own.commit()
+    ran = own.run("push")
+
+    assert ran.returncode == 0, ran.log
+    (name,) = [each for each in own.artifacts if each.startswith("ci-flame-run-")]
+    assert name == "ci-flame-run-hot-paths"
+    (data,) = [each.data for each in github.artifacts if each.name == name]
+    kept = read_run(data, name)
+    assert {each.benchmark for each in kept.measurements} == {
+        "test_hot.py::test_comparing",
+        "test_hot.py::test_judging",
+    }
+    assert kept.environment.collector == "ebpf"
+    profile = kept.measurement("test_hot.py::test_comparing").profile(Mode.ON_CPU)
+    seen = {frame.module for stack in profile.stacks for frame in stack}
+    assert "ci_flame.diff" in seen
 
 
 SHORT = """\

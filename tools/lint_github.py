@@ -123,7 +123,7 @@ def pins(root: Path) -> str:
         f"{name}:{number}: {line.strip()} (pin it by commit, with the version as a comment)"
         for name in found((*ACTIONS, *WORKFLOWS), root)
         for number, line in enumerate((root / name).read_text("utf-8").splitlines(), 1)
-        if re.match(r"\s*(?:- )?uses: ", line) and not _PINNED.search(line)
+        if re.match(r"\s*(?:- )?uses: (?!\./)", line) and not _PINNED.search(line)
     ]
     return "\n".join(lines)
 
