@@ -18,6 +18,7 @@ FILES = {
 }
 ACTIONS = {name: yaml.safe_load(file.read_text(encoding="utf-8")) for name, file in FILES.items()}
 WHOLE = ACTIONS[""]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "github-action.md").read_text(encoding="utf-8")
 CODE = [*sorted((ROOT / "ci_flame" / "github").glob("*.py")), ROOT / "ci_flame/cli/github.py"]
 NOT_OF_PYTHON = {"CI_FLAME_PYTHON", "CI_FLAME_VENV"}
@@ -33,8 +34,8 @@ def all_steps():
 
 
 def documented(heading):
-    """The rows of one table of docs/github-action.md: name -> (other cells)."""
-    section = PAGE.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    """The rows of one table of README or page: name -> (other cells)."""
+    section = (README + PAGE).split(f"## {heading}\n", 1)[1].split("\n##", 1)[0]
     rows = re.findall(r"^\| `([\w/-]+)` \| (.*) \|$", section, flags=re.MULTILINE)
     return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
 
@@ -42,7 +43,7 @@ def documented(heading):
 # -- the page -------------------------------------------------------------------------
 
 
-def test_page_tells_every_input_with_default_and_meaning():
+def test_readme_tells_every_input_with_default_and_meaning():
     told = {
         name: [f"`{each['default']}`" if each["default"] else "", each["description"]]
         for name, each in WHOLE["inputs"].items()
@@ -51,7 +52,7 @@ def test_page_tells_every_input_with_default_and_meaning():
     assert documented("Inputs") == told
 
 
-def test_page_tells_every_output():
+def test_readme_tells_every_output():
     told = {name: [each["description"]] for name, each in WHOLE["outputs"].items()}
 
     assert documented("Outputs") == told
