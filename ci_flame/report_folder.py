@@ -43,6 +43,8 @@ RENDERED: Final = {
 """File -> key of `report.REPORTERS`."""
 SIBLINGS: Final = "siblings"
 ANCHOR: Final = "anchor"
+STORED: Final = "stored"
+"""The baseline as it was stored, where its commit was recorded once more."""
 MAX_SIBLINGS: Final = 100
 MAX_BYTES: Final = 256 * 1024 * 1024
 
@@ -71,18 +73,27 @@ def save(verdict: Verdict, report: Report, folder: Path) -> None:
         if report.before is not None:
             run_folder.save(report.before, scratch / "before")
         if report.history is not None:
-            _save_history(report.history, report.after, scratch)
+            _save_history(report.history, report.before, report.after, scratch)
         _write(scratch / TERMS_NAME, terms_file.encode(report.terms))
         for name, reporter in RENDERED.items():
             _write(scratch / name, REPORTERS[reporter](verdict))
         _pictures(verdict, scratch)
 
 
-def _save_history(history: "History", after: Run, scratch: Path) -> None:
-    """Keep what the judge read of other builds: the benchmarks of this run."""
+def _save_history(history: "History", before: Run | None, after: Run, scratch: Path) -> None:
+    """Keep what the judge read of other builds: the benchmarks of this run.
+
+    The baseline as it was stored is kept where its commit was recorded once more, and that is
+    the before side.
+    """
     from ci_flame.baseline import folder as run_folder  # noqa: PLC0415
 
     kept = history.only([each.benchmark for each in after.measurements])
+    for measurement in before.measurements if before else ():
+        stored = kept.base.measurement(measurement.benchmark)
+        if stored is not measurement and stored != measurement:
+            run_folder.save(kept.base, scratch / STORED)
+            break
     for number, run in enumerate(kept.siblings, 1):
         run_folder.save(run, scratch / SIBLINGS / f"{number:03}")
     if kept.anchor is not None:
@@ -102,8 +113,9 @@ def _load_history(folder: Path, before: Run) -> "History | None":
     anchor = folder / ANCHOR
     if not places and not anchor.is_dir():
         return None
+    stored = folder / STORED
     return History(
-        before,
+        run_folder.load(stored) if stored.is_dir() else before,
         tuple(run_folder.load(place) for place in places),
         run_folder.load(anchor) if anchor.is_dir() else None,
     )

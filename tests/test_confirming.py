@@ -9,6 +9,7 @@ from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
 from test_baseline_git import run_git
 from test_cli import call
 
+from ci_flame.baseline import folder, store
 from ci_flame.config import BaselineKind, BaselineSpec, build
 from ci_flame.diff.same_code import not_the_build
 from ci_flame.pipeline.chosen import Chosen, to_confirm
@@ -48,6 +49,9 @@ def test_what_a_second_recording_says():
     told = confirmation("b", (), failed=True, trouble="there is none").text
     assert told.endswith("; the baseline's commit could not be recorded beside it: there is none")
     assert confirmation("b", (), failed=True).text.endswith("the figures are the second's")
+    told = confirmation("b", (), failed=False, beside="0123456789abcdef").text
+    assert told.startswith("what failed against the stored baseline alone was recorded once more")
+    assert told.endswith("; the baseline's commit 0123456789 was recorded beside it")
 
 
 # -- for real -------------------------------------------------------------------------
@@ -166,6 +170,36 @@ def test_code_that_grew_since_the_baseline_fails(project):
     assert "shop:tokenize" in made.stdout
     assert "was recorded beside it" in made.stdout
     assert broken.name in made.stdout
+    assert "(the same)" in call("explain", ".ci-flame/report").stdout
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", ["pytest", "command"])
+def test_a_change_that_takes_back_what_the_base_commit_saved_fails(project, how):
+    """Four older builds cost as much as it does now; but the gate is against the base commit."""
+    project.code(60_000)
+    project.commit()
+    stored(project, how)
+    slow = folder.load(project.place / "base")
+    kept = project.place / ".ci-flame" / "store"
+    for number in range(1, 5):
+        older = replace(slow, commit=f"{number}" * 40, time=f"2020-01-0{number}T10:00:00Z")
+        store.add(older, kept, branch="main")
+    project.code(30_000)
+    project.commit()
+    stored(project, how)
+    store.add(folder.load(project.place / "base"), kept, branch="main")
+    project.code(60_000)
+    project.commit()
+    if how == "pytest":
+        made = project.pytest("--flame-baseline=store:.ci-flame/store")
+    else:
+        made = project.command("check", "--baseline", "store:.ci-flame/store")
+
+    assert made.returncode == 1, made.stdout + made.stderr
+    assert "shop:tokenize grew by" in made.stdout
+    assert "its commit was recorded once more, and that is what counts" in made.stdout
+    assert "failed in two recordings" in made.stdout
     assert "(the same)" in call("explain", ".ci-flame/report").stdout
 
 
