@@ -19,6 +19,7 @@ from ci_flame.baseline import ci_base, git
 from ci_flame.baseline.ci_base import Base
 from ci_flame.config import DEFAULT_BASELINE, BaselineKind, BaselineSpec, Config, Rerun
 from ci_flame.errors import BaselineError, MissingBaselineError, UsageError
+from ci_flame.pipeline import policy_change
 from ci_flame.profile import Environment, Run
 from ci_flame.verdict import Note
 
@@ -68,6 +69,18 @@ def choose(
     Without `present` stored runs are taken as they are: whoever records looks at them. Raises
     BaselineError and FormatError where what is named cannot be used.
     """
+    chosen = _choose(config, start, present, given)
+    changed = policy_change.note(config, start, chosen.spec, chosen.run, given)
+    return chosen if changed is None else replace(chosen, notes=(changed, *chosen.notes))
+
+
+def _choose(
+    config: Config,
+    start: Path,
+    present: Callable[[], Environment] | None,
+    given: Mapping[str, str],
+) -> Chosen:
+    """Return the same, without what the change says of its own policy."""
     spec = config.baseline
     if spec.kind in (BaselineKind.RERUN, BaselineKind.TREE):
         return Chosen(spec, f"baseline {spec}, recorded beside")
