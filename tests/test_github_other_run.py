@@ -233,7 +233,7 @@ BROKEN = {
     "another version": (zipped(None, **{"verdict.json": '{"schema_version": 2}'}), "version 2"),
     "a list": (zipped(None, **{"verdict.json": "[]"}), "not a verdict of ci_flame"),
     "no UTF-8": (zipped(None, **{"verdict.json": b"\xff"}), "is not UTF-8"),
-    "a lie": (zipped(None, **{"verdict.json": LIE}), "is pass, and the worst benchmark's is fail"),
+    "a lie": (zipped(None, **{"verdict.json": LIE}), "is pass, and the benchmarks' is fail"),
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ REFUSED = {
     "no version": (("schema_version",), ..., "has schema version None"),
     "a true version": (("schema_version",), True, "has schema version True"),
     "an unknown outcome": (("outcome",), "great", "outcome is none of pass, "),
-    "a better outcome": (("outcome",), "pass", "is pass, and the worst benchmark's is fail"),
+    "a better outcome": (("outcome",), "pass", "is pass, and the benchmarks' is fail"),
     "a better benchmark": (("benchmarks", 0, "outcome"), "warn", "outcome is warn, and a finding"),
     "a passing finding": ((*FINDING, "outcome"), "pass", "outcome is none of fail, warn"),
     "no benchmarks": (("benchmarks",), ..., "benchmarks is missing, or not a list"),

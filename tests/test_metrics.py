@@ -496,9 +496,7 @@ def test_modes_are_one_benchmark():
     verdict = assemble([modes[0], dear, other], [], None, Policy())
 
     assert verdict.counts == {Outcome.INCONCLUSIVE: 1, Outcome.NO_BASELINE: 1}
-    assert headline(verdict) == (
-        "ci-flame: INCONCLUSIVE (2 benchmarks: 1 inconclusive, 1 no-baseline)"
-    )
+    assert headline(verdict) == ("ci-flame: INCONCLUSIVE (2 benchmarks: 1 inconclusive, 1 new)")
 
 
 # -- what the collector said ----------------------------------------------------------

@@ -14,8 +14,10 @@ from ci_flame.verdict import (
     Finding,
     Outcome,
     Sort,
+    counted,
     duration,
     limit_text,
+    overall,
     percent,
     severity_of,
     worst,
@@ -188,3 +190,25 @@ def test_outcomes_are_ordered():
     assert worst(order) is Outcome.FAIL
     assert worst(order[:2]) is Outcome.NO_BASELINE
     assert worst([]) is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "together"),
+    [
+        ("", "pass"),
+        ("no-baseline", "no-baseline"),
+        ("no-baseline no-baseline", "no-baseline"),
+        ("no-baseline pass", "pass"),
+        ("no-baseline warn pass", "warn"),
+        ("no-baseline inconclusive", "inconclusive"),
+        ("fail no-baseline", "fail"),
+    ],
+)
+def test_no_baseline_is_the_outcome_only_where_nothing_was_compared(outcomes, together):
+    assert overall(map(Outcome, outcomes.split())) == together
+
+
+def test_the_modes_of_a_benchmark_are_counted_together():
+    modes = [("a", Outcome.PASS), ("a", Outcome.NO_BASELINE), ("b", Outcome.NO_BASELINE)]
+
+    assert counted(modes) == {Outcome.NO_BASELINE: 1, Outcome.PASS: 1}

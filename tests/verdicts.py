@@ -24,7 +24,7 @@ from ci_flame.profile import (
     Unit,
     Weight,
 )
-from ci_flame.verdict import BenchmarkVerdict, Finding, Note, Outcome, Verdict, worst
+from ci_flame.verdict import BenchmarkVerdict, Finding, Note, Outcome, Verdict, overall
 
 ENVIRONMENT = Environment(
     architecture="x86_64",
@@ -290,7 +290,8 @@ def verdict(*benchmarks: BenchmarkVerdict, notes: tuple[Note, ...] = ()) -> Verd
         added=tuple(b.benchmark for b in benchmarks if b.outcome is Outcome.NO_BASELINE),
         removed=(),
     )
-    return Verdict(worst(each.outcome for each in benchmarks), benchmarks, notes, run, Policy())
+    outcome = overall(each.outcome for each in benchmarks)
+    return Verdict(outcome, benchmarks, notes, run, Policy())
 
 
 def renamed(each: BenchmarkVerdict, name: str) -> BenchmarkVerdict:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ci_flame.diff import Change
 from ci_flame.github.verdict_json import Told, ToldBenchmark, ToldFinding, ToldFunction, importance
 from ci_flame.report import markdown, terminal
 from ci_flame.report.words import cut, duration, growth, growth_of, interval, plural, share, visible
@@ -232,11 +231,15 @@ def _table(benchmark: ToldBenchmark) -> list[str]:
     """Return the functions of a benchmark that changed, those of its findings first of all."""
     of_stacks = [finding for finding in sorted(benchmark.findings, key=importance) if finding.path]
     of_stacks.reverse()  # of several on one function the worst counts
-    blamed = {finding.function: finding.change for finding in of_stacks}
+    blamed = {finding.function: finding for finding in of_stacks}
     signs = {finding.function: markdown.SIGNS[finding.outcome] for finding in of_stacks}
-    listed = {each.function for each in benchmark.changed}
-    rows = [each for each in benchmark.changed if each.function in blamed]
-    rows += [ToldFunction(*item) for item in blamed.items() if item[0] not in listed]
+    listed = {each.function: each.total for each in benchmark.changed}
+    # Of what broke a rule it is the very figure of the sentence, but of some callers' calls only.
+    rows = [
+        ToldFunction(name, listed.get(name, of.change) if of.under else of.change)
+        for name, of in blamed.items()
+    ]
+    own = {name for name, of in blamed.items() if of.own and not of.under}
     rows += [each for each in benchmark.changed if each.function not in blamed]
     rows = [each for each in rows if not each.function.startswith("[")]
     if not rows:
@@ -244,7 +247,10 @@ def _table(benchmark: ToldBenchmark) -> list[str]:
     lines = [
         "| function | before | after | growth | 90 % interval | share |",
         "|:--|--:|--:|--:|--:|--:|",
-        *(_row(each.function, each.total, signs.get(each.function, "")) for each in rows[:ROWS]),
+        *(
+            _row(each, signs.get(each.function, ""), terminal.OWN * (each.function in own))
+            for each in rows[:ROWS]
+        ),
     ]
     if len(rows) > ROWS:
         more = plural(len(rows) - ROWS, "function").replace(" ", markdown.NO_BREAK)
@@ -252,9 +258,10 @@ def _table(benchmark: ToldBenchmark) -> list[str]:
     return ["\n".join(lines)]
 
 
-def _row(name: str, change: Change, sign: str) -> str:
+def _row(of: ToldFunction, sign: str, own: str) -> str:
+    change = of.total
     return markdown.row(
-        markdown.named(name, sign),
+        markdown.named(of.function, sign) + own,
         duration(change.before_ns),
         duration(change.after_ns),
         growth(change),

@@ -1,7 +1,7 @@
 """Edge, pure: `verdict.json` of anybody -> what a comment, an annotation and a gate tell of it.
 
 The file may come from a fork's build, so everything in it is checked: sizes, counts, kinds and
-the outcome, which must be that of the worst benchmark. Keys that are not read are ignored, as
+the outcome, which must be that of its benchmarks. Keys that are not read are ignored, as
 docs/verdict.schema.json asks for; another version is refused.
 """
 
@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 from ci_flame.diff import Change
 from ci_flame.errors import FormatError
 from ci_flame.report.json_report import SCHEMA_VERSION
-from ci_flame.verdict import Outcome, counted, severity_of, worst
+from ci_flame.verdict import Outcome, counted, overall, severity_of, worst
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_BENCHMARKS: Final = 20_000
@@ -55,11 +55,15 @@ class ToldFinding:
     """Change / cost of the benchmark before; 0 where that has no meaning (metrics)."""
     where: Where | None
     """None: not known."""
+    own: bool = False
+    """True: `change` is of own cost."""
+    under: str = ""
+    """The caller, where `change` is of the calls from there only."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToldFunction:
-    """One function that changed more than noise can explain."""
+    """One function that is listed as changed."""
 
     function: str
     total: Change
@@ -166,13 +170,14 @@ class _Reader:
             for n, each in enumerate(self._items(whole, "benchmarks", "", "benchmark"))
         )
         outcome = self._outcome(whole, "")
-        real = worst(each.outcome for each in benchmarks)
-        if outcome is not real:
-            self._fail("outcome", f"is {outcome}, and the worst benchmark's is {real}")
+        real = overall(each.outcome for each in benchmarks)
+        # Earlier releases told a build of which one benchmark was new to have no baseline.
+        if outcome not in (real, worst(each.outcome for each in benchmarks)):
+            self._fail("outcome", f"is {outcome}, and the benchmarks' is {real}")
         before = self._side(whole, "before")
         after = self._side(whole, "after")
         return Told(
-            outcome=outcome,
+            outcome=real,
             benchmarks=benchmarks,
             notes=self._notes(whole, ""),
             before_commit=before[0],
@@ -231,6 +236,8 @@ class _Reader:
             change=self._change(each, "change", place),
             impact=impact or 0.0,
             where=self._where(each, place),
+            own=each.get("self_only") is True,
+            under=self._text(each, "under", place, may_miss=True),
         )
 
     def _where(self, within: dict[str, object], place: str) -> Where | None:

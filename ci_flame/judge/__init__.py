@@ -36,6 +36,7 @@ from ci_flame.verdict import (
     Note,
     Outcome,
     Verdict,
+    overall,
     percent,
     worst,
 )
@@ -204,7 +205,16 @@ def _finish(
     outcome = worst([outcome, *(finding.outcome for finding in kept)])
     told = (*more, *notes)
     return BenchmarkVerdict(
-        diff.benchmark, diff.mode, outcome, kept, told, diff, seen, diff.figures, waived=waived
+        diff.benchmark,
+        diff.mode,
+        outcome,
+        kept,
+        told,
+        diff,
+        seen,
+        diff.figures,
+        waived=waived,
+        rules=tuple(rule for rule in policy.rules if rule.applies_to(diff.benchmark, diff.mode)),
     )
 
 
@@ -333,7 +343,7 @@ def assemble(
     *,
     bias: str = "",
 ) -> Verdict:
-    """Put the build together: the worst benchmark's outcome counts.
+    """Put the build together: its outcome is `overall` of its benchmarks.
 
     `bias` is what the collector is known to get wrong (`Environment.bias`); it becomes a note.
     """
@@ -349,7 +359,7 @@ def assemble(
         if modes and not rule.metric and rule.place != "default" and rule.mode not in modes
     ]
     said = dict.fromkeys((*([Note("bias", bias)] if bias else []), *notes, *unread))
-    return Verdict(worst(each.outcome for each in verdicts), verdicts, tuple(said), diff, policy)
+    return Verdict(overall(each.outcome for each in verdicts), verdicts, tuple(said), diff, policy)
 
 
 def judge(diff: RunDiff, policy: Policy, *, after: Run, family: int | None = None) -> Verdict:

@@ -18,7 +18,7 @@ from ci_flame.pipeline.chosen import Chosen, checkout, choose, usable
 from ci_flame.policy import Policy
 from ci_flame.profile import Mode, Run
 from ci_flame.report_folder import Report
-from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, worst
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, overall
 
 if TYPE_CHECKING:
     from ci_flame.baseline.base_side import Checkout
@@ -149,7 +149,7 @@ def _reviewed(
     return replace(
         verdict,
         benchmarks=tuple(benchmarks),
-        outcome=worst(each.outcome for each in benchmarks),
+        outcome=overall(each.outcome for each in benchmarks),
     )
 
 

@@ -22,7 +22,7 @@ STRIP: Final = 32
 STRIP_ROWS: Final = 24
 """Rows of a flame strip; call paths have up to thousands of frames."""
 _NAME: Final = 100
-_PATH: Final = "call path"
+_PATH: Final = "one call path"
 
 SIGNS: Final = {
     Outcome.PASS: "✅",
@@ -171,17 +171,17 @@ def _table(each: BenchmarkVerdict) -> list[str]:
     worst_last = sorted(each.findings, key=lambda finding: severity_of(finding.outcome))
     signs = {finding.frame: SIGNS[finding.outcome] for finding in worst_last}
     if not frames:
-        return ["No function changed more than noise can explain.", ""]
+        return [unchanged(each), ""]
     figures = "before | after | growth | 90 % interval | could have seen | of the benchmark"
     lines = [
         f"| function | {figures} |",
         "|:--|--:|--:|--:|--:|--:|--:|",
     ]
     for frame in frames[:ROWS]:
-        total = frame.total
+        total, own = terminal.told_of(each, frame)
         lines.append(
             row(
-                named(str(frame.frame), signs.get(frame.frame, "")),
+                named(str(frame.frame), signs.get(frame.frame, "")) + own,
                 duration(total.before_ns),
                 duration(total.after_ns),
                 growth(total),
@@ -193,6 +193,13 @@ def _table(each: BenchmarkVerdict) -> list[str]:
     if len(frames) > ROWS:
         lines.append(f"| and {plural(len(frames) - ROWS, 'function')} more | | | | | | |")
     return [*lines, ""]
+
+
+def unchanged(each: BenchmarkVerdict) -> str:
+    """Return what is said instead of a table without rows."""
+    if each.unjudged:
+        return "No function was judged: see the note."
+    return "No function that is judged changed more than noise can explain."
 
 
 def _seen(each: BenchmarkVerdict, frame: FrameChange) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import ci_flame
 from ci_flame.diff import FrameChange
 from ci_flame.profile import Mode
-from ci_flame.report import alone, html, picture, svg, terminal
+from ci_flame.report import alone, html, markdown, picture, svg, terminal
 from ci_flame.report.findings import line, worst_first
 from ci_flame.report.words import duration, growth, interval, plural, share, visible
 from ci_flame.verdict import BenchmarkVerdict, Verdict
@@ -87,13 +87,13 @@ def _benchmark(each: BenchmarkVerdict, verdict: Verdict) -> html.Values:
         return values
     total, frames = each.diff.total, terminal.changed(each)
     more = len(frames) - ROWS
-    none = "No function changed more than noise can explain."
+    none = markdown.unchanged(each)
     values |= {
         "before": duration(total.before_ns),
         "after": duration(total.after_ns),
         "growth": growth(total),
         "picture": quote(svg.file_name(each)),
-        "functions": [_row(frame) for frame in frames[:ROWS]],
+        "functions": [_row(each, frame) for frame in frames[:ROWS]],
         "more": f"and {plural(more, 'function')} more" if more > 0 else "" if frames else none,
     }
     return values
@@ -104,10 +104,10 @@ def _place(each: BenchmarkVerdict, verdict: Verdict, number: int) -> str:
     return line(f"{where.file}:{where.line}")
 
 
-def _row(frame: FrameChange) -> html.Values:
-    total = frame.total
+def _row(each: BenchmarkVerdict, frame: FrameChange) -> html.Values:
+    total, own = terminal.told_of(each, frame)
     return {
-        "name": line(str(frame.frame), 400),
+        "name": line(f"{frame.frame}{own}", 400),
         "before": duration(total.before_ns),
         "after": duration(total.after_ns),
         "growth": growth(total),

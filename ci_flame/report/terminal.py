@@ -11,7 +11,7 @@ import numpy as np
 
 from ci_flame.diff import BenchmarkDiff, Change, FrameChange
 from ci_flame.noise import benjamini_hochberg
-from ci_flame.profile import Frame, Kind, Mode
+from ci_flame.profile import Kind, Mode
 from ci_flame.report import alone, machine
 from ci_flame.report.picture import Direction, direction
 from ci_flame.report.words import columns, cut, duration, growth, interval, plural, share, visible
@@ -26,6 +26,7 @@ NAME: Final = 24
 ALWAYS: Final = 3
 """Columns of figures that no terminal is too narrow for: cost, growth and its interval."""
 SHORTEST: Final = 16
+OWN: Final = " (own cost)"
 _ARROW: Final = "->"
 _COLOURS: Final = {
     Outcome.PASS: "32",
@@ -73,8 +74,14 @@ def headline(verdict: Verdict, *, colour: bool = False) -> str:
 
 
 def tally(counts: Mapping[Outcome, int]) -> str:
-    """Return `3 benchmarks: 1 fail, 2 pass` of `Verdict.counts`."""
-    told = ", ".join(f"{number:,} {outcome.value}" for outcome, number in counts.items())
+    """Return `3 benchmarks: 1 fail, 2 pass` of `Verdict.counts`.
+
+    What has no baseline beside others that were compared is new.
+    """
+    words = {Outcome.NO_BASELINE: "new"} if len(counts) > 1 else {}
+    told = ", ".join(
+        f"{number:,} {words.get(outcome, outcome.value)}" for outcome, number in counts.items()
+    )
     return plural(sum(counts.values()), "benchmark") + (f": {told}" if told else "")
 
 
@@ -103,10 +110,10 @@ def benchmark_lines(each: BenchmarkVerdict, *, width: int = 100, colour: bool = 
 
 
 def changed(each: BenchmarkVerdict) -> tuple[FrameChange, ...]:
-    """Return the functions whose change can be told from noise, those of findings included.
+    """Return the functions that a rule reads and whose change can be told from noise.
 
-    Of what is listed one in twenty may be chance: among hundreds of functions a few look changed
-    at any level that each is held to alone.
+    Those of findings are among them. Of what is listed one in twenty may be chance: among
+    hundreds of functions a few look changed at any level that each is held to alone.
     """
     if each.diff is None:
         return ()
@@ -120,10 +127,23 @@ def changed(each: BenchmarkVerdict) -> tuple[FrameChange, ...]:
         or (
             share <= CHANCE
             and direction(frame.total) is not Direction.NOISE
+            and each.is_read(frame.frame, frame.path)
             # Every wait ends in the same kernel functions, and its reason says what they do.
             and (each.mode != Mode.OFF_CPU or frame.frame.kind is not Kind.KERNEL)
         )
     )
+
+
+def told_of(each: BenchmarkVerdict, frame: FrameChange) -> tuple[Change, str]:
+    """Return what a table shows of a function, and the words after its name.
+
+    Of what broke a rule it is the very figure of the sentence: two figures of one function, own
+    cost and cost with callees, would read as a contradiction.
+    """
+    for finding in each.findings:
+        if finding.frame == frame.frame and finding.figure is None and not finding.under:
+            return finding.change, OWN if finding.self_only else ""
+    return frame.total, ""
 
 
 def _compared(each: BenchmarkVerdict, diff: BenchmarkDiff, width: int) -> list[str]:
@@ -134,12 +154,16 @@ def _compared(each: BenchmarkVerdict, diff: BenchmarkDiff, width: int) -> list[s
     lines = [f"{whole}; processes {diff.processes_before} + {diff.processes_after}"]
     if frames:
         of = "waiting" if each.mode == Mode.OFF_CPU else "benchmark"
-        lines += _table(frames[:ROWS], each.visible, width, of)
+        lines += _table(each, frames[:ROWS], width, of)
         if len(frames) > ROWS:
             lines.append(f"  and {plural(len(frames) - ROWS, 'function')} more that changed")
+    elif each.unjudged:
+        lines.append("  no function was judged: see the note")
     else:
         compared = plural(len(diff.frames), "function")
-        lines.append(f"  {compared} compared, none changed more than noise can explain")
+        lines.append(
+            f"  {compared} compared, none that is judged changed more than noise can explain"
+        )
     blind = any(note.slug == "blind" for note in each.notes)  # says the same, and more
     if each.smallest_visible is not None and not blind:
         seen = share(each.smallest_visible)
@@ -158,24 +182,22 @@ def _shares(change: Change) -> str:
 
 
 def _table(
-    frames: tuple[FrameChange, ...], seen: Mapping[Frame, float], width: int, whole: str
+    each: BenchmarkVerdict, frames: tuple[FrameChange, ...], width: int, whole: str
 ) -> list[str]:
-    """Return aligned rows; a narrow terminal leaves out the last columns, before it cuts names.
-
-    `seen`: the smallest growth that would have been seen, by function that was judged.
-    """
+    """Return aligned rows; a narrow terminal leaves out the last columns, before it cuts names."""
+    seen = each.visible
     heads = ("per iteration", "growth", "90 % interval", f"share of {whole}", "could have seen")
     rows: list[tuple[str, ...]] = [("function", *heads)]
     rows += [
         (
-            visible(str(frame.frame)),
-            _costs(frame.total),
-            growth(frame.total),
-            interval(frame.total),
-            _shares(frame.total),
+            visible(f"{frame.frame}{own}"),
+            _costs(change),
+            growth(change),
+            interval(change),
+            _shares(change),
             share(seen[frame.frame]) if frame.frame in seen else "-",
         )
-        for frame in frames
+        for frame, (change, own) in ((frame, told_of(each, frame)) for frame in frames)
     ]
     if all(row[-1] == "-" for row in rows[1:]):
         rows = [row[:-1] for row in rows]

@@ -45,12 +45,21 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
     return max(outcomes, key=severity_of, default=Outcome.PASS)
 
 
+def overall(outcomes: Iterable[Outcome]) -> Outcome:
+    """Return the outcome of several together: NO_BASELINE only where nothing was compared.
+
+    What is new beside what was compared makes no verdict of its own.
+    """
+    found = list(outcomes)
+    return worst([each for each in found if each is not Outcome.NO_BASELINE] or found)
+
+
 def counted(outcomes: Iterable[tuple[str, Outcome]]) -> "Mapping[Outcome, int]":
-    """Return how many benchmarks have each outcome, worst first; the worst mode of each counts."""
-    of: dict[str, Outcome] = {}
+    """Return how many benchmarks have each outcome, worst first; `overall` of the modes of each."""
+    of: dict[str, list[Outcome]] = {}
     for benchmark, outcome in outcomes:
-        of[benchmark] = worst((outcome, of.get(benchmark, Outcome.PASS)))
-    found = list(of.values())
+        of.setdefault(benchmark, []).append(outcome)
+    found = [overall(modes) for modes in of.values()]
     return {each: found.count(each) for each in reversed(Outcome) if each in found}
 
 
@@ -195,11 +204,28 @@ class BenchmarkVerdict:
     """What was recorded, where there was nothing to compare it with: shown as it is."""
     waived: tuple[Finding, ...] = ()
     """What a waiver lets pass; told in a note, no finding."""
+    rules: "tuple[Rule, ...]" = field(default=(), repr=False)
+    """The rules on stacks that it was judged by; empty: not known, or none."""
+
+    @property
+    def unjudged(self) -> bool:
+        """Tell whether there is a comparison, and what was recorded did not let it be judged."""
+        return (
+            self.outcome is Outcome.INCONCLUSIVE
+            and self.smallest_visible is None
+            and not self.visible
+        )
+
+    def is_read(self, frame: "Frame", path: "Stack") -> bool:
+        """Tell whether a rule reads a function, whose heaviest call path is `path`."""
+        if not self.rules:
+            return frame.kind != "kernel"  # which only globs for the kernel read
+        return any(rule.matches_frame(frame) or rule.matches_path(path) for rule in self.rules)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The whole build: the worst benchmark's outcome counts."""
+    """The whole build: `overall` of its benchmarks."""
 
     outcome: Outcome
     benchmarks: tuple[BenchmarkVerdict, ...]
