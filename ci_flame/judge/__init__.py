@@ -28,6 +28,7 @@ from ci_flame.judge.causes import Broken, deepest, explained_by
 from ci_flame.judge.family import TOLD, Family, Unit
 from ci_flame.judge.moved import Move, moves
 from ci_flame.judge.notes import blind_to, circumstances, not_certain, renames, unjudged
+from ci_flame.judge.unused import unused
 from ci_flame.policy import Policy, Rule, Severity
 from ci_flame.profile import TOTAL, Measurement, Mode, Run
 from ci_flame.verdict import (
@@ -85,7 +86,7 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
     notes += not_certain(unsure, diff, columns)
     notes += _hidden(family_of, kept, diff)
     notes += circumstances(diff, columns)
-    seen = smallest_visible(columns, family_of.own_alpha())
+    seen = smallest_visible(columns, family_of.own_alpha()) if family_of.judges() else None
     notes.append(blind_to(family_of, seen, diff.benchmark))
     verdict = _finish(diff, policy, found, notes, outcome=doubt, seen=seen)
     return replace(verdict, visible=family_of.visible())
@@ -358,8 +359,10 @@ def assemble(
         for rule in policy.rules
         if modes and not rule.metric and rule.place != "default" and rule.mode not in modes
     ]
-    said = dict.fromkeys((*([Note("bias", bias)] if bias else []), *notes, *unread))
-    return Verdict(overall(each.outcome for each in verdicts), verdicts, tuple(said), diff, policy)
+    idle, doubt = unused(verdicts, policy)
+    said = dict.fromkeys((*([Note("bias", bias)] if bias else []), *notes, *unread, *idle))
+    outcome = worst([doubt, overall(each.outcome for each in verdicts)])
+    return Verdict(outcome, verdicts, tuple(said), diff, policy)
 
 
 def judge(diff: RunDiff, policy: Policy, *, after: Run, family: int | None = None) -> Verdict:

@@ -258,6 +258,10 @@ class Family:
             )
         return told
 
+    def judges(self) -> bool:
+        """Tell whether any rule reads any cost that is large enough to be tested."""
+        return any(self.asked(number).any() for number in range(len(self.rules)))
+
     @cached_property
     def q_values(self) -> Floats:
         """False discovery rates (Benjamini and Hochberg) of growth, for notes."""

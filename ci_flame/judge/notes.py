@@ -219,6 +219,9 @@ def blind_to(family: Family, seen: float | None, benchmark: str) -> Note:
     columns = family.columns
     if not family.rules:
         return Note("blind", "no rule limits growth here", benchmark)
+    if not family.judges():
+        words = "no rule on growth names a function here that is large enough to be judged"
+        return Note("blind", words, benchmark)
     where = (
         "waits over 5 % of the waiting"
         if columns.waiting
@@ -228,8 +231,8 @@ def blind_to(family: Family, seen: float | None, benchmark: str) -> Note:
         large = f"blind to any growth in {where}"
     else:
         large = (
-            f"growth of {percent(seen)} % or more cannot hide in {where} (at that size it shows 4"
-            " times of 5)"
+            f"growth of {percent(seen)} % or more in {where} would be noticed, 4 times of 5 at that"
+            " size"
         )
     if columns.waiting:
         return Note("blind", large, benchmark)
