@@ -12,21 +12,22 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ci_flame.config import terms as terms_file
 from ci_flame.config.terms import Terms
 from ci_flame.errors import FormatError, UsageError, WriteError
 from ci_flame.profile import Run
-from ci_flame.verdict import Outcome, Verdict
+from ci_flame.verdict import ABSENT, Outcome, Verdict
 
 if TYPE_CHECKING:
     from ci_flame.judge.history import History
 
+T = TypeVar("T")
 TERMS_NAME: Final = "policy.json"
 VERDICT_NAME: Final = "verdict.json"
 RENDERED: Final = {
@@ -159,17 +160,26 @@ def load(folder: Path) -> Report:
 
 def outcome(folder: Path) -> Outcome:
     """Return the outcome that is stored in a report; reads no more than `verdict.json`."""
-    _must_be_report(folder)
-    path = folder / VERDICT_NAME
-    try:
-        return Outcome(json.loads(_read(path))["outcome"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise FormatError(str(path), "not a verdict of ci_flame") from None
+    return _told(folder, lambda told: Outcome(told["outcome"]))
 
 
 def compared(folder: Path) -> bool:
-    """Return whether a report has a before side."""
-    return (folder / "before").exists()
+    """Return whether any benchmark of a report has a before side, as `Verdict.is_compared`."""
+
+    def read(told: dict[str, Any]) -> bool:
+        notes = ([note["slug"] for note in each["notes"]] for each in told["benchmarks"])
+        return any(ABSENT.isdisjoint(slugs) for slugs in notes)
+
+    return _told(folder, read)
+
+
+def _told(folder: Path, read: Callable[[dict[str, Any]], T]) -> T:
+    _must_be_report(folder)
+    path = folder / VERDICT_NAME
+    try:
+        return read(json.loads(_read(path)))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FormatError(str(path), "not a verdict of ci_flame") from None
 
 
 def terms(folder: Path) -> Terms:

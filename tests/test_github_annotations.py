@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from verdicts import ALL, HOSTILE, failing, inconclusive, passing, renamed, verdict
+from verdicts import ALL, HOSTILE, failing, inconclusive, no_baseline, passing, renamed, verdict
 
 from ci_flame.github import annotations as told_by
 from ci_flame.github.annotations import MAX_ERRORS, MAX_NOTICES, MAX_WARNINGS, annotations, left_out
@@ -142,3 +142,15 @@ def test_a_message_keeps_its_end(letters, repeat):
     assert first.message.isprintable() or "\n" in first.message
     if len(name.encode()) < 100:
         assert first.message.endswith("Also in b.py::other.")
+
+
+def test_what_is_new_beside_what_was_compared_is_named_once():
+    new = [no_baseline(f"b.py::test_n{n}") for n in range(3)]
+    (only,) = annotations(told(verdict(passing(), *new)))
+
+    assert (only.level, only.title) == ("notice", "test_n0: new")
+    assert only.message == (
+        "b.py::test_n0 is new: there was nothing to compare it with, and it fails nothing\n"
+        "Also in b.py::test_n1, b.py::test_n2."
+    )
+    assert annotations(told(verdict(*new))) == (), "the headline says that nothing was compared"

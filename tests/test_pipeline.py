@@ -124,21 +124,47 @@ def test_an_interrupted_run_is_no_baseline(before, after):
 
 
 @pytest.mark.parametrize(
-    ("outcome", "policy", "code"),
+    ("outcome", "policy", "compared", "code"),
     [
-        (Outcome.PASS, Policy(), 0),
-        (Outcome.WARN, Policy(), 0),
-        (Outcome.NO_BASELINE, Policy(), 0),
-        (Outcome.NO_BASELINE, Policy(baseline_required=True), 4),
-        (Outcome.INCONCLUSIVE, Policy(), 0),
-        (Outcome.INCONCLUSIVE, Policy(inconclusive_fails=True), 5),
-        (Outcome.INCONCLUSIVE, Policy(baseline_required=True), 0),
-        (Outcome.FAIL, Policy(), 1),
-        (Outcome.PASS, Policy(baseline_required=True, inconclusive_fails=True), 0),
+        (Outcome.PASS, Policy(), True, 0),
+        (Outcome.WARN, Policy(), True, 0),
+        (Outcome.NO_BASELINE, Policy(), False, 0),
+        (Outcome.NO_BASELINE, Policy(baseline_required=True), False, 4),
+        # Some are new, the others were compared.
+        (Outcome.NO_BASELINE, Policy(baseline_required=True), True, 0),
+        # A budget warned, and there was nothing to compare with.
+        (Outcome.WARN, Policy(baseline_required=True), False, 4),
+        (Outcome.INCONCLUSIVE, Policy(), True, 0),
+        (Outcome.INCONCLUSIVE, Policy(inconclusive_fails=True), True, 5),
+        (Outcome.INCONCLUSIVE, Policy(baseline_required=True), True, 0),
+        (Outcome.FAIL, Policy(), True, 1),
+        (Outcome.FAIL, Policy(baseline_required=True), False, 1),
+        (Outcome.PASS, Policy(baseline_required=True, inconclusive_fails=True), True, 0),
     ],
 )
-def test_exit_codes(outcome, policy, code):
-    assert pipeline.exit_code(outcome, policy) == code
+def test_exit_codes(outcome, policy, compared, code):
+    assert pipeline.exit_code(outcome, policy, compared=compared) == code
+
+
+@pytest.mark.parametrize(("names", "code"), [((FIRST,), 0), ((FIRST, OTHER), 4)])
+def test_a_required_baseline_is_missing_where_nothing_was_compared(tmp_path, after, names, code):
+    """One that is new beside one that was compared fails nothing; the stored verdict agrees."""
+    policy = Policy(baseline_required=True)
+    before = replace(
+        after,
+        measurements=tuple(
+            replace(each, benchmark=f"{each.benchmark}_gone") if each.benchmark in names else each
+            for each in after.measurements
+        ),
+    )
+    verdict = pipeline.judge_runs(before, after, Terms(policy))
+    report_folder.save(
+        verdict, report_folder.Report(before, after, Terms(policy)), tmp_path / "report"
+    )
+
+    assert verdict.is_compared is (code == 0)
+    assert pipeline.exit_code(verdict.outcome, policy, compared=verdict.is_compared) == code
+    assert pipeline.stored_exit_code(tmp_path / "report") == code
 
 
 # -- baselines ------------------------------------------------------------------------

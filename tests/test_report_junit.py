@@ -10,7 +10,17 @@ import pytest
 import xmlschema
 from hypothesis import given, settings
 from test_report_text import OUTCOMES, check_golden
-from verdicts import ALL, NAMES, failing, finding, hostile, inconclusive, no_baseline, verdict
+from verdicts import (
+    ALL,
+    NAMES,
+    failing,
+    finding,
+    hostile,
+    inconclusive,
+    no_baseline,
+    passing,
+    verdict,
+)
 
 from ci_flame.policy import Policy
 from ci_flame.profile import Place
@@ -114,6 +124,14 @@ def test_a_command_has_no_file():
 
     assert case.get("file") is None
     assert case.get("name") == "make bench"
+
+
+def test_a_new_benchmark_beside_one_that_was_compared_is_no_error():
+    of = replace(verdict(passing(), no_baseline()), policy=Policy(baseline_required=True))
+    (case,) = (each for each in cases(of) if each.get("name") == "test_new")
+
+    assert case.find("skipped") is not None
+    assert case.find("error") is None
 
 
 @pytest.mark.parametrize(

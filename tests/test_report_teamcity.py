@@ -132,6 +132,15 @@ def test_what_was_not_judged_is_ignored_unless_the_policy_fails_it(each, policy,
     assert bool(told(found, "buildProblem")) is (name == "testFailed")
 
 
+def test_a_new_benchmark_beside_one_that_was_compared_fails_nothing():
+    of = replace(verdict(passing(), no_baseline()), policy=Policy(baseline_required=True))
+    found = checked(of)
+
+    assert len(told(found, "testIgnored")) == 1
+    assert not told(found, "testFailed")
+    assert not told(found, "buildProblem")
+
+
 def test_notes_on_the_build_are_in_its_log():
     (note,) = told(checked(ALL["fail"]), "message")
 

@@ -48,7 +48,7 @@ def compare(
     verdict = pipeline.compare_stored(found.run, later, config, Path.cwd(), found.history)
     show(verdict)
     click.echo(f"ci-flame: {verdict.outcome.value}; {config.report / 'report.html'}", err=True)
-    return pipeline.exit_code(verdict.outcome, config.policy)
+    return pipeline.exit_code(verdict.outcome, config.policy, compared=verdict.is_compared)
 
 
 @click.command()

@@ -38,8 +38,10 @@ def configure(policy: str | None, **flags: object) -> "Config":
 
 
 def benchmark_name(name: str | None, command: tuple[str, ...]) -> str:
-    """Return the benchmark's id: `--name`, or the command on one line."""
-    chosen = " ".join(command)[:_MAX_NAME] if name is None else name
+    """Return the benchmark's id: `--name`, or the command as far as it is sure to be no secret."""
+    from ci_flame.pipeline.command_name import command_name
+
+    chosen = command_name(command)[:_MAX_NAME] if name is None else name
     if not chosen.strip() or not chosen.isprintable():
         raise UsageError(f"{chosen!r} is not a name", "give --name one line of text")
     return chosen

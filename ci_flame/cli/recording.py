@@ -37,7 +37,7 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of every command that records."""
     options = (
         click.option("--policy", metavar="FILE", help="Policy file; default: ci-flame.yml above."),
-        click.option("--name", help="Name of the benchmark; default: the command itself."),
+        click.option("--name", help="Name of the benchmark; default: the command without options."),
         click.option("--repeat", metavar="N", help="Processes per benchmark; default 5."),
         click.option("--collector", help="auto (default), ebpf, perf, py-spy, bpftrace, replay."),
         click.option(

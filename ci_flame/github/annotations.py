@@ -23,6 +23,7 @@ MAX_SENTENCE: Final = 3_000
 """Of the 4,096 characters that the runner keeps of a message."""
 _OTHERS: Final = 5
 """Further benchmarks that an annotation names."""
+_NEW: Final = "new-benchmark"
 _ROOM: Final = {"error": MAX_ERRORS, "warning": MAX_WARNINGS, "notice": MAX_NOTICES}
 
 
@@ -41,13 +42,14 @@ class Annotation:
 def annotations(told: Told) -> tuple[Annotation, ...]:
     """Return at most MAX_ERRORS, MAX_WARNINGS and MAX_NOTICES, the most important first.
 
-    Failures by impact, then warnings, then what could not be judged. What is found in several
-    benchmarks at one function is told once, in the words of the most important.
+    Failures by impact, then warnings, then what could not be judged and what is new. What is
+    found in several benchmarks at one function is told once, in the words of the most important.
     """
     by_level: dict[str, list[Annotation]] = {level: [] for level in _ROOM}
     for group in _groups(told.findings):
         by_level[_level(group[0])].append(_found(group))
     by_level["notice"] += [_unjudged(group) for group in _undecided(told)]
+    by_level["notice"] += _added(told)
     return tuple(each for level, most in _ROOM.items() for each in by_level[level][:most])
 
 
@@ -94,6 +96,15 @@ def _unjudged(group: Sequence[ToldBenchmark]) -> Annotation:
     why = first.notes[0] if first.notes else "the report says why"
     title = f"{_short(first.benchmark)}: inconclusive"
     return _at(first.where, "notice", title, _message(f"{first.benchmark}: {why}", group))
+
+
+def _added(told: Told) -> list[Annotation]:
+    """Return one annotation that names what is new beside benchmarks that were compared."""
+    new = [each for each in told.benchmarks if each.absent == _NEW]
+    if not new or not any(not each.absent for each in told.benchmarks):
+        return []
+    words = f"{new[0].benchmark} is new: there was nothing to compare it with, and it fails nothing"
+    return [_at(new[0].where, "notice", f"{_short(new[0].benchmark)}: new", _message(words, new))]
 
 
 def _at(where: Where | None, level: str, title: str, message: str) -> Annotation:

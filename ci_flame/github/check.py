@@ -166,7 +166,7 @@ def compare(asked: Inputs, baseline: str) -> Ended:
         sys.stderr.write(f"ci-flame: {error}\n")
         return Ended(ERROR, error.exit_code, None, asked.run if asked.run.is_dir() else None)
     sys.stdout.write(f"{terminal.render(verdict)}\n")
-    code = pipeline.exit_code(verdict.outcome, config.policy, compared=chosen.run is not None)
+    code = pipeline.exit_code(verdict.outcome, config.policy, compared=verdict.is_compared)
     return Ended(verdict.outcome.value, code, asked.report, asked.run)
 
 

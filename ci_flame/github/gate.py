@@ -7,14 +7,19 @@ from ci_flame.verdict import Outcome
 NOTHING: Final = 3
 """What a build ends with whose check left no exit code: it was not recorded."""
 _MAX_CODE: Final = 255
+_NO_BASELINE: Final = (
+    "no benchmark had anything to be compared with, and the policy requires it"
+    " (baseline: {required: true})"
+)
 _WORDS: Final = {
     Outcome.FAIL: "a hot path grew past its limit",
-    Outcome.NO_BASELINE: "there is no baseline, and the policy requires one",
+    Outcome.NO_BASELINE: _NO_BASELINE,
     Outcome.INCONCLUSIVE: "it could not be judged, and the policy fails on that",
 }
 _CODES: Final = {
     2: "an input, the policy or the command line is wrong",
     3: "nothing could be recorded, or the command failed",
+    4: _NO_BASELINE,
     130: "it was cancelled",
 }
 

@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 from ci_flame.diff import Change
 from ci_flame.errors import FormatError
 from ci_flame.report.json_report import SCHEMA_VERSION
-from ci_flame.verdict import Outcome, counted, overall, severity_of, worst
+from ci_flame.verdict import ABSENT, Outcome, counted, overall, severity_of, worst
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_BENCHMARKS: Final = 20_000
@@ -84,6 +84,8 @@ class ToldBenchmark:
     """None where there was nothing to compare with."""
     changed: tuple[ToldFunction, ...]
     """Those that are listed as changed, largest change first."""
+    absent: str = ""
+    """Slug of the note that says why there is no before side; empty: there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,7 @@ class _Reader:
             notes=self._notes(each, place),
             total=total,
             changed=tuple(self._functions(functions, f"{place}.functions")),
+            absent=self._absent(each, place),
         )
 
     def _functions(self, values: Sequence[object], place: str) -> "list[ToldFunction]":
@@ -320,6 +323,11 @@ class _Reader:
             self._text(self._object(note, f"{here}[{n}]"), "text", f"{here}[{n}]")
             for n, note in enumerate(notes)
         )
+
+    def _absent(self, within: dict[str, object], place: str) -> str:
+        notes = self._list(within, "notes", place, MAX_BENCHMARKS)
+        slugs = (self._object(each, f"{place}.notes").get("slug") for each in notes)
+        return next((str(slug) for slug in slugs if slug in ABSENT), "")
 
     def _outcome(
         self, within: dict[str, object], place: str, known: Sequence[Outcome] = tuple(Outcome)

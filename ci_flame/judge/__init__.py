@@ -32,6 +32,7 @@ from ci_flame.judge.unused import unused
 from ci_flame.policy import Policy, Rule, Severity
 from ci_flame.profile import TOTAL, Measurement, Mode, Run
 from ci_flame.verdict import (
+    ABSENT,
     BenchmarkVerdict,
     Finding,
     Note,
@@ -44,8 +45,6 @@ from ci_flame.verdict import (
 
 NOT_CERTAIN_Q: Final = 0.05
 """False discovery rate of the notes about growth that is likely but not sure."""
-ABSENT: Final = frozenset({"new-benchmark", "new-mode", "no-baseline"})
-"""Notes of `judge_alone` that mean there was nothing to compare with."""
 
 
 def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> BenchmarkVerdict:

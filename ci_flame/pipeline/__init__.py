@@ -31,15 +31,15 @@ PASS, USAGE, FAIL, NOT_RECORDED, NO_BASELINE, INCONCLUSIVE, INTERRUPTED = 0, 2, 
 _CURE_NO_BASELINE: Final = "pytest --flame --flame-out .ci-flame/baseline, or --baseline rerun:REV"
 
 
-def exit_code(outcome: Outcome, policy: Policy, *, compared: bool = True) -> int:
+def exit_code(outcome: Outcome, policy: Policy, *, compared: bool) -> int:
     """Return what the command line ends with.
 
-    `compared`: there was a before side. Without one a budget may still have warned, and the
-    outcome then says no more that a required baseline is missing.
+    `compared`: any benchmark had a before side; beside it others may be new. Without one a budget
+    may still have warned, and the outcome then says no more that a required baseline is missing.
     """
     if outcome is Outcome.FAIL:
         return FAIL
-    if policy.baseline_required and (outcome is Outcome.NO_BASELINE or not compared):
+    if policy.baseline_required and not compared:
         return NO_BASELINE
     if outcome is Outcome.INCONCLUSIVE and policy.inconclusive_fails:
         return INCONCLUSIVE
@@ -268,11 +268,16 @@ def record_command(
     config: Config, name: str, command: Sequence[str], repeat: int, jit: str = "none"
 ) -> Run:
     """Record a command as one benchmark, `repeat` processes of one round each."""
+    from ci_flame.pipeline.command_name import by_name  # noqa: PLC0415
     from ci_flame.record import command as recorder  # noqa: PLC0415
     from ci_flame.record.jit import Jit  # noqa: PLC0415
 
     side = recorder.Side.here(command)
-    (run,) = recorder.record(config.record, name, (side,), repeat, Jit(jit))
+    try:
+        (run,) = recorder.record(config.record, name, (side,), repeat, Jit(jit))
+    except CollectError as error:
+        error.message = by_name(error.message, (side.folder,), name)
+        raise
     return run
 
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 from ci_flame import pipeline, report_folder
 from ci_flame.config import BaselineKind, Config
 from ci_flame.config.terms import Terms
-from ci_flame.errors import BaselineError, InterruptedRunError
+from ci_flame.errors import BaselineError, CollectError, InterruptedRunError
 from ci_flame.pipeline import until_decided
 from ci_flame.pipeline.chosen import Chosen, choose, tell, to_confirm
+from ci_flame.pipeline.command_name import by_name
 from ci_flame.pipeline.labels import Labels
 from ci_flame.policy import Policy
 from ci_flame.profile import Run
@@ -138,7 +139,7 @@ class Check:
     def more(self, so_far: Recorded | None, count: int) -> Recorded:
         """Record the command `count` times on each side; repetitions of both sides alternate."""
         try:
-            runs = recorder.record(self.config.record, self._name, self._sides, count, self._jit)
+            runs = self._runs(count)
         except recorder.SideError as error:
             if not self._brought or error.side != 0 or so_far is not None:
                 raise
@@ -159,6 +160,14 @@ class Check:
                 " incomplete"
             )
         return Recorded(after, before)
+
+    def _runs(self, count: int) -> tuple[Run, ...]:
+        try:
+            return recorder.record(self.config.record, self._name, self._sides, count, self._jit)
+        except CollectError as error:
+            folders = [each.folder for each in self._sides]
+            error.message = by_name(error.message, folders, self._name)
+            raise
 
     def terms(self, recorded: Recorded, policy: Policy, *notes: Note) -> Terms:
         """Return what a verdict on it depends on."""

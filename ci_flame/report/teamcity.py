@@ -68,13 +68,14 @@ def _test(each: BenchmarkVerdict, verdict: Verdict) -> Iterator[str]:
     yield message("testStarted", name=test, captureStandardOutput="false")
     policy, reason = verdict.policy, reasons(each)
     absent = each.outcome is Outcome.NO_BASELINE
+    missing = policy.baseline_required and not verdict.is_compared
     unsure = each.outcome is Outcome.INCONCLUSIVE
     failed = [str(finding) for finding in each.findings if finding.outcome is Outcome.FAIL]
     if failed:
         details = "\n".join(line(one) for one in terminal.benchmark_lines(each)[:DETAILS])
         told = line(" ".join(failed))
         yield message("testFailed", name=test, message=told, details=details)
-    elif (absent and policy.baseline_required) or (unsure and policy.inconclusive_fails):
+    elif (absent and missing) or (unsure and policy.inconclusive_fails):
         yield message("testFailed", name=test, message=f"{each.outcome.value}: {reason}")
     elif absent or unsure:
         yield message("testIgnored", name=test, message=f"{each.outcome.value}: {reason}")
@@ -106,7 +107,7 @@ def _problem(verdict: Verdict, suite: str) -> Iterable[str]:
     fails = (
         verdict.outcome is Outcome.FAIL
         or (verdict.outcome is Outcome.INCONCLUSIVE and policy.inconclusive_fails)
-        or (verdict.outcome is Outcome.NO_BASELINE and policy.baseline_required)
+        or (policy.baseline_required and not verdict.is_compared)
     )
     if not fails:
         return ()
