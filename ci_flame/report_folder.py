@@ -22,7 +22,8 @@ from ci_flame.config import terms as terms_file
 from ci_flame.config.terms import Terms
 from ci_flame.errors import FormatError, UsageError, WriteError
 from ci_flame.profile import Run
-from ci_flame.verdict import ABSENT, Outcome, Verdict
+from ci_flame.verdict import Outcome, Verdict
+from ci_flame.verdict.absent import slugs_compared
 
 if TYPE_CHECKING:
     from ci_flame.judge.history import History
@@ -164,11 +165,11 @@ def outcome(folder: Path) -> Outcome:
 
 
 def compared(folder: Path) -> bool:
-    """Return whether any benchmark of a report has a before side, as `Verdict.is_compared`."""
+    """Return whether any benchmark of a report has a before side, as `absent.is_compared`."""
 
     def read(told: dict[str, Any]) -> bool:
-        notes = ([note["slug"] for note in each["notes"]] for each in told["benchmarks"])
-        return any(ABSENT.isdisjoint(slugs) for slugs in notes)
+        slugs = ([note["slug"] for note in each["notes"]] for each in told["benchmarks"])
+        return any(map(slugs_compared, slugs))
 
     return _told(folder, read)
 

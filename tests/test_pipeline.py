@@ -29,6 +29,7 @@ from ci_flame.pipeline import pytest_command
 from ci_flame.pipeline.chosen import load_baseline
 from ci_flame.policy import Limit, Policy, Rule, Severity, Waiver
 from ci_flame.verdict import Note, Outcome
+from ci_flame.verdict.absent import is_compared
 
 GUILTY = "shop.parser:tokenize"
 OTHER = "tests/bench_shop.py::test_other"
@@ -162,8 +163,11 @@ def test_a_required_baseline_is_missing_where_nothing_was_compared(tmp_path, aft
         verdict, report_folder.Report(before, after, Terms(policy)), tmp_path / "report"
     )
 
-    assert verdict.is_compared is (code == 0)
-    assert pipeline.exit_code(verdict.outcome, policy, compared=verdict.is_compared) == code
+    assert is_compared(verdict.benchmarks) is (code == 0)
+    assert (
+        pipeline.exit_code(verdict.outcome, policy, compared=is_compared(verdict.benchmarks))
+        == code
+    )
     assert pipeline.stored_exit_code(tmp_path / "report") == code
 
 

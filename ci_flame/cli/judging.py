@@ -34,6 +34,7 @@ def compare(
     from ci_flame.baseline import folder
     from ci_flame.config import parse_baseline
     from ci_flame.pipeline.chosen import find_baseline, tell
+    from ci_flame.verdict.absent import is_compared
 
     config = replace(
         configure(policy, report=out, keep=keep, anchor=anchor, changed_since=changed_since),
@@ -48,7 +49,9 @@ def compare(
     verdict = pipeline.compare_stored(found.run, later, config, Path.cwd(), found.history)
     show(verdict)
     click.echo(f"ci-flame: {verdict.outcome.value}; {config.report / 'report.html'}", err=True)
-    return pipeline.exit_code(verdict.outcome, config.policy, compared=verdict.is_compared)
+    return pipeline.exit_code(
+        verdict.outcome, config.policy, compared=is_compared(verdict.benchmarks)
+    )
 
 
 @click.command()

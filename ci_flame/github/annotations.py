@@ -12,6 +12,7 @@ from typing import Final
 from ci_flame.github.verdict_json import Told, ToldBenchmark, ToldFinding, Where
 from ci_flame.report.words import cut, plural, visible
 from ci_flame.verdict import Outcome
+from ci_flame.verdict.absent import NEW
 
 MAX_ERRORS: Final = 9
 """Of GitHub's ten; the last is the gate's."""
@@ -23,7 +24,6 @@ MAX_SENTENCE: Final = 3_000
 """Of the 4,096 characters that the runner keeps of a message."""
 _OTHERS: Final = 5
 """Further benchmarks that an annotation names."""
-_NEW: Final = "new-benchmark"
 _ROOM: Final = {"error": MAX_ERRORS, "warning": MAX_WARNINGS, "notice": MAX_NOTICES}
 
 
@@ -100,7 +100,7 @@ def _unjudged(group: Sequence[ToldBenchmark]) -> Annotation:
 
 def _added(told: Told) -> list[Annotation]:
     """Return one annotation that names what is new beside benchmarks that were compared."""
-    new = [each for each in told.benchmarks if each.absent == _NEW]
+    new = [each for each in told.benchmarks if each.absent == NEW]
     if not new or not any(not each.absent for each in told.benchmarks):
         return []
     words = f"{new[0].benchmark} is new: there was nothing to compare it with, and it fails nothing"

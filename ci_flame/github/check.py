@@ -27,6 +27,7 @@ from ci_flame.pipeline.chosen import choose, tell
 from ci_flame.report import terminal
 from ci_flame.report_folder import Report
 from ci_flame.verdict import Note
+from ci_flame.verdict.absent import is_compared
 
 ERROR: Final = "error"
 RECORDED: Final = "recorded"
@@ -166,7 +167,9 @@ def compare(asked: Inputs, baseline: str) -> Ended:
         sys.stderr.write(f"ci-flame: {error}\n")
         return Ended(ERROR, error.exit_code, None, asked.run if asked.run.is_dir() else None)
     sys.stdout.write(f"{terminal.render(verdict)}\n")
-    code = pipeline.exit_code(verdict.outcome, config.policy, compared=verdict.is_compared)
+    code = pipeline.exit_code(
+        verdict.outcome, config.policy, compared=is_compared(verdict.benchmarks)
+    )
     return Ended(verdict.outcome.value, code, asked.report, asked.run)
 
 

@@ -14,7 +14,8 @@ from typing import Final, NoReturn
 from ci_flame.diff import Change
 from ci_flame.errors import FormatError
 from ci_flame.report.json_report import SCHEMA_VERSION
-from ci_flame.verdict import ABSENT, Outcome, counted, overall, severity_of, worst
+from ci_flame.verdict import Outcome, counted, overall, severity_of, worst
+from ci_flame.verdict.absent import ABSENT
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_BENCHMARKS: Final = 20_000

@@ -32,7 +32,6 @@ from ci_flame.judge.unused import unused
 from ci_flame.policy import Policy, Rule, Severity
 from ci_flame.profile import TOTAL, Measurement, Mode, Run
 from ci_flame.verdict import (
-    ABSENT,
     BenchmarkVerdict,
     Finding,
     Note,
@@ -42,6 +41,7 @@ from ci_flame.verdict import (
     percent,
     worst,
 )
+from ci_flame.verdict.absent import ABSENT
 
 NOT_CERTAIN_Q: Final = 0.05
 """False discovery rate of the notes about growth that is likely but not sure."""

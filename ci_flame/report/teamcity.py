@@ -13,6 +13,7 @@ from ci_flame.profile import Mode
 from ci_flame.report import alone, terminal
 from ci_flame.report.findings import line, reasons, shown, worst_first
 from ci_flame.verdict import BenchmarkVerdict, Outcome, Verdict
+from ci_flame.verdict.absent import is_compared
 
 NAME: Final = 400
 """Characters of a test's name; TeamCity cuts what is longer, and two names could become one."""
@@ -68,7 +69,7 @@ def _test(each: BenchmarkVerdict, verdict: Verdict) -> Iterator[str]:
     yield message("testStarted", name=test, captureStandardOutput="false")
     policy, reason = verdict.policy, reasons(each)
     absent = each.outcome is Outcome.NO_BASELINE
-    missing = policy.baseline_required and not verdict.is_compared
+    missing = policy.baseline_required and not is_compared(verdict.benchmarks)
     unsure = each.outcome is Outcome.INCONCLUSIVE
     failed = [str(finding) for finding in each.findings if finding.outcome is Outcome.FAIL]
     if failed:
@@ -107,7 +108,7 @@ def _problem(verdict: Verdict, suite: str) -> Iterable[str]:
     fails = (
         verdict.outcome is Outcome.FAIL
         or (verdict.outcome is Outcome.INCONCLUSIVE and policy.inconclusive_fails)
-        or (policy.baseline_required and not verdict.is_compared)
+        or (policy.baseline_required and not is_compared(verdict.benchmarks))
     )
     if not fails:
         return ()

@@ -183,10 +183,6 @@ class Note:
     benchmark: str = ""
 
 
-ABSENT: Final = frozenset({"new-benchmark", "new-mode", "no-baseline"})
-"""Slugs of notes that say why a benchmark has nothing to be compared with."""
-
-
 @dataclass(frozen=True, slots=True)
 class BenchmarkVerdict:
     """One benchmark's outcome with all that it was decided from."""
@@ -226,11 +222,6 @@ class BenchmarkVerdict:
             return frame.kind != "kernel"  # which only globs for the kernel read
         return any(rule.matches_frame(frame) or rule.matches_path(path) for rule in self.rules)
 
-    @property
-    def is_compared(self) -> bool:
-        """Tell whether it has a before side, comparable or not."""
-        return not any(note.slug in ABSENT for note in self.notes)
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -248,11 +239,6 @@ class Verdict:
     def counts(self) -> "Mapping[Outcome, int]":
         """Return how many benchmarks have each outcome, worst first; all modes are one."""
         return counted((each.benchmark, each.outcome) for each in self.benchmarks)
-
-    @property
-    def is_compared(self) -> bool:
-        """Tell whether any benchmark has a before side: what `required: true` requires."""
-        return any(each.is_compared for each in self.benchmarks)
 
 
 _UNITS: Final = (("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9))
