@@ -55,7 +55,7 @@ def unjudged(diff: BenchmarkDiff) -> tuple[Note, Outcome] | None:
             f"hardly uses the CPU ({counts[0]:.0f} samples before and {counts[1]:.0f} after, at"
             f" least {LEAST_SAMPLES} are needed): only its waiting is judged"
         )
-        return Note("waits", told, diff.benchmark), Outcome.PASS
+        return Note("waits-instead", told, diff.benchmark), Outcome.PASS
     side = sides[int(np.argmin(counts))]
     needed = side.seconds * LEAST_SAMPLES / max(min(counts), 1.0)
     why = f"{diff.busy}; what is left is " if diff.busy else ""

@@ -37,7 +37,7 @@ def unused(verdicts: Sequence[BenchmarkVerdict], policy: Policy) -> tuple[list[N
     modes = {each.mode for each, _ in compared}
     idle = [rule for rule in rules if rule.mode in modes and not _used(rule, compared)]
     notes = [Note(SLUG, _words(rule, compared)) for rule in idle]
-    nothing = len(idle) == len([rule for rule in policy.rules if rule.mode in modes])
+    nothing = bool(idle) and len(idle) == len([rule for rule in policy.rules if rule.mode in modes])
     if nothing:
         notes.append(Note(SLUG, "no rule names anything that was recorded: nothing was judged"))
     return notes, Outcome.INCONCLUSIVE if nothing else Outcome.PASS

@@ -50,6 +50,8 @@ def _case(each: BenchmarkVerdict, verdict: Verdict) -> TestCase:
         case.add_failure_info(_legal(told), _legal(text), "ci_flame.growth")
     reason = _legal(reasons(each)) or each.outcome.value
     policy = verdict.policy
+    if each.left_out:
+        case.add_skipped_info(reason)
     if each.outcome is Outcome.INCONCLUSIVE:
         if policy.inconclusive_fails:
             case.add_error_info(reason, error_type="ci_flame.inconclusive")

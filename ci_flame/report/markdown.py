@@ -24,6 +24,7 @@ STRIP_ROWS: Final = 24
 _NAME: Final = 100
 _PATH: Final = "one call path"
 
+UNJUDGED: Final = "⚪"
 SIGNS: Final = {
     Outcome.PASS: "✅",
     Outcome.NO_BASELINE: "🆕",
@@ -138,8 +139,8 @@ def _best_last(each: BenchmarkVerdict) -> int:
 
 def _benchmark(each: BenchmarkVerdict) -> str:
     mode = "" if each.mode == "on-cpu" else f" [{each.mode}]"
-    sign = SIGNS[each.outcome]
-    title = f"{sign} {code(each.benchmark)}{mode} {each.outcome.value}"
+    sign = UNJUDGED if each.left_out else SIGNS[each.outcome]
+    title = f"{sign} {code(each.benchmark)}{mode} {each.word}"
     lines: list[str] = []
     for finding in each.findings:
         lines += [sentence(each.benchmark, str(finding.frame), str(finding)), ""]

@@ -71,6 +71,7 @@ def _benchmark(each: Measurement, mode: Mode, limits: tuple[int, int], *, first:
         "short": short_name(each.benchmark),
         "mode": mode.value,
         "outcome": "",
+        "word": "",
         "growth": "",
         "tone": "",
         "first": first,

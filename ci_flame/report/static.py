@@ -68,7 +68,8 @@ def _benchmark(each: BenchmarkVerdict, verdict: Verdict) -> html.Values:
     mode = "" if each.mode == Mode.ON_CPU else f" [{each.mode}]"
     values: html.Values = {
         "name": line(each.benchmark + mode),
-        "outcome": each.outcome.value,
+        "outcome": "unjudged" if each.left_out else each.outcome.value,
+        "word": each.word,
         "before": "",
         "after": "",
         "growth": "",

@@ -117,7 +117,7 @@ def _head(
     if interval(total):
         told += f" ({interval(total)})"
     name = visible(benchmark.benchmark)
-    title = f"{benchmark.outcome.value.upper()}  {name}"
+    title = f"{benchmark.word.upper()}  {name}"
     lines = [
         *_open(width, height, f"Differential flame graph of {name}"),
         _text(MARGIN, 22, _fit(title, width - 2 * MARGIN, 7.4), size=13, weight="600"),
@@ -280,7 +280,7 @@ def _nothing(benchmark: BenchmarkVerdict, width: int) -> str:
         line for finding in benchmark.findings for line in _wrap(visible(str(finding)), room)
     ]
     notes = [visible(note.text) for note in benchmark.notes] or ["Nothing to compare with."]
-    title = f"{benchmark.outcome.value.upper()}  {name}"
+    title = f"{benchmark.word.upper()}  {name}"
     top = 50 + 16 * (len(sentences) + len(notes))
     drawn, bottom = _one_side(benchmark.alone, Mode(benchmark.mode), (width, top))
     lines = [

@@ -78,8 +78,8 @@ def _test(each: BenchmarkVerdict, verdict: Verdict) -> Iterator[str]:
         yield message("testFailed", name=test, message=told, details=details)
     elif (absent and missing) or (unsure and policy.inconclusive_fails):
         yield message("testFailed", name=test, message=f"{each.outcome.value}: {reason}")
-    elif absent or unsure:
-        yield message("testIgnored", name=test, message=f"{each.outcome.value}: {reason}")
+    elif absent or unsure or each.left_out:
+        yield message("testIgnored", name=test, message=f"{each.word}: {reason}")
     for finding in each.findings:
         if finding.outcome is Outcome.WARN:
             yield message("message", text=line(str(finding)), status="WARNING")

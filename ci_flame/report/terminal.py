@@ -88,7 +88,9 @@ def tally(counts: Mapping[Outcome, int]) -> str:
 def benchmark_lines(each: BenchmarkVerdict, *, width: int = 100, colour: bool = False) -> list[str]:
     """Return the lines of one benchmark: outcome, findings, functions that changed, notes."""
     mode = "" if each.mode == "on-cpu" else f" [{each.mode}]"
-    lines = [f"{visible(each.benchmark)}{mode} {_outcome(each.outcome, colour=colour)}"]
+    lines = [
+        f"{visible(each.benchmark)}{mode} {_outcome(each.outcome, colour=colour, word=each.word)}"
+    ]
     for finding in each.findings:
         lines.append(f"  {visible(str(finding))}")
         where = []
@@ -220,6 +222,6 @@ def _table(
     ]
 
 
-def _outcome(outcome: Outcome, *, colour: bool) -> str:
-    text = outcome.value.upper()
+def _outcome(outcome: Outcome, *, colour: bool, word: str = "") -> str:
+    text = (word or outcome.value).upper()
     return f"\x1b[1;{_COLOURS[outcome]}m{text}\x1b[0m" if colour else text

@@ -183,6 +183,11 @@ class Note:
     benchmark: str = ""
 
 
+LEFT_OUT: Final = frozenset({"waits-instead", "no-waits"})
+"""Notes that say why growth in this mode says nothing: hardly on the CPU, hardly waiting."""
+NOT_JUDGED: Final = "not judged"
+
+
 @dataclass(frozen=True, slots=True)
 class BenchmarkVerdict:
     """One benchmark's outcome with all that it was decided from."""
@@ -215,6 +220,20 @@ class BenchmarkVerdict:
             and self.smallest_visible is None
             and not self.visible
         )
+
+    @property
+    def left_out(self) -> bool:
+        """Tell whether this mode is not what the benchmark spends its time in: not judged at all.
+
+        It passes, and is shown as what it is.
+        """
+        slugs = {note.slug for note in self.notes}
+        return self.outcome is Outcome.PASS and not slugs.isdisjoint(LEFT_OUT)
+
+    @property
+    def word(self) -> str:
+        """Return the outcome as reports show it: `pass`, `fail`, or `not judged`."""
+        return NOT_JUDGED if self.left_out else self.outcome.value
 
     def is_read(self, frame: "Frame", path: "Stack") -> bool:
         """Tell whether a rule reads a function, whose heaviest call path is `path`."""
