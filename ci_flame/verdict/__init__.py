@@ -3,13 +3,18 @@
 `str(finding)` is the sentence. Nothing downstream decides, rounds or words it again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from ci_flame.profile import TOTAL, Mode
+from ci_flame.verdict.outcome import Outcome as Outcome
+from ci_flame.verdict.outcome import counted as counted
+from ci_flame.verdict.outcome import overall as overall
+from ci_flame.verdict.outcome import severity_of as severity_of
+from ci_flame.verdict.outcome import worst as worst
 
 if TYPE_CHECKING:
     from ci_flame.diff import BenchmarkDiff, Change, RunDiff
@@ -20,47 +25,6 @@ if TYPE_CHECKING:
     from ci_flame.profile import Frame, Measurement, Place, Stack
     from ci_flame.verdict import touch
     from ci_flame.verdict.located import Located
-
-
-class Outcome(StrEnum):
-    """Ordered from best to worst by `severity_of`."""
-
-    PASS = "pass"  # noqa: S105 - an outcome, not a password
-    NO_BASELINE = "no-baseline"
-    WARN = "warn"
-    INCONCLUSIVE = "inconclusive"
-    FAIL = "fail"
-
-
-_ORDER: Final = tuple(Outcome)
-
-
-def severity_of(outcome: Outcome) -> int:
-    """Return the rank of an outcome; the higher, the worse."""
-    return _ORDER.index(outcome)
-
-
-def worst(outcomes: Iterable[Outcome]) -> Outcome:
-    """Return the worst outcome; PASS where there is none."""
-    return max(outcomes, key=severity_of, default=Outcome.PASS)
-
-
-def overall(outcomes: Iterable[Outcome]) -> Outcome:
-    """Return the outcome of several together: NO_BASELINE only where nothing was compared.
-
-    What is new beside what was compared makes no verdict of its own.
-    """
-    found = list(outcomes)
-    return worst([each for each in found if each is not Outcome.NO_BASELINE] or found)
-
-
-def counted(outcomes: Iterable[tuple[str, Outcome]]) -> "Mapping[Outcome, int]":
-    """Return how many benchmarks have each outcome, worst first; `overall` of the modes of each."""
-    of: dict[str, list[Outcome]] = {}
-    for benchmark, outcome in outcomes:
-        of.setdefault(benchmark, []).append(outcome)
-    found = [overall(modes) for modes in of.values()]
-    return {each: found.count(each) for each in reversed(Outcome) if each in found}
 
 
 class Sort(StrEnum):
