@@ -74,6 +74,25 @@ def test_every_ci_system_names_the_target_branch(origin, name):
     assert found == ci_base.Base(hashes["b"], f"the merge base with main ({name})")
 
 
+def test_the_branch_that_a_user_tells_comes_first(origin):
+    place, hashes = origin
+    mine = clone(place, "topic")
+    given = {"CHANGE_TARGET": "nosuch", ci_base.TOLD: "main"}
+
+    assert ci_base.find(given, mine) == ci_base.Base(
+        hashes["b"], f"the merge base with main ({ci_base.TOLD})"
+    )
+
+
+@pytest.mark.parametrize("words", [(), ("--depth=1",)])
+def test_a_build_of_the_told_branch_itself_is_compared_with_its_first_parent(origin, words):
+    place, hashes = origin
+    mine = clone(place, "main", *words)
+    found = ci_base.find({ci_base.TOLD: "main"}, mine)
+
+    assert found == ci_base.Base(hashes["m2"], "the first parent of HEAD (no pull request)")
+
+
 @pytest.mark.parametrize(
     ("value", "told"),
     [

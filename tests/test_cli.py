@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import ci_flame
 from ci_flame import cli, report_folder
 from ci_flame.baseline import folder
 from ci_flame.cli import converting
+from ci_flame.config import COLLECTOR_NAMES, BaselineKind
 from ci_flame.report import NAMED, REPORTERS
 
 GUILTY = "shop.parser:tokenize"
@@ -338,6 +340,15 @@ def test_an_unforeseen_refusal_of_the_system_is_told(monkeypatch, capsys):
 
 def test_version():
     assert call("--version", check=0).stdout == f"ci-flame, version {ci_flame.__version__}\n"
+
+
+def test_help_of_check_names_every_baseline_and_collector():
+    told = " ".join(CliRunner().invoke(cli.cli, ["check", "--help"]).output.split())
+    baselines = told.partition("--baseline SPEC")[2].partition(" --")[0]
+    collectors = told.partition("--collector")[2].partition(" --")[0]
+
+    assert {kind.value for kind in BaselineKind} <= set(re.findall(r"[\w-]+", baselines))
+    assert set(COLLECTOR_NAMES) <= set(re.findall(r"[\w-]+", collectors))
 
 
 def test_help_is_quick_and_complete():

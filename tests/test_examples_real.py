@@ -190,6 +190,17 @@ def test_readme_of_an_example_promises_both_verdicts_and_a_sentence(example):
     assert [block for block in blocks(example, "") if "limit" in block or "may take" in block]
 
 
+def test_policies_of_the_examples_fail_what_was_not_judged_but_the_one_that_the_readme_names():
+    told = " ".join((EXAMPLES / "README.md").read_text(encoding="utf-8").split())
+    open_gates = {
+        file.parent.name
+        for file in EXAMPLES.rglob("ci-flame.yml")
+        if yaml.safe_load(file.read_text(encoding="utf-8")).get("inconclusive") != "fail"
+    }
+
+    assert open_gates == set(re.findall(r"Only the monorepo's `(\w+)` does without", told))
+
+
 @pytest.mark.parametrize("example", ALL)
 def test_readme_of_an_example_links_what_is_there(example):
     text = (EXAMPLES / example / "README.md").read_text(encoding="utf-8")

@@ -403,8 +403,33 @@ def test_a_machine_that_is_never_quiet_is_inconclusive_in_words():
     assert got.notes[0].slug == "busy"
     assert got.notes[0].text == (
         "nothing to judge after: the machine was busy in 100 of 100 rounds after,"
-        " which are left out"
+        " which are left out; a quieter machine helps, `until_decided: true` (records on), or"
+        " `record: {busy: 100%}` (keeps such rounds); `inconclusive: fail` ends the build with 5"
+        " instead of 0"
     )
+
+
+def test_too_little_that_a_busy_machine_left_says_what_is_missing_and_what_helps():
+    before, after = synthetic_measurement(SHOP, seed=1), synthetic_measurement(SHOP, seed=2)
+    one = replace(after.processes[0], rounds=busy(after, 1).processes[0].rounds[:-1])
+    kept = after.processes[0].rounds[-1:]
+    left = replace(after, processes=(replace(one, rounds=(*one.rounds, *kept)),))
+    got = judge_benchmark(compared(before, left, Mode.ON_CPU), Policy(), family=1)
+
+    assert got.outcome is Outcome.INCONCLUSIVE
+    (told,) = [note.text for note in got.notes if note.slug == "busy"]
+    assert "what is left is too short to judge" in told
+    assert told.endswith("`inconclusive: fail` ends the build with 5 instead of 0")
+
+
+def test_too_little_on_a_quiet_machine_does_not_speak_of_a_busy_one():
+    before, after = synthetic_measurement(SHOP, seed=1), synthetic_measurement(SHOP, seed=2)
+    process = after.processes[0]
+    left = replace(after, processes=(replace(process, rounds=process.rounds[-1:]),))
+    got = judge_benchmark(compared(before, left, Mode.ON_CPU), Policy(), family=1)
+
+    assert [note.slug for note in got.notes if "too short" in note.text] == ["too-short"]
+    assert not any("quieter" in note.text for note in got.notes)
 
 
 def test_a_mode_that_the_baseline_lacks_is_new():

@@ -1,6 +1,7 @@
 """Edge: which commit a CI job is compared with, where nobody named one.
 
     pull request          the merge base of HEAD and the target branch
+    told by hand          the same, unless HEAD is on that branch
     any other build       the first parent of HEAD
 
 A shallow clone that lacks the commit fetches it, no deeper than it must.
@@ -16,6 +17,7 @@ from ci_flame.baseline import git
 from ci_flame.errors import BaselineError
 
 TARGETS: Final[Mapping[str, str]] = {
+    "CI_FLAME_TARGET_BRANCH": "any, told by its user",
     "GITHUB_BASE_REF": "GitHub",  # Gitea and Forgejo too; empty outside pull requests
     "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "GitLab",
     "BUILDKITE_PULL_REQUEST_BASE_BRANCH": "Buildkite",
@@ -30,6 +32,8 @@ TARGETS: Final[Mapping[str, str]] = {
 SIGNS: Final = ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "JENKINS_URL", "TF_BUILD",
                 "CIRCLECI", "TEAMCITY_VERSION", "CODEBUILD_BUILD_ID")  # fmt: skip
 """Variables of which any says that this is a CI job."""
+TOLD: Final = "CI_FLAME_TARGET_BRANCH"
+"""Variable in which a user tells the target branch where his CI does not, for all builds."""
 NAMED: Final = "CI_FLAME_BASE_COMMIT"
 """Variable in which a step of our own tells the base commit, full hash; it comes first."""
 WHY: Final = "CI_FLAME_WHY_NO_BASELINE"
@@ -66,7 +70,10 @@ def find(given: Mapping[str, str], start: Path) -> Base:
     for name in TARGETS:
         branch = given.get(name, "").removeprefix("refs/heads/").strip()
         if branch:
-            return _merge_base(name, branch, top)
+            base = _merge_base(name, branch, top)
+            if name != TOLD or base.commit != git.resolve("HEAD", top):
+                return base
+            break  # a build of that branch itself: a commit is not compared with itself
     return _first_parent(top)
 
 

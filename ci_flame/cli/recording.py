@@ -39,7 +39,9 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--policy", metavar="FILE", help="Policy file; default: ci-flame.yml above."),
         click.option("--name", help="Name of the benchmark; default: the command without options."),
         click.option("--repeat", metavar="N", help="Processes per benchmark; default 5."),
-        click.option("--collector", help="auto (default), ebpf, perf, py-spy, bpftrace, replay."),
+        click.option(
+            "--collector", help="auto (default), ebpf, bcc, perf, py-spy, bpftrace, replay."
+        ),
         click.option(
             "--mode",
             metavar="MODE",
@@ -154,7 +156,9 @@ def _live_words(
 
 @click.command(context_settings=_COMMAND_SETTINGS)
 @click.option(
-    "--baseline", metavar="SPEC", help="folder:DIR, store:DIR, git:REV[:PATH], rerun:REV, none."
+    "--baseline",
+    metavar="SPEC",
+    help="auto (default), rerun:REV, folder:DIR, store:DIR, git:REV[:PATH], tree:DIR, none.",
 )
 @click.option("--keep", metavar="K", help="store: builds that the verdict reads; default 10.")
 @click.option("--anchor", metavar="REV", help="store: growth since this build warns, too.")

@@ -28,6 +28,10 @@ LEAST_WAITS: Final = 10
 LEAST_WAITING: Final = 0.01
 """Of the wall time; less waiting is nobody's problem."""
 SHOWN_NOTES: Final = 3
+BUSY_CURE: Final = (
+    "a quieter machine helps, `until_decided: true` (records on), or `record: {busy: 100%}` (keeps"
+    " such rounds); `inconclusive: fail` ends the build with 5 instead of 0"
+)
 SMALL_SHARE: Final = 0.01
 """Own share below which a function is not spoken of."""
 
@@ -42,7 +46,7 @@ def unjudged(diff: BenchmarkDiff) -> tuple[Note, Outcome] | None:
             if not count
         )
         slug = "busy" if diff.busy else "too-short"
-        told = f"nothing to judge {which}: {diff.busy or 'no samples'}"
+        told = f"nothing to judge {which}: {_with_cure(diff.busy) or 'no samples'}"
         return Note(slug, told, diff.benchmark), Outcome.INCONCLUSIVE
     if columns.waiting:
         return _hardly_waits(diff, columns)
@@ -63,9 +67,14 @@ def unjudged(diff: BenchmarkDiff) -> tuple[Note, Outcome] | None:
         "busy" if diff.busy else "too-short",
         f"{why}too short to judge: {counts[0]:.0f} samples before and {counts[1]:.0f} after, at"
         f" least {LEAST_SAMPLES} on each side are needed; that is {duration(needed * 1e9)} of the"
-        f" benchmark on each side, {duration(side.seconds * 1e9)} were recorded",
+        f" benchmark on each side, {duration(side.seconds * 1e9)} were recorded"
+        + (f"; {BUSY_CURE}" if diff.busy else ""),
         diff.benchmark,
     ), Outcome.INCONCLUSIVE
+
+
+def _with_cure(busy: str) -> str:
+    return f"{busy}; {BUSY_CURE}" if busy else ""
 
 
 def _hardly_waits(diff: BenchmarkDiff, columns: Columns) -> tuple[Note, Outcome] | None:

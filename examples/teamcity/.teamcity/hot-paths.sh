@@ -4,6 +4,9 @@
 set -eu
 
 export CI=true # TEAMCITY_VERSION is not passed into containers
+# TeamCity tells a script no target branch: without the next line a build is compared with the first
+# parent of its commit, with it a whole branch is. The clone must have that branch, or may fetch it.
+# export CI_FLAME_TARGET_BRANCH=main
 git config --global --add safe.directory "$PWD" # the checkout belongs to the agent's user
 pip install --quiet ci-flame -r requirements.txt
 ci-flame doctor --fix
