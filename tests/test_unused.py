@@ -1,7 +1,7 @@
 """Rules that name nothing are told, with what they may have meant; all of them: no PASS."""
 
 import pytest
-from synthetic import SHOP, synthetic_measurement, synthetic_run
+from synthetic import SHOP, Noise, synthetic_measurement, synthetic_run
 
 from ci_flame.diff import diff
 from ci_flame.judge import judge
@@ -84,3 +84,29 @@ def test_what_no_rule_judges_is_not_called_seen():
     (blind,) = [note.text for note in benchmark.notes if note.slug == "blind"]
     assert blind == "no rule on growth names a function here that is large enough to be judged"
     assert benchmark.smallest_visible is None
+
+
+@pytest.mark.parametrize(
+    ("noise", "limit", "told"),
+    [
+        (Noise(dispersion=30.0), 0.10, True),
+        (Noise(dispersion=30.0), 9.0, False),  # nothing near that limit can hide
+        (Noise(dispersion=0.2, function=0.002, misfit=0.002), 0.10, False),
+        (Noise(dispersion=0.2, function=0.002, misfit=0.002), 0.001, False),  # under a half
+    ],
+)
+def test_a_pass_that_could_not_see_its_limit_is_told_at_the_head(noise, limit, told):
+    sides = [
+        synthetic_run(synthetic_measurement(SHOP, seed=seed, noise=noise, seconds=0.3))
+        for seed in (1, 2)
+    ]
+    policy = Policy(rules=(rule(max_growth=Limit(share=limit)),))
+
+    got = judge(diff(*sides), policy, after=sides[1])
+
+    assert got.outcome is Outcome.PASS
+    texts = [note.text for note in got.notes if note.slug == "unseen"]
+    assert bool(texts) is told
+    if told:
+        assert "test_checkout passed and could not see much: growth below " in texts[0]
+        assert "the limit is 10 %" in texts[0]

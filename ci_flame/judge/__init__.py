@@ -27,7 +27,14 @@ from ci_flame.judge.asked import Answer, ask, over
 from ci_flame.judge.causes import Broken, deepest, explained_by
 from ci_flame.judge.family import TOLD, Family, Unit
 from ci_flame.judge.moved import Move, moves
-from ci_flame.judge.notes import blind_to, circumstances, not_certain, renames, unjudged
+from ci_flame.judge.notes import (
+    blind_to,
+    circumstances,
+    not_certain,
+    renames,
+    unjudged,
+    unseen,
+)
 from ci_flame.judge.unused import unused
 from ci_flame.policy import Policy, Rule, Severity
 from ci_flame.profile import TOTAL, Measurement, Mode, Run
@@ -359,7 +366,9 @@ def assemble(
         if modes and not rule.metric and rule.place != "default" and rule.mode not in modes
     ]
     idle, doubt = unused(verdicts, policy)
-    said = dict.fromkeys((*([Note("bias", bias)] if bias else []), *notes, *unread, *idle))
+    said = dict.fromkeys(
+        (*([Note("bias", bias)] if bias else []), *notes, *unread, *idle, *unseen(verdicts))
+    )
     outcome = worst([doubt, overall(each.outcome for each in verdicts)])
     return Verdict(outcome, verdicts, tuple(said), diff, policy)
 

@@ -19,7 +19,7 @@ from ci_flame.judge.asked import Answer
 from ci_flame.judge.family import Family, Unit
 from ci_flame.policy import Rule
 from ci_flame.profile import TOTAL
-from ci_flame.verdict import Note, Outcome, duration, percent
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, duration, percent
 
 LEAST_SAMPLES: Final = 200
 """A side; with fewer, a function of 5 % has not ten samples."""
@@ -27,6 +27,9 @@ LEAST_WAITS: Final = 10
 """On the side that waits more; waits are timed, not sampled, so that few say more."""
 LEAST_WAITING: Final = 0.01
 """Of the wall time; less waiting is nobody's problem."""
+FAR_BEYOND: Final = 5
+"""Times the limit: a PASS that begins to see there is told of at the head of the build."""
+HALF: Final = 0.5
 SHOWN_NOTES: Final = 3
 BUSY_CURE: Final = (
     "a quieter machine helps, `until_decided: true` (records on), or `record: {busy: 100%}` (keeps"
@@ -221,6 +224,37 @@ def circumstances(diff: BenchmarkDiff, columns: Columns) -> list[Note]:
             )
         )
     return notes
+
+
+def unseen(verdicts: Sequence[BenchmarkVerdict]) -> list[Note]:
+    """Return one note where benchmarks passed that could not have seen growth near their limit.
+
+    Several times the limit (`FAR_BEYOND`), and half or more: a PASS of that kind must not look
+    like any other.
+    """
+    passed = [
+        each
+        for each in verdicts
+        if each.outcome is Outcome.PASS and not each.left_out and each.diff is not None
+    ]
+    blind: list[tuple[float, BenchmarkVerdict, float]] = []
+    for each in passed:
+        limits = [r.max_growth.share for r in each.rules if r.max_growth and r.max_growth.share]
+        seen = each.smallest_visible
+        if limits and seen is not None and seen >= max(FAR_BEYOND * min(limits), HALF):
+            blind.append((seen, each, min(limits)))
+    if not blind:
+        return []
+    seen, worst_of, limit = max(blind, key=lambda one: one[0])
+    others = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
+    return [
+        Note(
+            "unseen",
+            f"{worst_of.benchmark}{others} passed and could not see much: growth below"
+            f" {percent(seen)} % may have gone unnoticed, the limit is {percent(limit)} %; record"
+            " longer (record: {processes, seconds}) or on a quieter machine",
+        )
+    ]
 
 
 def blind_to(family: Family, seen: float | None, benchmark: str) -> Note:
