@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from verdicts import ALL, HOSTILE, failing, inconclusive, no_baseline, passing, renamed, verdict
 
+from ci_flame.errors import FormatError
 from ci_flame.github import annotations as told_by
 from ci_flame.github.annotations import MAX_ERRORS, MAX_NOTICES, MAX_WARNINGS, annotations, left_out
 from ci_flame.github.commands import MAX_MESSAGE
@@ -154,3 +155,30 @@ def test_what_is_new_beside_what_was_compared_is_named_once():
         "Also in b.py::test_n1, b.py::test_n2."
     )
     assert annotations(told(verdict(*new))) == (), "the headline says that nothing was compared"
+
+
+@pytest.mark.parametrize(
+    ("slug", "told_as"),
+    [("policy-changed", "warning"), ("rule-unused", "warning"), ("unseen", "warning"),
+     ("changed-since", None)],
+)  # fmt: skip
+def test_what_weakens_the_gate_is_a_warning_of_its_own(slug, told_as):
+    of = replace(verdict(passing()), notes=(Note(slug, "its own limits"),))
+
+    found = [(each.level, each.message) for each in annotations(told(of))]
+
+    assert found == ([(told_as, "its own limits")] if told_as else [])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "accepted"),
+    [(Outcome.INCONCLUSIVE, True), (Outcome.FAIL, False), (Outcome.WARN, False)],
+)
+def test_a_build_may_be_in_doubt_where_no_benchmark_is(outcome, accepted):
+    of = replace(verdict(passing()), outcome=outcome)
+
+    if accepted:
+        assert told(of).outcome is outcome
+    else:
+        with pytest.raises(FormatError, match="and the benchmarks' is pass"):
+            told(of)

@@ -42,12 +42,14 @@ class Annotation:
 def annotations(told: Told) -> tuple[Annotation, ...]:
     """Return at most MAX_ERRORS, MAX_WARNINGS and MAX_NOTICES, the most important first.
 
-    Failures by impact, then warnings, then what could not be judged and what is new. What is
-    found in several benchmarks at one function is told once, in the words of the most important.
+    Failures by impact, then warnings and what weakens the gate, then what could not be judged
+    and what is new. What is found in several benchmarks at one function is told once, in the
+    words of the most important.
     """
     by_level: dict[str, list[Annotation]] = {level: [] for level in _ROOM}
     for group in _groups(told.findings):
         by_level[_level(group[0])].append(_found(group))
+    by_level["warning"] += [_at(None, "warning", "ci-flame", each) for each in told.warnings]
     by_level["notice"] += [_unjudged(group) for group in _undecided(told)]
     by_level["notice"] += _added(told)
     return tuple(each for level, most in _ROOM.items() for each in by_level[level][:most])

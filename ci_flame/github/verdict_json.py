@@ -7,7 +7,7 @@ docs/verdict.schema.json asks for; another version is refused.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -28,6 +28,8 @@ MAX_TEXT: Final = 1_000_000
 MAX_FILE: Final = 4_096
 MAX_LINE: Final = 10_000_000
 MAX_DIGITS: Final = 30
+WARNINGS: Final = frozenset({"policy-changed", "rule-unused", "unseen"})
+"""Notes of a build that say that its gate is not what it seems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Told:
     outcome: Outcome
     benchmarks: tuple[ToldBenchmark, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    """Those of the notes that say that the gate is not what it seems."""
     before_commit: str
     """Empty: not known."""
     after_commit: str
@@ -176,13 +180,19 @@ class _Reader:
         real = overall(each.outcome for each in benchmarks)
         # Earlier releases told a build of which one benchmark was new to have no baseline.
         if outcome not in (real, worst(each.outcome for each in benchmarks)):
-            self._fail("outcome", f"is {outcome}, and the benchmarks' is {real}")
+            # A build may be in doubt where no benchmark is: no rule named anything.
+            if severity_of(real) > severity_of(Outcome.INCONCLUSIVE) or (
+                outcome is not Outcome.INCONCLUSIVE
+            ):
+                self._fail("outcome", f"is {outcome}, and the benchmarks' is {real}")
+            real = outcome
         before = self._side(whole, "before")
         after = self._side(whole, "after")
         return Told(
             outcome=real,
             benchmarks=benchmarks,
             notes=self._notes(whole, ""),
+            warnings=self._notes(whole, "", WARNINGS),
             before_commit=before[0],
             after_commit=after[0],
             collector=after[1] or before[1],
@@ -317,12 +327,17 @@ class _Reader:
         )
         return commit, ", ".join(word for word in told if word)
 
-    def _notes(self, within: dict[str, object], place: str) -> tuple[str, ...]:
+    def _notes(
+        self, within: dict[str, object], place: str, slugs: Container[str] = ()
+    ) -> tuple[str, ...]:
+        """Return the texts of all notes, or of those with one of these slugs."""
         notes = self._items(within, "notes", place, "note")
         here = f"{place}.notes" if place else "notes"
+        told = [self._object(note, f"{here}[{n}]") for n, note in enumerate(notes)]
         return tuple(
-            self._text(self._object(note, f"{here}[{n}]"), "text", f"{here}[{n}]")
-            for n, note in enumerate(notes)
+            self._text(note, "text", f"{here}[{n}]")
+            for n, note in enumerate(told)
+            if not slugs or str(note.get("slug")) in slugs
         )
 
     def _absent(self, within: dict[str, object], place: str) -> str:
