@@ -21,6 +21,7 @@ from ci_flame.errors import FormatError, UnrecognisedError, UsageError
 from ci_flame.formats import bcc, bpftrace, folded, perf_script, pprof
 from ci_flame.formats.sniff import FORMATS, sniff
 from ci_flame.profile import (
+    UNTOLD_NS,
     Environment,
     Frame,
     Measurement,
@@ -50,8 +51,6 @@ MAX_METRICS: Final = 50
 UNITS: Final = {"samples": 0, "ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 SAMPLE_NS: Final = 1_000_000
 """A time says nothing of how often it was seen: one sample per millisecond is assumed."""
-SHARES_NS: Final = 1_000_000_000
-"""Cost of an iteration where nothing tells it: a second of CPU time."""
 _CHUNK: Final = 1 << 20
 _SUFFIXES: Final = frozenset(
     {".gz", ".pb", ".pprof", ".folded", ".collapsed", ".txt", ".json", ".out", ".data", ".script",
@@ -427,7 +426,7 @@ def _process(reading: Reading, path: Path, mode: Mode, wanted: Wanted) -> Proces
             }
             profile = replace(profile, stacks=stacks)
     else:
-        cpu_ns = round(profile.value * factor) if known else SHARES_NS
+        cpu_ns = round(profile.value * factor) if known else UNTOLD_NS
     each = Round(
         iterations=iterations,
         cpu_ns=cpu_ns,

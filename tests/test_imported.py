@@ -91,15 +91,84 @@ def test_single_files_are_inconclusive_whatever_they_hold(here):
     assert "shop:tokenize" in found
 
 
-def test_work_that_is_known_shows_growth_of_everything(here):
-    for side, seed, scale in (("a", 0, 1), ("b", 50, 2)):
-        files = [written(here / f"{side}{n}.folded", seed + n, 1.0, 5000 * scale) for n in range(4)]
-        call("import", *files, "--iterations", "100", "--frequency", "1000", "-o", side, check=0)
-    run = folder.load(here / "a")
-    (each,) = run.measurements[0].processes[0].rounds
+def imported_sides(here, scale, options, *, grown=1.0, files=4, costs=None):
+    """Import both sides; the other one's files hold `scale` times as many samples."""
+    for side, seed, factor, more in (("a", 0, 1, 1.0), ("b", 50, scale, grown)):
+        names = []
+        for number in range(files):
+            path = here / f"{side}{number}.folded"
+            if costs is None:
+                written(path, seed + number, more, round(5000 * factor))
+            else:
+                path.write_text(
+                    "".join(f"{s} {round((c + number) * factor)}\n" for s, c in costs.items())
+                )
+            names.append(path.name)
+        call("import", *names, *options, "-o", side, check=0)
 
-    assert (each.iterations, each.cpu_ns) == (100, 5_000_000_000)
-    assert run.environment.frequency_hz == 1000
+
+FEW = {"main;a": 600, "main;b": 300, "main;c": 50}
+"""No function mix that has a centre."""
+
+
+@pytest.mark.parametrize("options", [("--iterations", "100"), ("--seconds", "10")])
+@pytest.mark.parametrize(
+    ("costs", "scale"), [(None, 2), (FEW, 3)], ids=["a mix of functions", "few functions"]
+)
+def test_work_that_is_told_shows_growth_of_everything(here, options, costs, scale):
+    imported_sides(here, scale, (*options, "--frequency", "1000"), costs=costs)
+    found = call("compare", "a", "b", check=1).stdout
+    if costs is None and options[0] == "--iterations":
+        (each,) = folder.load(here / "a").measurements[0].processes[0].rounds
+        assert (each.iterations, each.cpu_ns) == (100, 5_000_000_000)
+        assert "50 -> 100 ms per iteration" in found
+
+    assert re.search(rf"\+{(scale - 1) * 100}(\.\d)? %", found)
+    assert "grew by" in found
+    assert f"CPU time per iteration moved by +{(scale - 1) * 100} %" in found
+
+
+def test_work_that_is_told_still_shows_one_function_against_the_others(here):
+    """Within what machines make of the same code, functions are compared with each other."""
+    imported_sides(here, 1.1, ("--iterations", "100", "--frequency", "1000"), grown=1.5)
+    found = call("compare", "a", "b", check=1).stdout
+
+    assert re.search(r"shop:tokenize grew by [45]\d %", found)
+    assert "functions are compared with each other; growth of all of them together" in found
+
+
+def test_the_same_work_on_a_slower_day_is_no_growth(here):
+    imported_sides(here, 1.15, ("--iterations", "100", "--frequency", "1000"))
+    found = call("compare", "a", "b", check=0).stdout
+
+    assert "imported PASS" in found
+    assert re.search(r"CPU time per iteration moved by \+1\d %", found)
+    assert re.search(r"growth of all of them together is noticed from \d+ % on", found)
+
+
+def test_work_that_one_side_alone_tells_is_not_compared(here):
+    imported_sides(here, 1, ("--frequency", "1000"))
+    names = [f"b{number}.folded" for number in range(4)]
+    call("import", *names, "--iterations", "100", "--frequency", "1000", "-o", "told", check=0)
+    there = call("compare", "a", "told", check=0).stdout
+    back = call("compare", "told", "a", check=0).stdout
+
+    nothing, known = "neither --iterations nor --seconds", "--iterations or --seconds"
+    assert f"not comparable: imported with: {nothing}, {known}; import both sides" in there
+    assert f"not comparable: imported with: {known}, {nothing}; import both sides" in back
+
+
+def test_a_file_of_just_one_second_goes_with_either(here):
+    """1,000 samples at 1,000 Hz are what untold work is taken for: nothing contradicts it."""
+    one = {"main;a": 600, "main;b": 400}
+    for side, scale in (("a", 1), ("b", 3)):
+        for number in range(2):
+            text = "".join(f"{stack} {count * scale}\n" for stack, count in one.items())
+            (here / f"{side}{number}.folded").write_text(text)
+        names = [f"{side}{number}.folded" for number in range(2)]
+        call("import", *names, "--iterations", "1", "--frequency", "1000", "-o", side, check=0)
+
+    assert "1.00 s -> 3.00 s per iteration" in call("compare", "a", "b", check=1).stdout
 
 
 def test_other_formats_are_not_compared(here):

@@ -234,3 +234,43 @@ def test_a_clock_that_no_reference_follows_is_told_as_wide_as_it_is():
 
     assert made.degrees < speed.CLOCK_DEGREES / 2
     assert made.error > 0.05
+
+
+# -- CPU time per iteration that somebody told -----------------------------------------
+
+
+def test_a_told_clock_is_the_anchor_where_there_is_no_centre():
+    before, after = sides(cost_after=3000.0, machine_after=1.0, fit={})
+    got = speed.machine(before, after, None, given=True)
+
+    assert got.anchor == "given"
+    assert got.log_cost_after.mean() - got.log_cost_before.mean() == pytest.approx(
+        got.raw_shift, abs=1e-12
+    )
+    assert got.raw_shift == pytest.approx(np.log(3), abs=0.5)
+    assert got.error == pytest.approx(got.raw_error)  # never surer than such clocks are
+
+
+def test_a_told_clock_overrules_a_centre_that_it_contradicts_and_no_other():
+    centre = speed.centre_of_functions(counts(EVEN), counts(EVEN, seed=1), Prior(1.0, 0.0))
+    same = speed.machine(*sides(machine_after=1.0, fit={}), centre, given=True)
+    grown = speed.machine(*sides(cost_after=3000.0, machine_after=1.0, fit={}), centre, given=True)
+
+    assert same.anchor == "given+functions"
+    assert same.error < 0.05 < same.raw_error
+    assert grown.anchor == "given"
+    assert grown.log_cost_after.mean() - grown.log_cost_before.mean() == pytest.approx(
+        grown.raw_shift, abs=1e-12
+    )
+
+
+def test_a_clock_that_nobody_told_is_no_anchor():
+    centre = speed.centre_of_functions(counts(EVEN), counts(EVEN, seed=1), Prior(1.0, 0.0))
+    both = sides(cost_after=3000.0, fit={})
+
+    assert speed.machine(*both, centre).anchor == "functions"
+    assert speed.machine(*both, None).anchor == "shares"
+
+
+def test_references_are_better_than_a_told_clock():
+    assert speed.machine(*sides(), None, given=True).anchor == "references"

@@ -25,7 +25,7 @@ from ci_flame.diff.columns import (
 from ci_flame.diff.counts import Counts, counts
 from ci_flame.diff.evidence import Evidence, collect
 from ci_flame.diff.figures import Figures, collector_notes, figures
-from ci_flame.diff.imports import single_files
+from ci_flame.diff.imports import not_alike, work_is_told
 from ci_flame.diff.timing import Timings
 from ci_flame.noise import Floats, Machine
 from ci_flame.noise.between import Between
@@ -76,7 +76,9 @@ class BenchmarkDiff:
     """The whole call tree, parents before children, siblings by name."""
     anchor: str
     """How the machine was taken out: `references`, `references+functions`, `functions` (the
-    robust centre of many), `shares` (not at all; only shares are compared), `clock` (waiting)."""
+    robust centre of many), `given`, `given+functions` (CPU time per iteration as the import was
+    told it; the machine stays in), `shares` (not at all; only shares are compared), `clock`
+    (waiting)."""
     anchor_error: float
     """Standard error of ln(machine speed ratio) between the sides that is left."""
     processes_before: int
@@ -118,11 +120,17 @@ class RunDiff:
 
 
 def diff_benchmark(
-    before: Measurement, after: Measurement, mode: Mode, *, between: Between | None = None
+    before: Measurement,
+    after: Measurement,
+    mode: Mode,
+    *,
+    between: Between | None = None,
+    imported: bool = False,
 ) -> BenchmarkDiff:
     """Compare one benchmark of two runs, every function and call path of it.
 
     `between`: how far builds of the same code spread, where more than these two are known.
+    `imported`: other tools recorded it; where both sides tell their work, that is the clock.
 
     Swapping the sides negates every `log_ratio`; a side without samples gives an empty diff
     that says so in its notes.
@@ -165,7 +173,8 @@ def diff_benchmark(
     if mode is Mode.ON_CPU:
         prior = noise.fit_prior(first.frame_own, second.frame_own)
         centre = speed.centre_of_functions(first.frame_own, second.frame_own, prior)
-        clock = speed.machine(first.clocks, second.clocks, centre)
+        given = imported and work_is_told(before, after)
+        clock = speed.machine(first.clocks, second.clocks, centre, given=given)
         made = Columns(evidence, places, clock, prior, between)
         notes += _drifting(evidence, clock.kinds)
     else:
@@ -394,10 +403,14 @@ def diff(before: Run, after: Run, between: Spreads | None = None) -> RunDiff:
         after.environment,
         before.commit,
         after.commit,
-        differences(before.environment, after.environment) + single_files(before, after),
+        differences(before.environment, after.environment) + not_alike(before, after),
         tuple(
             diff_benchmark(
-                one[name], measurement, mode, between=between(name, mode) if between else None
+                one[name],
+                measurement,
+                mode,
+                between=between(name, mode) if between else None,
+                imported=before.environment.imported and after.environment.imported,
             )
             for name, measurement in other.items()
             if name in one

@@ -234,13 +234,23 @@ def centre_of_functions(before: Floats, after: Floats, prior: Prior) -> Centre |
 # --- the machine --------------------------------------------------------------------------
 
 
-def machine(before: Sequence[Clocks], after: Sequence[Clocks], centre: Centre | None) -> Machine:
+def machine(
+    before: Sequence[Clocks],
+    after: Sequence[Clocks],
+    centre: Centre | None,
+    *,
+    given: bool = False,
+) -> Machine:
     """Bring both sides' processes to the baseline's machine speed.
 
     The references anchor it. A centre of functions helps where it agrees with them, weighted
     by the inverse of the variances; where the two disagree, everything grew (or shrank)
     together, and the references are right. Without references the centre stands alone, and
     without both only shares can be compared.
+
+    `given`: somebody told how much work each recording covers. CPU time per iteration is the
+    anchor then, as a reference that never changes would be; what such clocks differ by without a
+    change (`RAW_SPREAD`, and what these do) is its error.
     """
     kinds = choose_kinds((before, after))
     clocks_before = np.array([process_clock(c, kinds) for c in before])
@@ -248,8 +258,7 @@ def machine(before: Sequence[Clocks], after: Sequence[Clocks], centre: Centre | 
     raw_before, reference_before = clocks_before[:, 0], clocks_before[:, 1]
     raw_after, reference_after = clocks_after[:, 0], clocks_after[:, 1]
     per_side = 1 / len(before) + 1 / len(after)
-    squares, degrees = _pooled(raw_before, raw_after)
-    raw_variance = _moderated(squares, degrees, RAW_SPREAD, RAW_DEGREES)
+    raw_variance = _moderated(*_pooled(raw_before, raw_after), RAW_SPREAD, RAW_DEGREES)
     raw_shift = float(raw_after.mean() - raw_before.mean())
     raw_error = float(np.sqrt(raw_variance * per_side))
     level = float(raw_before.mean())
@@ -260,13 +269,17 @@ def machine(before: Sequence[Clocks], after: Sequence[Clocks], centre: Centre | 
         log_before = raw_before - reference_before + fixed
         log_after = raw_after - reference_after + fixed
         by_reference = log_before, log_after
+    elif given:
+        by_reference = raw_before, raw_after
     by_centre = None
     if centre is not None:
         by_centre = level - centre.before, level - centre.shift - centre.after
 
     weight = 0.0
     if by_reference is not None and by_centre is not None and centre is not None:
-        weight = _weight_of_centre(by_reference, centre, per_side)
+        weight = _weight_of_centre(
+            by_reference, centre, per_side, raw_variance if given and not kinds else None
+        )
     elif by_centre is not None:
         weight = 1.0
     if by_reference is None and by_centre is None:
@@ -288,9 +301,16 @@ def machine(before: Sequence[Clocks], after: Sequence[Clocks], centre: Centre | 
     if weight == 1.0 and centre is not None:
         systematic = float(np.hypot(SPARSE_ERROR, centre.error))
         variance = squares / degrees if degrees else centre.error**2
-    names = {0.0: "references", 1.0: "functions"}
+    anchor = {0.0: "references", 1.0: "functions"}.get(weight, "references+functions")
+    if given and not kinds:
+        anchor = "given+functions" if weight else "given"
+        variance = (1 - weight) ** 2 * raw_variance
+        prior = prior if weight else RAW_DEGREES
+        if centre is not None and weight:
+            variance += weight**2 * _spread_of(centre)
+            systematic = weight * float(np.hypot(SPARSE_ERROR, centre.error))
     return Machine(
-        names.get(weight, "references+functions"),
+        anchor,
         kinds,
         log_before,
         log_after,
@@ -301,6 +321,12 @@ def machine(before: Sequence[Clocks], after: Sequence[Clocks], centre: Centre | 
         raw_error,
         prior,
     )
+
+
+def _spread_of(centre: Centre) -> float:
+    """Return the variance of a centre between processes; 0 where it is not measured."""
+    squares, degrees = _pooled(centre.before, centre.after)
+    return squares / degrees if degrees else 0.0
 
 
 def spread(before: Floats, after: Floats) -> tuple[float, float]:
@@ -344,15 +370,23 @@ def uncorrected(total: Estimates) -> Machine:
 
 
 def _weight_of_centre(
-    by_reference: tuple[Floats, Floats], centre: Centre, per_side: float
+    by_reference: tuple[Floats, Floats],
+    centre: Centre,
+    per_side: float,
+    known: float | None = None,
 ) -> float:
-    """Return the weight of the centre against the references, 0 where they disagree."""
-    squares, degrees = _pooled(*by_reference)
-    variance = (
-        _moderated(squares, degrees, CLOCK_SPREAD, CLOCK_DEGREES)
-        if degrees
-        else UNSEEN_CLOCK_SPREAD**2
-    ) * per_side
+    """Return the weight of the centre against the references, 0 where they disagree.
+
+    `known`: the variance of the references between processes, where they are none of ours.
+    """
+    if known is None:
+        squares, degrees = _pooled(*by_reference)
+        known = (
+            _moderated(squares, degrees, CLOCK_SPREAD, CLOCK_DEGREES)
+            if degrees
+            else UNSEEN_CLOCK_SPREAD**2
+        )
+    variance = known * per_side
     other = centre.error**2 + SPARSE_ERROR**2
     growth = float(by_reference[1].mean() - by_reference[0].mean())
     if abs(growth + centre.shift) > 2 * np.sqrt(variance + other):

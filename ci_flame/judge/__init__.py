@@ -91,7 +91,7 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
     notes += [Note("moved", text, diff.benchmark) for text in (*renames(diff), *map(str, moved))]
     notes += not_certain(unsure, diff, columns)
     notes += _hidden(family_of, kept, diff)
-    notes += circumstances(diff, columns)
+    notes += circumstances(diff, family_of)
     seen = smallest_visible(columns, family_of.own_alpha()) if family_of.judges() else None
     notes.append(blind_to(family_of, seen, diff.benchmark))
     verdict = _finish(diff, policy, found, notes, outcome=doubt, seen=seen)

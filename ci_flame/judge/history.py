@@ -121,9 +121,10 @@ def _levels(base: Run, siblings: Sequence[Run], benchmark: str, mode: Mode) -> L
     if here is None or mode not in here.modes or not having:
         return None
     diffs = {}
+    imported = base.environment.imported
     for number, run in enumerate(having):
         there = run.measurement(benchmark)
-        made = None if there is None else diff_benchmark(there, here, mode)
+        made = None if there is None else diff_benchmark(there, here, mode, imported=imported)
         if made is not None and made.columns is not None:
             diffs[number] = made
     if not diffs:
@@ -283,8 +284,11 @@ def _set_aside(
     other = levels.builds[instead].measurement(verdict.benchmark)
     if verdict.outcome is Outcome.FAIL and other is not None:
         mode = Mode(verdict.mode)
+        imported = levels.builds[instead].environment.imported
         milder = judge_benchmark(
-            diff_benchmark(other, after, mode, between=spread), policy, family=family
+            diff_benchmark(other, after, mode, between=spread, imported=imported),
+            policy,
+            family=family,
         )
         if severity_of(milder.outcome) < severity_of(verdict.outcome):
             told = str(verdict.findings[0]).removeprefix(f"{verdict.benchmark}: ")
@@ -355,7 +359,9 @@ def _crept(
         return replace(verdict, notes=(*verdict.notes, Note("anchor", words, verdict.benchmark)))
     spread = history.between(verdict.benchmark, mode)
     since = judge_benchmark(
-        diff_benchmark(here, after, mode, between=spread), policy, family=family
+        diff_benchmark(here, after, mode, between=spread, imported=anchor.environment.imported),
+        policy,
+        family=family,
     )
     said = {(str(each.frame), each.under) for each in verdict.findings}
     crept = tuple(

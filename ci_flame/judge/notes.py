@@ -15,6 +15,7 @@ from ci_flame.diff import (
     visible_at,
     visible_growth,
 )
+from ci_flame.diff.speed import RAW_DEGREES
 from ci_flame.judge.asked import Answer
 from ci_flame.judge.family import Family, Unit
 from ci_flame.policy import Rule
@@ -186,8 +187,9 @@ def renames(diff: BenchmarkDiff) -> list[str]:
     return told
 
 
-def circumstances(diff: BenchmarkDiff, columns: Columns) -> list[Note]:
+def circumstances(diff: BenchmarkDiff, family: Family) -> list[Note]:
     """Return notes on what weakens this comparison."""
+    columns = family.columns
     notes = []
     if diff.anchor == "shares":
         # Imported files may hold nothing but shares; then no clock has moved.
@@ -211,6 +213,8 @@ def circumstances(diff: BenchmarkDiff, columns: Columns) -> list[Note]:
                 diff.benchmark,
             )
         )
+    elif diff.anchor.startswith("given"):
+        notes.append(Note("given-clock", _given(diff, family), diff.benchmark))
     if min(diff.processes_before, diff.processes_after) == 1:
         both = diff.processes_before == diff.processes_after
         spread = noise.UNSEEN_WAIT_SPREAD if columns.waiting else noise.UNSEEN_SPREAD
@@ -255,6 +259,29 @@ def unseen(verdicts: Sequence[BenchmarkVerdict]) -> list[Note]:
             " longer (record: {processes, seconds}) or on a quieter machine",
         )
     ]
+
+
+def _given(diff: BenchmarkDiff, family: Family) -> str:
+    """Return what CPU time per iteration was good for, where only the import tells it."""
+    clock, whole = family.columns.clock, family.columns.estimates
+    error, degrees = float(whole.standard_error[0]), float(whole.degrees[0])
+    if diff.anchor != "given":  # only what the clock alone can tell from a machine is seen so
+        error = clock.raw_error
+        degrees = RAW_DEGREES + diff.processes_before + diff.processes_after - 2
+    seen = float(noise.visible_growth(error, degrees, family.least))
+    moved = f"CPU time per iteration moved by {np.expm1(clock.raw_shift) * 100:+.0f} %"
+    if diff.anchor == "given":
+        how = "all costs are compared as they were recorded, the machine's part included"
+    else:
+        how = (
+            "no more than machines make of the same code, and taken for that: functions are"
+            " compared with each other"
+        )
+    large = f"from {percent(seen)} % on" if seen < TENFOLD else "at no size"
+    return (
+        f"no reference work: {moved}, {how}; growth of all of them together is noticed {large},"
+        " and more files a side lower that"
+    )
 
 
 def blind_to(family: Family, seen: float | None, benchmark: str) -> Note:

@@ -43,7 +43,8 @@ class Machine:
     """How one benchmark's two sides were brought to the same machine speed."""
 
     anchor: str
-    """`references`, `references+functions`, `functions`, `shares`, or `clock` for waiting."""
+    """`references`, `references+functions`, `functions`, `given`, `given+functions`, `shares`, or
+    `clock` for waiting."""
     kinds: tuple[str, ...]
     """Reference work that was used; two: their geometric mean."""
     log_cost_before: Floats

@@ -39,6 +39,7 @@ __all__ = [
     "TOTAL",
     "TRUNCATED",
     "UNKNOWN",
+    "UNTOLD_NS",
     "Count",
     "Environment",
     "Frame",
@@ -198,6 +199,8 @@ def _no_profiles() -> "Mapping[Mode, Profile]":
     return MappingProxyType({})
 
 
+UNTOLD_NS: Final = 1_000_000_000
+"""Cost of an iteration of an imported file that tells none: a second of CPU time."""
 HISTOGRAM_OCTAVE: Final = 4
 """Buckets of a histogram between a value and its double."""
 HISTOGRAM_BUCKETS: Final = 256
