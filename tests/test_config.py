@@ -181,6 +181,7 @@ ERRORS = [
     (RECORD + "processes: 2.5\n", 3, "processes is a whole number, not 2.5", ""),
     (RECORD + "seconds: 0.04\n", 3, "seconds 0.04 is outside 0.05 to 600 s", ""),
     (RECORD + "seconds: 600.1\n", 3, "seconds 600.1 is outside 0.05 to 600 s", ""),
+    (RECORD + "processes: many\n", 3, 'processes is a plain number, not "many"', ""),
     (RECORD + "round_ms: .nan\n", 3, "round_ms is a plain number (ms)", ""),
     (RECORD + "busy: 20\n", 3, '"20" has no unit', "write 20%"),
     (RECORD + "busy: 0%\n", 3, '"0%" is outside 0% to 100%', ""),

@@ -31,17 +31,17 @@ def measured(stacks, mode=Mode.ON_CPU, *, iterations=10, processes=1, unit=Unit.
 @pytest.mark.parametrize(
     ("stacks", "most"),
     [
-        ({"t:t": 700, "t:t;m:f": 300}, "; most of it in t:t 70.0 %, m:f 30.0 %"),
+        ({"t:t": 700, "t:t;m:f": 300}, "; most own cost: t:t 70.0 %, m:f 30.0 %"),
         # What the interpreter and the kernel did, the function did that called them.
         (
             {"t:t;m:f;native:libpython3.11:visit": 600, "t:t;m:f;kernel:read;kernel:copy": 400},
-            "; most of it in m:f 100.0 %",
+            "; most own cost: m:f 100.0 %",
         ),
         # Both sides of what is worth a name, and three at most.
-        ({"t:a": 50, "t:b": 49, "t:c": 901}, "; most of it in t:c 90.1 %, t:a 5.0 %"),
+        ({"t:a": 50, "t:b": 49, "t:c": 901}, "; most own cost: t:c 90.1 %, t:a 5.0 %"),
         (
             {f"t:{n}": 250 for n in "abcd"},
-            "; most of it in t:a 25.0 %, t:b 25.0 %, t:c 25.0 %",
+            "; most own cost: t:a 25.0 %, t:b 25.0 %, t:c 25.0 %",
         ),
         ({f"t:f{n}": 10 for n in range(100)}, ""),
     ],
@@ -61,14 +61,14 @@ def test_waits_for_a_cpu_are_not_the_benchmark_s():
     made = measured(stacks, Mode.OFF_CPU, processes=3)
 
     assert alone.line(made, Mode.OFF_CPU) == (
-        "waits 80.0 ns per iteration, as timed, 3 processes; most of it in m:get 100.0 %"
+        "waits 80.0 ns per iteration, as timed, 3 processes; most own cost: m:get 100.0 %"
     )
 
 
 def test_samples_without_time_are_counted():
     made = measured({"main": 7}, iterations=1, unit=Unit.SAMPLES)
 
-    assert alone.line(made, Mode.ON_CPU) == "1 samples, 1 process; most of it in main 100.0 %"
+    assert alone.line(made, Mode.ON_CPU) == "1 samples, 1 process; most own cost: main 100.0 %"
 
 
 def verdict_alone():

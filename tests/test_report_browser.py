@@ -27,7 +27,7 @@ from ci_flame.report import html, json_report, picture, plain, words
 from ci_flame.verdict import BenchmarkVerdict, Outcome
 
 CHROMIUM = "/usr/bin/chromium"
-SIZES = {"wide": (1400, 900), "narrow": (400, 800)}
+SIZES = {"wide": (1400, 900), "laptop": (1280, 800), "narrow": (400, 800)}
 
 
 @pytest.fixture(scope="module")
@@ -520,3 +520,44 @@ def test_pictures_for_people(show, tmp_path):
     assert (folder / "report.png").stat().st_size > 20_000
     assert page.locator(".box.guilty").is_visible()
     assert not page.locator("section:not([hidden]) .tools").first.is_visible()
+
+
+CUT = """() => [...document.querySelectorAll("section:not([hidden]) td.function .name")]
+  .filter((e) => e.scrollWidth > e.clientWidth + 1 || e.getBoundingClientRect().right > innerWidth)
+  .map((e) => e.textContent)"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("size", SIZES)
+def test_names_of_functions_can_be_read_whole(show, size):
+    name = "test_search_of_the_whole_catalogue"
+    diff = benchmark_diff()
+    frames = tuple(
+        replace(each, frame=Frame("shop.search", f"{name}_{n}"))
+        for n, each in enumerate(diff.frames)
+    )
+    each = replace(failing(), diff=replace(diff, frames=frames), findings=())
+    page = show(html.render(verdict(each)), size)
+
+    assert page.locator("section:not([hidden]) td.function .name").count() == len(frames)
+    assert page.evaluate(CUT) == []
+    figures = page.locator("section:not([hidden]) tbody td.growth")
+    assert all(figures.nth(n).is_visible() for n in range(figures.count()))
+    ends = "all => Math.max(...all.map((e) => e.getBoundingClientRect().right))"
+    assert figures.evaluate_all(ends) <= SIZES[size][0]
+
+
+@pytest.mark.browser
+def test_the_row_of_a_finding_has_its_own_figure_and_says_which(show):
+    each = failing()
+    (one,) = each.findings
+    frame = next(frame for frame in each.diff.frames if frame.frame == one.frame)
+    own = replace(one, change=frame.own, self_only=True, under="shop:main")
+    page = show(html.render(verdict(replace(each, findings=(own,)))))
+    row = page.locator("section:not([hidden]) tr.blamed")
+
+    assert words.growth(frame.own) != words.growth(frame.total)
+    assert row.locator(".about").inner_text() == "(own cost, under shop:main)"
+    assert row.locator("td.growth").inner_text() == words.growth(frame.own)
+    page.locator("section:not([hidden]) input.costs[value=own]").check(force=True)
+    assert row.locator(".about").count() == 0

@@ -109,6 +109,24 @@ def test_a_mode_is_named():
     assert f"{each.benchmark} [off-cpu]" in "".join(page_of(verdict(each)).text)
 
 
+def test_waiting_is_called_waiting_everywhere():
+    each = replace(failing(), mode="off-cpu")
+    told = "".join(page_of(verdict(each)).text)
+    drawn = svg.render(each)
+
+    assert "Of the waiting" in told
+    assert "Of the benchmark" not in told
+    assert re.search(r"waits [\d.]+ µs → [\d.]+ µs per iteration", told)
+    assert "Differential flame graph of the waiting of " in drawn
+    assert re.search(r">FAIL  \S+ \[off-cpu\]</text>", drawn)
+    assert re.search(r">waits [\d.]+ µs → [\d.]+ µs per iteration", drawn)
+    assert " of the benchmark\n" not in drawn
+    assert "| of the waiting |" in REPORTERS["markdown"](verdict(each))
+    assert "Of the waiting, after" in REPORTERS["html"](verdict(each))
+    assert "Of the waiting" not in "".join(page_of(ALL["fail"]).text)
+    assert ">waits " not in svg.render(failing())
+
+
 # ---- in a browser ----
 
 

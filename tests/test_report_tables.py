@@ -87,6 +87,16 @@ def test_a_table_has_the_figure_of_the_sentence():
     assert any(
         "(own cost)" in line and words.growth(frame.own) in line for line in text.split("\n")
     )
-    # Of the calls from one caller only, the table keeps the whole function.
-    under = replace(each, findings=(replace(one, change=frame.own, under="shop:main"),))
-    assert terminal.told_of(under, frame) == (frame.total, "")
+    # Of the calls from one caller only, the row says so.
+    under = replace(each, findings=(replace(own, under="shop:main"),))
+    assert terminal.told_of(under, frame) == (frame.own, " (own cost, under shop:main)")
+    told_under = replace(one, under="shop:*main*")
+    of_some = verdict(replace(each, findings=(told_under,)))
+    for text in (markdown.render(of_some), render(told(of_some), BUILD)):
+        row = next(line for line in text.splitlines() if line.startswith("| ❌ **"))
+        assert "</code>** (under shop:&#42;main&#42;) |" in row
+    # All calls say more than those of one caller; growth since an anchor is of another before side.
+    both = replace(each, findings=(told_under, one))
+    assert terminal.told_of(both, frame) == (one.change, "")
+    since = replace(each, findings=(replace(own, since="1a2b3c4d5e"),))
+    assert terminal.told_of(since, frame) == (frame.total, "")

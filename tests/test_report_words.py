@@ -77,6 +77,9 @@ def test_growth(before, after, expected):
         (0.18, 0.33, "+18.0 to +33.0 %"),
         (-0.05, 0.02, "−5.0 to +2.0 %"),
         (0.5, math.inf, "over +50.0 %"),
+        (8.99, math.inf, "over +899 %"),
+        (9.0, math.inf, "over × 10.0"),  # as growth itself from ten times on
+        (29960.68, math.inf, "over × 29962"),
         (0.5, 99.99, "+50.0 to +9999 %"),
         (0.5, 100.0, "over +50.0 %"),
         (-math.inf, -0.5, "under −50.0 %"),

@@ -155,10 +155,10 @@ def test_the_benchmark_itself():
 
 def test_own_cost_callers_and_causes_are_named():
     own = str(finding(1000.0, 2000.0, self_only=True, under="shop.api:get"))
-    caused = str(finding(1000.0, 2000.0, cause="Most of it is in a:b (90 % of the growth)."))
+    caused = str(finding(1000.0, 2000.0, cause="Most of the growth (90 %) is in a:b."))
 
     assert "own cost of shop.parser:tokenize under shop.api:get grew by 100 %" in own
-    assert caused.endswith("limit 10 %. Most of it is in a:b (90 % of the growth).")
+    assert caused.endswith("limit 10 %. Most of the growth (90 %) is in a:b.")
 
 
 def test_budgets():

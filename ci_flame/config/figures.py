@@ -36,7 +36,8 @@ def figure(key: str, value: object, shown: str) -> int | float:
     bounds = _RANGES[key]
     word = str(value).strip()
     if isinstance(value, bool) or not _NUMBER.fullmatch(word):
-        raise UsageError(f"{shown} is a plain number ({bounds.unit}), not {quote(word)}")
+        unit = "" if bounds.unit == key else f" ({bounds.unit})"
+        raise UsageError(f"{shown} is a plain number{unit}, not {quote(word)}")
     number = float(word)
     if bounds.whole and not number.is_integer():
         raise UsageError(f"{shown} is a whole number, not {word}")

@@ -233,13 +233,9 @@ def _table(benchmark: ToldBenchmark) -> list[str]:
     of_stacks.reverse()  # of several on one function the worst counts
     blamed = {finding.function: finding for finding in of_stacks}
     signs = {finding.function: markdown.SIGNS[finding.outcome] for finding in of_stacks}
-    listed = {each.function: each.total for each in benchmark.changed}
-    # Of what broke a rule it is the very figure of the sentence, but of some callers' calls only.
-    rows = [
-        ToldFunction(name, listed.get(name, of.change) if of.under else of.change)
-        for name, of in blamed.items()
-    ]
-    own = {name for name, of in blamed.items() if of.own and not of.under}
+    # Of what broke a rule it is the very figure of the sentence.
+    rows = [ToldFunction(name, of.change) for name, of in blamed.items()]
+    about = {name: terminal.about(of.under, own=of.own) for name, of in blamed.items()}
     rows += [each for each in benchmark.changed if each.function not in blamed]
     rows = [each for each in rows if not each.function.startswith("[")]
     if not rows:
@@ -248,7 +244,7 @@ def _table(benchmark: ToldBenchmark) -> list[str]:
         "| function | before | after | growth | 90 % interval | share |",
         "|:--|--:|--:|--:|--:|--:|",
         *(
-            _row(each, signs.get(each.function, ""), terminal.OWN * (each.function in own))
+            _row(each, signs.get(each.function, ""), about.get(each.function, ""))
             for each in rows[:ROWS]
         ),
     ]
@@ -258,10 +254,10 @@ def _table(benchmark: ToldBenchmark) -> list[str]:
     return ["\n".join(lines)]
 
 
-def _row(of: ToldFunction, sign: str, own: str) -> str:
+def _row(of: ToldFunction, sign: str, about: str) -> str:
     change = of.total
     return markdown.row(
-        markdown.named(of.function, sign) + own,
+        markdown.named(of.function, sign) + markdown.text(about),
         duration(change.before_ns),
         duration(change.after_ns),
         growth(change),

@@ -280,5 +280,5 @@ def _cause(each: Broken, inside: Flags, growth: Floats, columns: Columns) -> str
     if columns.estimates.t[columns.own_row(most)] < 3:  # noqa: PLR2004 - surely, not likely
         return ""
     part = min(float(by_frame[most]) / whole, 1.0)
-    of = "of the growth" if each.unit.entry(each.unit.estimates.before) else "of it"
-    return f"Most of it is in {frame} ({part * 100:.0f} % {of})."
+    of = "the growth" if each.unit.entry(each.unit.estimates.before) else "it"
+    return f"Most of {of} ({part * 100:.0f} %) is in {frame}."

@@ -65,7 +65,7 @@ def without_run_queue(profile: Profile) -> tuple[Profile, int]:
 
 
 def line(measurement: Measurement, mode: Mode) -> str:
-    """Return cost and where most of it is: `60.1 µs per iteration as timed; most in f 34 %`.
+    """Return cost and where most of it is: `60.1 µs per iteration as timed; most own cost: f 34 %`.
 
     Own cost, that of the kernel and of the interpreter told of the function that called them.
     """
@@ -85,7 +85,7 @@ def line(measurement: Measurement, mode: Mode) -> str:
     ordered = sorted(own, key=lambda frame: (-own[frame], str(frame)))
     parts = [(frame, own[frame] / max(profile.value, 1)) for frame in ordered[:MOST]]
     named = [f"{visible(str(frame))} {share(part)}" for frame, part in parts if part >= WORTH]
-    most = f"; most of it in {', '.join(named)}" if named else ""
+    most = f"; most own cost: {', '.join(named)}" if named else ""
     count = len(measurement.processes)
     processes = f"{count} process{'' if count == 1 else 'es'}"
     return f"{cost}, {processes}{most}"

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
@@ -23,7 +23,7 @@ from ci_flame.profile import Frame, Kind, Mode
 from ci_flame.report import machine as machine_report
 from ci_flame.report import picture, terminal
 from ci_flame.report.picture import Picture
-from ci_flame.report.words import duration, growth, interval, share, visible
+from ci_flame.report.words import duration, growth, interval, share, visible, whole_of
 from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict
 
 BOXES: Final = 20_000
@@ -293,7 +293,7 @@ def _benchmark(each: BenchmarkVerdict, graph: Picture | None, limits: tuple[int,
         "functions_left_out": 0,
         "machine": machine_report.values(each.figures),
         "plain": False,
-        "columns": _COLUMNS,
+        "columns": _columns(each.mode),
     }
     if diff is None and each.alone is not None:
         # The page of a run without a verdict is drawn with what is in this module.
@@ -305,6 +305,11 @@ def _benchmark(each: BenchmarkVerdict, graph: Picture | None, limits: tuple[int,
         values["left_out"] = left_out(graph.left_out)
         values["functions_left_out"] = max(0, len(diff.frames) - functions)
     return values
+
+
+def _columns(mode: str) -> tuple[Column, ...]:
+    *others, part = _COLUMNS
+    return (*others, replace(part, title=f"Of the {whole_of(mode)}, after"))
 
 
 def _facts(each: BenchmarkVerdict) -> list[Values]:
@@ -344,6 +349,7 @@ def _data(each: BenchmarkVerdict, graph: Picture, rows: Sequence[FrameChange]) -
         [*(box.frame for box in graph.boxes), *(row.frame for row in rows)]
     )
     blamed = {finding.frame for finding in each.findings}
+    told = [terminal.told_of(each, row) for row in rows]
     return {
         **columns,
         "boxes": {
@@ -362,7 +368,8 @@ def _data(each: BenchmarkVerdict, graph: Picture, rows: Sequence[FrameChange]) -
                 visible(f"{row.place.file}:{row.place.line}") if row.place else "" for row in rows
             ],
             "seen": [number(each.visible.get(row.frame, float("inf"))) for row in rows],
-            "total": change_columns([row.total for row in rows]),
+            "about": [visible(words).strip() for _, words in told],
+            "total": change_columns([change for change, _ in told]),
             "own": change_columns([row.own for row in rows]),
         },
     }

@@ -11,7 +11,17 @@ from typing import Final
 from ci_flame.diff import BenchmarkDiff, FrameChange
 from ci_flame.profile import TOTAL, Mode
 from ci_flame.report import alone, machine, terminal
-from ci_flame.report.words import columns, cut, duration, growth, interval, plural, share, visible
+from ci_flame.report.words import (
+    columns,
+    cut,
+    duration,
+    growth,
+    interval,
+    plural,
+    share,
+    visible,
+    whole_of,
+)
 from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict, severity_of
 
 LIMIT_BYTES: Final = 1_000_000
@@ -173,7 +183,9 @@ def _table(each: BenchmarkVerdict) -> list[str]:
     signs = {finding.frame: SIGNS[finding.outcome] for finding in worst_last}
     if not frames:
         return [unchanged(each), ""]
-    figures = "before | after | growth | 90 % interval | could have seen | of the benchmark"
+    figures = (
+        f"before | after | growth | 90 % interval | could have seen | of the {whole_of(each.mode)}"
+    )
     lines = [
         f"| function | {figures} |",
         "|:--|--:|--:|--:|--:|--:|--:|",
@@ -182,7 +194,7 @@ def _table(each: BenchmarkVerdict) -> list[str]:
         total, own = terminal.told_of(each, frame)
         lines.append(
             row(
-                named(str(frame.frame), signs.get(frame.frame, "")) + own,
+                named(str(frame.frame), signs.get(frame.frame, "")) + text(own),
                 duration(total.before_ns),
                 duration(total.after_ns),
                 growth(total),

@@ -13,7 +13,15 @@ from ci_flame.diff import FrameChange
 from ci_flame.profile import Mode
 from ci_flame.report import alone, html, markdown, picture, svg, terminal
 from ci_flame.report.findings import line, worst_first
-from ci_flame.report.words import duration, growth, interval, plural, share, visible
+from ci_flame.report.words import (
+    duration,
+    growth,
+    interval,
+    plural,
+    share,
+    visible,
+    whole_of,
+)
 from ci_flame.verdict import BenchmarkVerdict, Verdict
 from ci_flame.verdict.located import spot
 
@@ -70,6 +78,7 @@ def _benchmark(each: BenchmarkVerdict, verdict: Verdict) -> html.Values:
         "name": line(each.benchmark + mode),
         "outcome": "unjudged" if each.left_out else each.outcome.value,
         "word": each.word,
+        "whole": whole_of(each.mode),
         "before": "",
         "after": "",
         "growth": "",

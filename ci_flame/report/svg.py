@@ -21,6 +21,7 @@ from ci_flame.report.words import (
     interval,
     share,
     visible,
+    whole_of,
 )
 from ci_flame.verdict import BenchmarkVerdict, Finding
 
@@ -96,7 +97,8 @@ def render(benchmark: BenchmarkVerdict, width: int = WIDTH) -> str:
         if box.depth >= rows or (box.width * scale < NARROWEST and not findings):
             continue
         x, y, w = MARGIN + box.left * scale, top + box.depth * ROW, box.width * scale
-        parts.append(_box(box, graph.boxes[0], (x, y, w), findings))
+        told = tooltip(box, graph.boxes[0], findings, whole_of(benchmark.mode))
+        parts.append(_box(box, told, (x, y, w), guilty=bool(findings)))
         if findings:
             outlines.append(
                 f'<rect x="{x:.1f}" y="{y + 0.5:.1f}" width="{max(w, 3):.1f}" height="{ROW - 1}"'
@@ -116,10 +118,12 @@ def _head(
     )
     if interval(total):
         told += f" ({interval(total)})"
-    name = visible(benchmark.benchmark)
-    title = f"{benchmark.word.upper()}  {name}"
+    name, mode, of = visible(benchmark.benchmark), "", ""
+    if benchmark.mode == Mode.OFF_CPU:
+        told, mode, of = f"waits {told}", f" [{benchmark.mode}]", "the waiting of "
+    title = f"{benchmark.word.upper()}  {name}{mode}"
     lines = [
-        *_open(width, height, f"Differential flame graph of {name}"),
+        *_open(width, height, f"Differential flame graph of {of}{name}"),
         _text(MARGIN, 22, _fit(title, width - 2 * MARGIN, 7.4), size=13, weight="600"),
         _text(MARGIN, 40, _fit(told, width - 2 * MARGIN), colour=QUIET),
     ]
@@ -144,9 +148,8 @@ def _open(width: int, height: int, label: str) -> list[str]:
     ]
 
 
-def _box(
-    box: Box, root: Box, place: tuple[float, float, float], findings: tuple[Finding, ...]
-) -> str:
+def _box(box: Box, told: str, place: tuple[float, float, float], *, guilty: bool) -> str:
+    """Draw a box with its tooltip `told`."""
     x, y, w = place
     change = box.change
     step = picture.tone(change)
@@ -166,17 +169,20 @@ def _box(
         f'<rect x="{x + gap:.1f}" y="{y + 0.5:.1f}" width="{max(w - 2 * gap, NARROWEST):.1f}"'
         f' height="{ROW - 1}" rx="1.5" fill="{fill}" stroke="{edge}" stroke-width="0.5"{dashes}/>'
     )
-    parts = [f"<g><title>{escape(tooltip(box, root, findings))}</title>", rect]
-    label = _label(box.frame, growth(change) if step or gone or findings else "", w - 8)
+    parts = [f"<g><title>{escape(told)}</title>", rect]
+    label = _label(box.frame, growth(change) if step or gone or guilty else "", w - 8)
     if label:
-        weight = "600" if findings else "400"
+        weight = "600" if guilty else "400"
         parts.append(_text(x + 4, y + 13.5, label, weight=weight))
     parts.append("</g>")
     return "".join(parts)
 
 
-def tooltip(box: Box, root: Box, findings: tuple[Finding, ...]) -> str:
-    """Return the lines of a box's tooltip; a finding's sentence comes first, as it is."""
+def tooltip(box: Box, root: Box, findings: tuple[Finding, ...], whole: str) -> str:
+    """Return the lines of a box's tooltip; a finding's sentence comes first, as it is.
+
+    `whole`: what shares are shares of.
+    """
     change = box.change
     told = growth(change)
     if change.before_ns > 0 and change.after_ns > 0:
@@ -189,7 +195,7 @@ def tooltip(box: Box, root: Box, findings: tuple[Finding, ...]) -> str:
         visible(str(box.frame)) if box is not root else "[total]: the whole benchmark",
         f"{duration(change.before_ns)} → {duration(change.after_ns)} per iteration",
         told,
-        f"{share(change.before_share)} → {share(change.after_share)} of the benchmark",
+        f"{share(change.before_share)} → {share(change.after_share)} of the {whole}",
         f"{change.samples_before:,} → {change.samples_after:,} samples",
     ]
     return "\n".join(lines)

@@ -27,6 +27,8 @@ ALWAYS: Final = 3
 """Columns of figures that no terminal is too narrow for: cost, growth and its interval."""
 SHORTEST: Final = 16
 OWN: Final = " (own cost)"
+_UNDER: Final = 100
+"""Columns of a caller's name beside its function's."""
 _ARROW: Final = "->"
 _COLOURS: Final = {
     Outcome.PASS: "32",
@@ -142,10 +144,20 @@ def told_of(each: BenchmarkVerdict, frame: FrameChange) -> tuple[Change, str]:
     Of what broke a rule it is the very figure of the sentence: two figures of one function, own
     cost and cost with callees, would read as a contradiction.
     """
-    for finding in each.findings:
-        if finding.frame == frame.frame and finding.figure is None and not finding.under:
-            return finding.change, OWN if finding.self_only else ""
+    found = [
+        f for f in each.findings if f.frame == frame.frame and f.figure is None and not f.since
+    ]
+    for finding in sorted(found, key=lambda one: bool(one.under)):
+        return finding.change, about(finding.under, own=finding.self_only)
     return frame.total, ""
+
+
+def about(under: str, *, own: bool) -> str:
+    """Return which cost of a function a row has: ` (own cost, under shop.search:Index.add)`."""
+    if not under:
+        return OWN if own else ""
+    under = cut(under, _UNDER)
+    return f" (own cost, under {under})" if own else f" (under {under})"
 
 
 def _compared(each: BenchmarkVerdict, diff: BenchmarkDiff, width: int) -> list[str]:

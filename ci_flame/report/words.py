@@ -11,6 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Final
 
 from ci_flame.diff import Change
+from ci_flame.profile import Mode
 
 MINUS: Final = "\N{MINUS SIGN}"
 ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
@@ -89,10 +90,17 @@ def interval(change: Change) -> str:
     if math.isfinite(low) and math.isfinite(high) and high < BOUNDLESS:
         return f"{signed(low)} to {signed(high)} %"
     if math.isfinite(low):
-        return f"over {signed(low)} %"
+        return f"over {_many(low)}"
     if math.isfinite(high):
         return f"under {signed(high)} %"
     return ""
+
+
+def _many(growth: float) -> str:
+    """Return growth as `growth_of` writes it: a factor from ten times on."""
+    if growth >= 9:  # noqa: PLR2004 - ten times
+        return f"\N{MULTIPLICATION SIGN} {_three_digits(1 + growth)}"
+    return f"{signed(growth)} %"
 
 
 def share(value: float) -> str:
@@ -155,6 +163,11 @@ def cut(text: str, width: int) -> str:
         else:
             head, front = head + letter, front + 1
     return (head + ELLIPSIS + tail) if width > 0 else ""
+
+
+def whole_of(mode: str) -> str:
+    """Return what shares are shares of: `benchmark`, or `waiting` of a profile of waits."""
+    return "waiting" if mode == Mode.OFF_CPU else "benchmark"
 
 
 def plural(number: int, noun: str) -> str:

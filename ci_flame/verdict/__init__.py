@@ -92,7 +92,8 @@ class Finding:
     under: str = ""
     """The caller, where only the calls from there grew; empty: all calls of the function."""
     cause: str = ""
-    """`Most of it is in shop.parser:tokenize.` where a callee that no rule names explains it."""
+    """`Most of the growth (90 %) is in shop.parser:tokenize.` where a callee explains it that no
+    rule names."""
     budget_interval: "tuple[float, float] | None" = None
     """90 % interval of what a budget limits: share of the benchmark, or ns per iteration."""
     since: str = ""
@@ -355,9 +356,10 @@ def _grew(finding: Finding) -> str:
 
 def _new(finding: Finding) -> str:
     change = finding.change
-    of_waiting = " of waiting" if finding.waiting else ""
+    # A function that waits now may be an old one: what is new is its waiting.
+    new = "did not wait before, and now waits" if finding.waiting else "is new:"
     return (
-        f"{_subject(finding)} is new: {duration(change.after_ns)}{of_waiting} per iteration, "
+        f"{_subject(finding)} {new} {duration(change.after_ns)} per iteration, "
         f"{percent(change.after_share, above=finding.rule.min_impact)} % of {_whole(finding)}"
     )
 

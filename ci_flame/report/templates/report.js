@@ -201,7 +201,7 @@
       }
       line("", "before", "after");
       line("per iteration", format.duration(b.before[i]), format.duration(b.after[i]));
-      line("of the benchmark", format.share(b.before[i] / before), format.share(b.after[i] / after));
+      line(`of the ${this.section.classList.contains("waiting") ? "waiting" : "benchmark"}`, format.share(b.before[i] / before), format.share(b.after[i] / after));
       line("samples", format.count(b.samples_before[i]), format.count(b.samples_after[i]));
       fragment.append(grid);
       const change = make("p", `change ${toneClass(b.tone[i])}`, this.change(i).join(", "));

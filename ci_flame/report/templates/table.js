@@ -49,6 +49,11 @@ const tableMethods = {
     button.type = "button";
     button.append(make("span", "name", this.data.functions[f]), make("span", "module", this.data.modules[f]));
     button.title = this.data.names[f] + (this.data.table.place[r] ? `\n${this.data.table.place[r]}` : "");
+    const about = this.plain || this.costs === "own" ? "" : this.data.table.about[r];
+    if (about) {
+      button.firstChild.after(make("span", "about", about));
+      button.title += `\n${about}`;
+    }
     name.append(button);
     row.append(name);
     row.addEventListener("click", () => this.pickFrame(f));

@@ -26,7 +26,7 @@ const format = {
   },
   interval(low, high) {
     if (low !== null && high !== null && high < 100) return `${format.signed(low)} to ${format.signed(high)} %`;
-    if (low !== null) return `over ${format.signed(low)} %`;
+    if (low !== null) return `over ${low >= 9 ? `× ${digits(1 + low)}` : `${format.signed(low)} %`}`;
     return high !== null ? `under ${format.signed(high)} %` : "";
   },
   share(value) {
