@@ -262,7 +262,7 @@ def read():
     text = "".join(file.read_text(encoding="utf-8") for file in CODE)
     named = {
         call.args[0].value
-        for function in ("given_input", "place")
+        for function in ("given_input", "given_lines", "place")
         for call in calls(function)
         if call.args and isinstance(call.args[0], ast.Constant)
     }

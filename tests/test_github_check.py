@@ -18,6 +18,7 @@ from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
 from ci_flame.baseline import folder
 from ci_flame.errors import UsageError
 from ci_flame.github import check
+from ci_flame.pipeline import reasons
 
 ROOT = pytest.mark.root
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: records for real")
@@ -169,6 +170,7 @@ NOTHING = {
     "run": "",
     "page": "",
     "key": "job",
+    "why": "python9: No such file or directory (input python)",
 }
 """The outputs of a check that recorded nothing."""
 
@@ -547,3 +549,79 @@ def test_the_page_has_a_file_of_its_own_named_by_the_key(tmp_path, capsys):
 
     assert check.page(report, tmp_path, "bench") is None
     assert "report.html was not made ready for upload: no such file" in capsys.readouterr().out
+
+
+# -- why there is no verdict --------------------------------------------------------------
+
+
+SUITE = """\
+import os
+
+def work(flame):
+    flame(lambda: sum(range(3000)))
+
+def test_fine(flame):
+    work(flame)
+
+def test_crash(flame):
+    1 / 0
+
+def test_sees(flame, tmp_path_factory):
+    seen = [name for name in os.environ if name.startswith("INPUT_") or "REASONS" in name]
+    assert not seen, seen
+"""
+
+
+@ROOT
+@NEEDS_ROOT
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_reason_reaches_the_outputs(step, broken):
+    (step.here / "test_it.py").write_text(SUITE, encoding="utf-8")
+    if broken:
+        (step.here / "test_other.py").write_text("import no_such_module\n", encoding="utf-8")
+    done, outputs = step.run(
+        "check",
+        CI_FLAME_COMMAND=f"{sys.executable} -m pytest -q -p no:cacheprovider",
+        PYTEST_ADDOPTS="--flame-seconds 0.3",
+        **{"INPUT_GITHUB-TOKEN": "ghs_geheim", "INPUT_COMMAND": "pytest"},
+    )
+
+    said = outputs["why"].splitlines()
+    assert (outputs["outcome"], outputs["exit-code"]) == ("error", "3"), done.stdout + done.stderr
+    if broken:
+        assert said[0] == (
+            "test_other.py cannot be collected: ModuleNotFoundError: No module named"
+            " 'no_such_module'"
+        )
+        assert said[-1].startswith("pytest ended with exit code 2")
+    else:
+        crash, ended = said
+        assert crash == "test_it.py::test_crash failed: ZeroDivisionError: division by zero"
+        assert ended.startswith("pytest ended with exit code 1, and not because of a hot path; ")
+
+
+def test_the_reason_of_a_wrong_policy_and_of_no_program_reaches_the_outputs(step):
+    (step.here / "broken.yml").write_text("version: 2\n", encoding="utf-8")
+    _, outputs = step.run("check", CI_FLAME_POLICY="broken.yml")
+    assert 'broken.yml:1: version "2" is not known' in outputs["why"]
+
+    _, outputs = step.run("compare", CI_FLAME_RUN="nowhere")
+    assert "nowhere" in outputs["why"]
+    assert "\n" not in outputs["why"]
+
+
+def test_reasons_are_bounded_lines(tmp_path):
+    place = tmp_path / "reasons"
+    for number in range(50):
+        reasons.tell(place, f"{number} \n\x1b[31m\ud800 {'x' * 10_000}")
+        reasons.tell(place, f"{number} \n\x1b[31m\ud800 {'x' * 10_000}")
+
+    said = reasons.read(place)
+
+    assert len(said) == reasons.MAX_LINES
+    assert max(map(len, said)) == reasons.MAX_LINE
+    assert reasons.read(tmp_path / "none") == ()
+    place.write_bytes(b"\xff\xfe" * 200_000)
+    assert len(reasons.read(place)) == 1
+    reasons.tell(None, "nobody asked")
+    reasons.tell(tmp_path / "no" / "such", "cannot be written")

@@ -374,6 +374,7 @@ def test_only_data_is_read(step):
 
     assert asked == [
         "GET /repos/acme/demo/pulls",
+        "GET /repos/acme/demo/actions/runs/N",
         "GET /repos/acme/demo/actions/runs/N/artifacts",
         "GET /repos/acme/demo/actions/artifacts/N/zip",
         "GET /blob/N",
@@ -382,3 +383,42 @@ def test_only_data_is_read(step):
         "POST /repos/acme/demo/issues/N/comments",
         "GET /repos/acme/demo/issues/N/comments",
     ]
+
+
+@pytest.mark.parametrize(
+    ("of", "conclusion", "doubted"),
+    [
+        ("pass", "success", False),
+        ("pass", "failure", True),
+        ("pass", "cancelled", True),
+        ("warn", "failure", True),
+        ("fail", "failure", False),
+        ("fail", "success", False),
+        ("pass", None, False),
+    ],
+)
+def test_a_verdict_that_the_runs_end_contradicts_is_shown_with_doubt(step, of, conclusion, doubted):
+    step.server.runs[RUN]["conclusion"] = conclusion
+    step.server.add_artifact(RUN, "ci-flame-report-bench", zipped(ALL[of]))
+
+    assert step.go(mode="always") == 0
+
+    (comment,) = step.server.comments
+    page = shown(comment["body"])
+    assert ("in a run that did not pass" in comment["body"]) is doubted
+    assert ("uploaded this verdict: failure. " in page.everything) is (
+        doubted and conclusion == "failure"
+    )
+    assert ("No hot path grew past its limit." in page.everything) is (of == "pass" and not doubted)
+    assert ("✅" in comment["body"].split("<details>")[0]) is (of == "pass" and not doubted)
+
+
+def test_a_run_that_cannot_be_asked_for_is_one_warning_and_the_comment_is_written(step):
+    step.server.add_artifact(RUN, "ci-flame-report-bench", zipped(ALL["fail"]))
+    step.server.fault("GET", rf".*/actions/runs/{RUN}", status=404, times=9)
+
+    assert step.go() == 0
+
+    (warning,) = step.lines("warning")
+    assert "how the run ended is not known: " in warning
+    assert len(step.server.comments) == 1

@@ -117,7 +117,7 @@ def test_a_failure_is_annotated_summarised_and_commented(step, server):
     )
     assert "grew by 25 %25 (21-29 %25)" in error
     assert step.lines("warning") == []
-    assert step.summary.startswith("## ❌ ci-flame: FAIL (3 benchmarks: 1 fail, ")
+    assert step.summary.startswith("## ❌ ci-flame: FAIL in <code>bench</code> (3 benchmarks: 1 ")
     assert f"[Flame graphs]({URL}/artifacts/5) · [Whole report]({URL}/artifacts/6)" in step.summary
     (comment,) = server.comments
     assert "compared with <code>3f2a9c41d0</code> (its stored run)" in comment["body"]
@@ -167,14 +167,83 @@ def test_a_check_that_judged_nothing_is_said_to_have(step, server, report):
         assert step.lines("warning") == []
 
 
-def test_a_failing_command_tells_what_there_is(step, server):
+CRASH = (
+    "bench.py::test_parse failed: ZeroDivisionError: division by [zero](http://x)\n"
+    "pytest ended with exit code 1, and not because of a hot path\n"
+)
+
+
+def test_a_failing_command_tells_what_failed_and_what_there_is(step, server):
     step.report(verdict(passing()))
+    given = {"CI_FLAME_EXIT_CODE": "3", "CI_FLAME_OUTCOME": "error", "CI_FLAME_WHY": CRASH}
 
-    assert step.go(CI_FLAME_EXIT_CODE="3", CI_FLAME_OUTCOME="error") == 0
+    assert step.go(**given, CI_FLAME_COMMENT="always") == 0
 
-    assert step.summary.startswith("## 🛑 ci-flame: nothing was judged in <code>bench</code>")
-    assert "What there is of a verdict:\n\n## ✅ ci-flame: PASS" in step.summary
+    assert step.summary.startswith("## 🛑 ci-flame: the check failed in <code>bench</code>\n")
+    assert "PASS" not in step.summary
+    assert "Of what was recorded (1 benchmark: 1 pass):" in step.summary
+    (comment,) = server.comments
+    for text in (step.summary, comment["body"]):
+        page = shown(text)
+        assert "The check ended with exit code 3:" in text
+        assert "bench.py::test_parse failed: ZeroDivisionError" in page.everything
+        assert "http://x" not in page.links
     assert step.outputs["outcome"] == "error"
+    assert step.go("gate", **given) == 3
+    assert step.log == (
+        "::error title=ci_flame::bench.py::test_parse failed: ZeroDivisionError: division by"
+        " [zero](http://x) (exit code 3); and 1 more: see the job summary\n"
+    )
+
+
+def test_what_failed_beside_a_verdict_is_a_warning(step):
+    step.report(ALL["fail"])
+
+    assert step.go(CI_FLAME_WHY=CRASH) == 0
+
+    (warning,) = step.lines("warning")
+    assert "besides the verdict: bench.py::test_parse failed: ZeroDivisionError" in warning
+    assert step.summary.startswith("## ❌ ci-flame: FAIL in <code>bench</code>")
+    assert "Beside the verdict:\n\n- bench.py::test&#95;parse failed: " in step.summary
+
+
+def test_a_word_that_comment_does_not_know_is_said_after_the_verdict(step, server):
+    step.report(ALL["fail"])
+
+    with pytest.raises(UsageError, match="input comment is 'sometimes'"):
+        step.go(CI_FLAME_COMMENT="sometimes")
+
+    step.log = step.capfd.readouterr().out
+    assert any("grew by 25 %25" in line for line in step.lines("error"))
+    assert step.summary.startswith("## ❌ ci-flame: FAIL")
+    assert step.outputs["outcome"] == "fail"
+    assert server.comments == []
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "link"),
+    [
+        ("acme/gate", "v1", "https://github.com/acme/gate/blob/v1/docs/policy.md#waivers"),
+        ("acme/gate", "", ""),
+        ("", "v1", ""),
+        ("acme/gate", "v1)](http://x", ""),
+    ],
+)
+def test_a_failure_says_how_to_see_it_again_and_how_to_accept_it(step, server, name, given, link):
+    step.report(ALL["fail"])
+
+    assert step.go(GITHUB_ACTION_REPOSITORY=name, GITHUB_ACTION_REF=given) == 0
+
+    (comment,) = server.comments
+    for text in (step.summary, comment["body"]):
+        page = shown(text)
+        again = "ci-flame check --baseline rerun:3f2a9c41d0 -- pytest tests/bench_shop.py::test_"
+        assert again in page.everything
+        assert [each for each in page.links if "waivers" in each] == [link] * bool(link)
+        assert ("waiver (docs/policy.md, Waivers)" in page.text) is not bool(link)
+    step.report(verdict(passing()))
+    assert step.go(CI_FLAME_EXIT_CODE="0", CI_FLAME_OUTCOME="pass") == 0
+    assert "See it again" not in step.summary.rpartition("## ✅")[2]
 
 
 def test_a_push_has_no_comment_and_asks_nothing(step, server):
@@ -335,12 +404,15 @@ def test_an_input_that_is_no_mode_is_refused(step, word):
 
 def test_the_links_are_below_the_headline_and_nothing_is_lost():
     text = markdown.render(ALL["fail"])
-    whole = publish.summary(text, told(ALL["fail"]), BUILD, 10**6)
+    of = told(ALL["fail"])
+    whole = publish.summary(text, of, of, BUILD, 10**6)
     lines = whole.splitlines()
 
-    assert lines[0] == text.splitlines()[0]
-    assert lines[2].startswith("[Flame graphs](")
-    assert lines[4].startswith("<sub>Commit <code>")
+    counts = text.splitlines()[0].partition("(")[2]
+    assert lines[0] == f"## ❌ ci-flame: FAIL in <code>bench&#95;3.12</code> ({counts}"
+    assert lines[2].startswith("See it again: <code>ci-flame check ")
+    assert lines[4].startswith("[Flame graphs](")
+    assert lines[6].startswith("<sub>Commit <code>")
     assert whole.endswith(text.partition("\n\n")[2].rstrip("\n") + "\n")
     assert len(shown(whole).links) == 3
 
@@ -365,7 +437,7 @@ def test_a_verdict_without_its_summary_is_told_all_the_same(step, server):
     (step.folder / "report" / "summary.md").unlink()
 
     assert step.go() == 0
-    assert step.summary.startswith("## ❌ ci-flame: FAIL (3 benchmarks: 1 fail, ")
+    assert step.summary.startswith("## ❌ ci-flame: FAIL in <code>bench</code> (3 benchmarks: 1 ")
     assert "[Flame graphs](" in step.summary
     assert len(step.lines("warning")) == 1
 
@@ -386,7 +458,7 @@ def test_a_verdict_without_its_summary_is_told_all_the_same(step, server):
         ("3", "error", 3, "nothing could be recorded, or the command failed (exit code 3)"),
         ("2", "error", 2, "an input, the policy or the command line is wrong (exit code 2)"),
         ("130", "error", 130, "it was cancelled (exit code 130)"),
-        ("7", "", 7, "the check ended so (exit code 7); see the log above"),
+        ("7", "", 7, "the check ended so (exit code 7); see the log of the step"),
         ("", "", 3, "nothing could be recorded, or the command failed (exit code 3)"),
         ("-1", "fail", 3, "(exit code 3)"),
         ("256", "fail", 3, "(exit code 3)"),

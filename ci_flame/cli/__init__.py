@@ -57,6 +57,10 @@ def _help_of(error: click.ClickException) -> str:
 
 def _say(error: CiFlameError) -> int:
     click.echo(f"ci-flame: {error}", err=True)
+    if "CI_FLAME_REASONS" in os.environ:
+        from ci_flame.pipeline import reasons  # noqa: PLC0415 - in jobs of GitHub only
+
+        reasons.tell(reasons.taken(), reasons.words(error))
     return error.exit_code
 
 

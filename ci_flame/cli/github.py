@@ -1,6 +1,7 @@
 """Edge: `github`: the steps of the GitHub Action; all they are told is in the environment."""
 # ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
 
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -57,12 +58,16 @@ def setup() -> int:
 def baseline() -> int:
     """Find what to compare with: artifacts of the base or its ancestors, rerun, or none.
 
-    Reads the inputs baseline, baseline-branch, baseline-builds, name, policy and github-token;
-    sets the outputs baseline, baseline-sha, baseline-distance, baseline-source, baseline-builds,
+    Reads the inputs baseline, baseline-branch, baseline-builds, name, policy and github-token,
+    and refuses an unknown word of comment, upload, setup, retention-days and command. Sets the
+    outputs baseline, baseline-sha, baseline-distance, baseline-source, baseline-builds,
     baseline-told and key.
     """
-    from ci_flame.github import runner
+    from ci_flame.github import check as steps
+    from ci_flame.github import inputs, runner
 
+    inputs.must_be_known(os.environ)
+    steps.split(runner.given_input("command", "pytest"))
     found = _resolved(runner.given_input("baseline", "auto"))
     runner.output(
         baseline=found.word,
@@ -100,8 +105,9 @@ def record() -> int:
     run. Ends with 0 unless an input is wrong.
     """
     from ci_flame.github import check as steps
-    from ci_flame.github import runner
+    from ci_flame.github import inputs, runner
 
+    inputs.must_be_known(os.environ)
     asked = steps.inputs()
     with runner.fenced():
         ended = steps.record(asked, runner.scratch(runner.job()))
@@ -128,8 +134,9 @@ def _sides() -> "tuple[Inputs, str]":
     """Return what to record, and the word for `--baseline`: resolved already, or now."""
     from ci_flame.github import baseline as stage
     from ci_flame.github import check as steps
-    from ci_flame.github import runner
+    from ci_flame.github import inputs, runner
 
+    inputs.must_be_known(os.environ)
     asked = steps.inputs()
     word = runner.given_input("baseline", "auto")
     # What the step before found is resolved already: `none` is no wish any more.
@@ -225,12 +232,14 @@ def comment() -> None:
 def gate() -> int:
     """End with the exit code of the check; the last step.
 
-    Reads exit-code and outcome of the check, which word the error that it ends with.
+    Reads exit-code, outcome and why of the check, which word the error that it ends with.
     """
     from ci_flame.github import gate as step
     from ci_flame.github import runner
 
-    code, why = step.gate(runner.given_input("exit-code"), runner.given_input("outcome"))
+    code, why = step.gate(
+        runner.given_input("exit-code"), runner.given_input("outcome"), runner.given_lines("why")
+    )
     if code:
         runner.annotate("error", why)
     return code

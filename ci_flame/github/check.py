@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from ci_flame.config import BaselineKind, build
 from ci_flame.config.terms import Terms
 from ci_flame.errors import CiFlameError, InterruptedRunError, UsageError
 from ci_flame.github import runner
+from ci_flame.pipeline import reasons
 from ci_flame.pipeline.chosen import choose, tell
 from ci_flame.report import terminal
 from ci_flame.report_folder import Report
@@ -40,7 +42,7 @@ _JUDGED: Final = frozenset({pipeline.PASS, pipeline.FAIL, pipeline.NO_BASELINE,
                             pipeline.INCONCLUSIVE})  # fmt: skip
 """Exit codes that a verdict has; others say that there is none to rely on."""
 _NOT_THEIRS: Final = frozenset({"CI_FLAME_GITHUB_TOKEN", "GITHUB_OUTPUT", "GITHUB_ENV",
-                                "GITHUB_PATH", "GITHUB_STATE"})  # fmt: skip
+                                "GITHUB_PATH", "GITHUB_STATE", reasons.VARIABLE})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Ended:
     report: Path | None = None
     """None: none was written now."""
     run: Path | None = None
+    why: tuple[str, ...] = ()
+    """What failed beside the verdict, or instead of it; each in one line."""
 
     def outputs(self) -> dict[str, str]:
         """Return the outputs of the step."""
@@ -82,6 +86,7 @@ class Ended:
             "exit_code": str(self.code),
             "report": str(self.report or ""),
             "run": str(self.run or ""),
+            "why": "\n".join(self.why),
         }
 
 
@@ -118,12 +123,12 @@ def check(asked: Inputs, baseline: str) -> Ended:
     """Record the command, compare it with the baseline, and write run and report."""
     words = ["--baseline", baseline, "-o", str(asked.report), "--run", str(asked.run)]
     earlier, earlier_run = _stamp(asked.report), _stamp(asked.run)
-    code = _ci_flame(asked, words)
+    code, why = _ci_flame(asked, words)
     # What was here before (in the checkout, or of an earlier job) is not this build's.
     report = asked.report if _stamp(asked.report) not in (earlier, ()) else None
     run = asked.run if _stamp(asked.run) not in (earlier_run, ()) else None
     outcome = _outcome(report) if report is not None and code in _JUDGED else ERROR
-    return Ended(outcome, code if code or outcome != ERROR else 3, report, run)
+    return Ended(outcome, code if code or outcome != ERROR else 3, report, run, why)
 
 
 def record(asked: Inputs, scratch: Path) -> Ended:
@@ -131,7 +136,7 @@ def record(asked: Inputs, scratch: Path) -> Ended:
     ended = check(replace(asked, report=scratch / "recorded"), "none")
     # Budgets are judged without a baseline, too; their verdict is for `compare` to give.
     if ended.run is None or ended.code not in _JUDGED:
-        return Ended(ERROR, ended.code or 3, None, ended.run)
+        return Ended(ERROR, ended.code or 3, None, ended.run, ended.why)
     return Ended(RECORDED, 0, None, ended.run)
 
 
@@ -165,7 +170,8 @@ def compare(asked: Inputs, baseline: str) -> Ended:
             report_folder.save(verdict, Report(None, after, terms), config.report)
     except CiFlameError as error:
         sys.stderr.write(f"ci-flame: {error}\n")
-        return Ended(ERROR, error.exit_code, None, asked.run if asked.run.is_dir() else None)
+        run = asked.run if asked.run.is_dir() else None
+        return Ended(ERROR, error.exit_code, None, run, (reasons.words(error),))
     sys.stdout.write(f"{terminal.render(verdict)}\n")
     code = pipeline.exit_code(
         verdict.outcome, config.policy, compared=is_compared(verdict.benchmarks)
@@ -210,13 +216,27 @@ def _stamp(place: Path) -> tuple[int, ...]:
 # -- the process ----------------------------------------------------------------------
 
 
-def _ci_flame(asked: Inputs, words: Sequence[str]) -> int:
-    """Run `ci-flame check` to its end in the benchmarks' interpreter; return its exit code."""
+def _ci_flame(asked: Inputs, words: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """Run `ci-flame check` to its end in the benchmarks' interpreter.
+
+    Returns its exit code, and what it and pytest say of what failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="ci-flame-") as folder_name:
+        place = Path(folder_name) / "reasons"
+        return _run(asked, words, {reasons.VARIABLE: str(place)}), reasons.read(place)
+
+
+def _run(asked: Inputs, words: Sequence[str], more: Mapping[str, str]) -> int:
     # -P: a folder of the checkout that is called ci_flame is not what checks it.
     whole = [asked.python, "-P", "-m", "ci_flame", "check", *words]
     whole += ["--policy", asked.policy] if asked.policy else []
-    given = {name: text for name, text in os.environ.items() if name not in _NOT_THEIRS}
-    given |= asked.environment()
+    given = {
+        name: text
+        for name, text in os.environ.items()
+        # Of a local runner all inputs of the action are in the environment, the token too.
+        if name not in _NOT_THEIRS and not name.startswith("INPUT_")
+    }
+    given |= {**asked.environment(), **more}
     try:
         # In a group of its own it is told to end once, by us: a second signal would cut short
         # how it puts worktrees and collectors away.
@@ -227,7 +247,9 @@ def _ci_flame(asked: Inputs, words: Sequence[str]) -> int:
             process_group=0,
         )
     except OSError as error:
-        runner.say(f"{asked.python}: {error.strerror} (input python)")
+        why = f"{asked.python}: {error.strerror} (input python)"
+        runner.say(why)
+        reasons.tell(Path(more[reasons.VARIABLE]), why)
         return pipeline.NOT_RECORDED
     try:
         code = process.wait()

@@ -6,6 +6,7 @@ the next build finds it and an older one leaves it alone. All names in it are an
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -38,6 +39,10 @@ SEVERAL: Final = "compared with "
 NOTHING: Final = "no baseline: "
 """The same where there is none."""
 _ERROR: Final = "error"
+_VERDICTS: Final = frozenset({0, 1, 4, 5})
+"""Exit codes that a verdict has."""
+_TEST: Final = re.compile(r"[\w./-]{1,200}\.py::[\w.:,/ ()\[\]=+-]{1,200}", re.ASCII)
+"""The id of a test that can be pasted into any shell."""
 _URL: Final = re.compile(r"https?://[\w.:\[\]-]{1,250}/[\w./%~-]{0,1000}", re.ASCII)
 _SOURCES: Final = {
     "given": "the baseline that the workflow names",
@@ -105,6 +110,17 @@ class Build:
     run_url: str = ""
     foreign: bool = False
     """The figures are those of a fork's own build, told by a job that did not measure."""
+    why: tuple[str, ...] = ()
+    """What failed beside the verdict, or instead of it."""
+    docs: str = ""
+    """Address of the documentation; empty: not known."""
+    conclusion: str = ""
+    """How the run ended that the figures are of, in GitHub's word; empty: it has not."""
+
+    @property
+    def contradicted(self) -> bool:
+        """Tell whether the run that says nothing failed did not end well."""
+        return self.conclusion not in {"", "success", "neutral", "skipped"}
 
 
 def stamp_of(told: Told | None, build: Build) -> Stamp:
@@ -145,13 +161,11 @@ def render(told: Told | None, build: Build, earlier: Stamp | None = None) -> str
     """
     blocks = [str(stamp_of(told, build))]
     if told is None:
-        blocks += [
-            f"### 🛑 ci-flame: nothing was judged in {markdown.code(build.key)}",
-            f"The check ended with exit code {build.exit_code}; the log of the job says why.",
-        ]
+        blocks += [f"### {stopped(None, build)}", *reasons(None, build)]
     else:
         blocks += _head(told, build, earlier)
         blocks += _findings(told)
+        blocks += cures(told, build)
         blocks += _benchmarks(told)
     blocks += foot(told, build)
     whole = "\n\n".join(blocks) + "\n"
@@ -159,10 +173,61 @@ def render(told: Told | None, build: Build, earlier: Stamp | None = None) -> str
     return markdown.fit(whole, LIMIT_BYTES, tail)
 
 
-def _head(told: Told, build: Build, earlier: Stamp | None) -> list[str]:
+def headline(told: Told, build: Build) -> str:
+    """Return the first line without its marks: outcome, check and leg, number of benchmarks."""
     sign = markdown.SIGNS[told.outcome]
     where = f"{told.outcome.value.upper()} in {markdown.code(build.key)}"
-    blocks = [f"### {sign} ci-flame: {where} ({terminal.tally(told.counts)})"]
+    counts = terminal.tally(told.counts)
+    if build.contradicted and told.outcome is not Outcome.FAIL:
+        return f"❔ ci-flame: {where} ({counts}), in a run that did not pass"
+    return f"{sign} ci-flame: {where} ({counts})"
+
+
+def stopped(told: Told | None, build: Build) -> str:
+    """Return the same of a build without a verdict; `told`: what there is of one."""
+    what = "nothing was judged" if told is None else "the check failed"
+    return f"🛑 ci-flame: {what} in {markdown.code(build.key)}"
+
+
+def reasons(told: Told | None, build: Build) -> list[str]:
+    """Return what failed, where it is no growth; `told`: what there is of a verdict."""
+    lines = [f"- {_note(line)}" for line in build.why]
+    ended = f"The check ended with exit code {build.exit_code}"
+    stands = told is not None and build.exit_code in _VERDICTS
+    if stands and not lines:
+        return []
+    if stands:
+        return ["\n".join(("Beside the verdict:\n", *lines))]
+    blocks = ["\n".join((f"{ended}:\n", *lines)) if lines else f"{ended}; see the log of its step."]
+    if told is not None:
+        blocks.append(f"Of what was recorded ({terminal.tally(told.counts)}):")
+    return blocks
+
+
+def cures(told: Told, build: Build) -> list[str]:
+    """Return how a failure is seen again at one's own desk, and how growth is let pass."""
+    first = next((each for each in told.findings if each.outcome is Outcome.FAIL), None)
+    if first is None:
+        return []
+    test = shlex.quote(first.benchmark) if _TEST.fullmatch(first.benchmark) else ""
+    command = f"pytest {test}" if test else "COMMAND"
+    spec = f"--baseline rerun:{build.base[:10]} " if build.base else ""
+    again = f"<code>ci-flame check {spec}-- {markdown.text(command)}</code>"
+    name = f"{build.docs}/policy.md"
+    how = f"[waiver]({name}#waivers)" if is_address(name) else "waiver (docs/policy.md, Waivers)"
+    meant = f"A {how} in the policy lets it pass, with a reason and a last day."
+    return [f"See it again: {again}. Is it meant? {meant}"]
+
+
+def _head(told: Told, build: Build, earlier: Stamp | None) -> list[str]:
+    blocks = [f"### {headline(told, build)}", *reasons(told, build)]
+    if build.contradicted and told.outcome is not Outcome.FAIL:
+        blocks.append(
+            "GitHub says of the run that uploaded this verdict:"
+            f" {markdown.text(build.conclusion)}. Another job of it may have failed, or the verdict"
+            " is not to be trusted: see the build."
+        )
+        return blocks
     if earlier is not None and earlier.told_of_growth and not told.findings:
         is_mended = told.outcome is Outcome.PASS
         now = "It is mended." if is_mended else "This build cannot tell whether it is mended."

@@ -1,5 +1,6 @@
 """Edge, pure: exit code and outcome of a check -> the last line of the build, and its exit code."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from ci_flame.verdict import Outcome
@@ -24,16 +25,21 @@ _CODES: Final = {
 }
 
 
-def gate(code: str, outcome: str) -> tuple[int, str]:
+def gate(code: str, outcome: str, why: Sequence[str] = ()) -> tuple[int, str]:
     """Return the exit code of the build, and why it is not 0; empty where it is.
 
-    What is no exit code counts as `NOTHING`: a check that was never run does not pass.
+    `why` is what the check said of what failed, where it gave no verdict. What is no exit code
+    counts as `NOTHING`: a check that was never run does not pass.
     """
     fits = code.isascii() and code.isdecimal() and len(code) <= 3 and int(code) <= _MAX_CODE  # noqa: PLR2004 - digits
     number = int(code) if fits else NOTHING
     if not number:
         return 0, ""
     known = {str(each): words for each, words in _WORDS.items()}
-    why = known.get(outcome) or _CODES.get(number, "the check ended so")
-    where = "see the job summary" if outcome in known else "see the log above"
-    return number, f"{why} (exit code {number}); {where}"
+    if outcome in known:
+        return number, f"{known[outcome]} (exit code {number}); see the job summary"
+    if why:
+        more = f"; and {len(why) - 1} more: see the job summary" if len(why) > 1 else ""
+        return number, f"{why[0]} (exit code {number}){more}"
+    told = _CODES.get(number, "the check ended so")
+    return number, f"{told} (exit code {number}); see the log of the step that checked"

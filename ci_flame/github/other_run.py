@@ -7,13 +7,13 @@ Which pull request it is for is what GitHub says of the run, never what the arti
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ci_flame import report_folder
 from ci_flame.errors import CiFlameError, FormatError, UsageError
-from ci_flame.github import artifacts, publish, runner, verdict_json
-from ci_flame.github.api import Api
+from ci_flame.github import artifacts, plain, publish, runner, verdict_json
+from ci_flame.github.api import Api, ApiError
 from ci_flame.github.comment import Build
 from ci_flame.github.job import Job, Trigger, artifact_of_report
 from ci_flame.github.origin import Artifact
@@ -57,6 +57,7 @@ def publish_comments(job: Job, mode: str) -> tuple[str, ...]:
     pull = _pull(api, job.repository, job.trigger)
     if not pull:
         return ()
+    conclusion = _conclusion(api, job.repository, job.trigger)
     found = artifacts.of_run(api, job.repository, job.trigger.run_id)
     reports = list_reports(found, _run_url(job, job.trigger))
     if not reports:
@@ -72,7 +73,7 @@ def publish_comments(job: Job, mode: str) -> tuple[str, ...]:
                 artifacts.fetch(api, job.repository, report.artifact),
                 artifacts.named(report.artifact),
             )
-            build = _build(job, job.trigger, report, told)
+            build = replace(_build(job, job.trigger, report, told), conclusion=conclusion)
             urls.append(publish.write(job, pull, told, build, mode))
         except CiFlameError as error:
             if not publish.excused(error, pull):
@@ -124,6 +125,20 @@ def _build(job: Job, trigger: Trigger, report: Report, told: Told) -> Build:
         run_url=run_url,
         foreign=trigger.head_repository_id != job.repository_id,
     )
+
+
+def _conclusion(api: Api, repository: str, trigger: Trigger) -> str:
+    """Return how GitHub says that the run ended; empty where it has not, or cannot be asked.
+
+    A report is its build's own word. Where that word is that nothing failed, and the run failed,
+    the comment says so.
+    """
+    try:
+        told = api.get(f"/repos/{repository}/actions/runs/{trigger.run_id}")
+    except ApiError as error:
+        runner.annotate("warning", f"how the run ended is not known: {error.message}")
+        return ""
+    return plain.line(told.get("conclusion")) if isinstance(told, dict) else ""
 
 
 def _pull(api: Api, repository: str, trigger: Trigger) -> int:

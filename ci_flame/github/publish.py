@@ -5,7 +5,7 @@ GitHub does not allow a fork's build is one notice.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -18,7 +18,7 @@ from ci_flame.github.api import Api, ApiError
 from ci_flame.github.comment import Build
 from ci_flame.github.job import Job
 from ci_flame.github.verdict_json import Told
-from ci_flame.report import markdown, terminal
+from ci_flame.report import markdown
 from ci_flame.report.words import plural
 
 T = TypeVar("T")
@@ -48,12 +48,15 @@ class Inputs:
     distance: int
     told: str
     """What it was compared with, or why with nothing, in the words of the step that found it."""
+    why: tuple[str, ...] = ()
+    """What failed beside the verdict, or instead of it."""
+    docs: str = ""
+    """Address of the action's documentation; empty: not known."""
 
 
 def inputs() -> Inputs:
-    """Return the inputs in the environment; UsageError where `comment` is none of its words."""
+    """Return the inputs in the environment; `must_be_mode` says whether `comment` is a word."""
     mode = runner.given_input("comment", "auto")
-    must_be_mode(mode)
     report = runner.given_input("report")
     return Inputs(
         report=Path(report) if report else None,
@@ -66,7 +69,21 @@ def inputs() -> Inputs:
         source=runner.given_input("baseline-source"),
         distance=number(runner.given_input("baseline-distance"), 0),
         told=runner.given_input("baseline-told"),
+        why=runner.given_lines("why"),
+        docs=docs(os.environ),
     )
+
+
+def docs(given: Mapping[str, str]) -> str:
+    """Return the address of the documentation of the action that runs; empty where it is unknown.
+
+    Of a local action GitHub does not say whose it is.
+    """
+    name = plain.repository(given.get("GITHUB_ACTION_REPOSITORY", ""))
+    ref = plain.line(given.get("GITHUB_ACTION_REF", ""))
+    server = given.get("GITHUB_SERVER_URL", "").rstrip("/")
+    url = f"{server}/{name}/blob/{ref}/docs"
+    return url if name and ref and comment.is_address(url) else ""
 
 
 def must_be_mode(word: str) -> None:
@@ -84,7 +101,10 @@ def number(text: str, otherwise: int) -> int:
 
 
 def publish(job: Job, asked: Inputs) -> None:
-    """Publish whatever can be published."""
+    """Publish whatever can be published.
+
+    Raises UsageError where the input `comment` is none of its words, after all else.
+    """
     for note in job.notes:
         runner.say(note)
     told = _guarded("the verdict was not read", lambda: read(asked))
@@ -92,10 +112,13 @@ def publish(job: Job, asked: Inputs) -> None:
     build = _build(job, asked, told)
     if told is not None:
         _annotate(told)
-    _guarded("the job summary was not written", lambda: _summarise(asked, judged, build))
+    if judged is not None and asked.why:
+        runner.annotate("warning", f"besides the verdict: {'; '.join(asked.why)}")
+    _guarded("the job summary was not written", lambda: _summarise(asked, told, judged, build))
     url = _guarded("no comment was written", lambda: _comment(job, asked, judged, build)) or ""
     outcome = ERROR if judged is None else judged.outcome.value
     _guarded("no outputs were set", lambda: runner.output(outcome=outcome, comment_url=url))
+    must_be_mode(asked.mode)
 
 
 def read(asked: Inputs) -> Told | None:
@@ -106,23 +129,21 @@ def read(asked: Inputs) -> Told | None:
     return verdict_json.decode(_bytes(place, verdict_json.MAX_BYTES), str(place))
 
 
-def summary(text: str, judged: Told | None, build: Build, limit_bytes: int) -> str:
+def summary(
+    text: str, told: Told | None, judged: Told | None, build: Build, limit_bytes: int
+) -> str:
     """Return the summary with links below its headline; at most `limit_bytes` of UTF-8.
 
-    `text` is `summary.md`; empty where there is none.
+    `text` is `summary.md`; empty where there is none. `told` is what there is of a verdict,
+    `judged` the same where it is the verdict on the build.
     """
-    head, _, rest = text.partition("\n\n")
-    blocks = [head] if text else []
+    # Its own headline tells neither the leg of the matrix nor what failed beside it.
+    rest = text.partition("\n\n")[2]
     if judged is None:
-        blocks = [
-            f"## 🛑 ci-flame: nothing was judged in {markdown.code(build.key)}",
-            f"The check ended with exit code {build.exit_code}; the log of the job says why.",
-            *(f"What there is of a verdict:\n\n{line}" for line in blocks),
-        ]
-    elif not blocks:
-        sign = markdown.SIGNS[judged.outcome]
-        told = f"{judged.outcome.value.upper()} ({terminal.tally(judged.counts)})"
-        blocks = [f"## {sign} ci-flame: {told}"]
+        blocks = [f"## {comment.stopped(told, build)}", *comment.reasons(told, build)]
+    else:
+        blocks = [f"## {comment.headline(judged, build)}", *comment.reasons(judged, build)]
+        blocks += comment.cures(judged, build)
     blocks += comment.foot(judged, build)
     return markdown.fit("\n\n".join((*blocks, rest)).rstrip("\n") + "\n", limit_bytes, _CUT)
 
@@ -144,6 +165,8 @@ def _build(job: Job, asked: Inputs, told: Told | None) -> Build:
         page_url=asked.page_url,
         report_url=asked.report_url,
         run_url=job.run_url,
+        why=asked.why,
+        docs=asked.docs,
     )
 
 
@@ -154,7 +177,7 @@ def _annotate(told: Told) -> None:
         runner.say(f"{plural(more, 'function')} more with a finding: see the job summary")
 
 
-def _summarise(asked: Inputs, judged: Told | None, build: Build) -> None:
+def _summarise(asked: Inputs, told: Told | None, judged: Told | None, build: Build) -> None:
     text = ""
     if asked.report is not None and asked.report.exists():
         place = asked.report / SUMMARY_NAME
@@ -163,12 +186,14 @@ def _summarise(asked: Inputs, judged: Told | None, build: Build) -> None:
     there = 0
     if page := os.environ.get("GITHUB_STEP_SUMMARY"):
         there = Path(page).stat().st_size if Path(page).exists() else 0
-    runner.summary(summary(text, judged, build, SUMMARY_BYTES - min(there, SUMMARY_BYTES // 2)))
+    runner.summary(
+        summary(text, told, judged, build, SUMMARY_BYTES - min(there, SUMMARY_BYTES // 2))
+    )
 
 
 def _comment(job: Job, asked: Inputs, judged: Told | None, build: Build) -> str:
     """Comment on the pull request of the job, if it has one; return the comment's address."""
-    if job.pull is None or asked.mode == "never":
+    if job.pull is None or asked.mode == "never" or asked.mode not in comment.MODES:
         return ""
     if not job.has_token:
         runner.say("no comment: the step has no token (input github-token)")

@@ -13,6 +13,7 @@ from typing import Final
 from ci_flame.errors import UsageError
 from ci_flame.github import commands
 from ci_flame.github.job import MAX_PAYLOAD, Job, parse
+from ci_flame.pipeline import reasons
 
 TOKENS: Final = ("CI_FLAME_GITHUB_TOKEN", "GITHUB_TOKEN")
 """Where a token is looked for, in this order; the first is the input `github-token`."""
@@ -46,6 +47,13 @@ def given_input(name: str, default: str = "", given: Mapping[str, str] = os.envi
     """Return an input of the action: `baseline-branch` is CI_FLAME_BASELINE_BRANCH."""
     variable = f"CI_FLAME_{name.upper().replace('-', '_')}"
     return given.get(variable, "").strip() or default
+
+
+def given_lines(name: str, given: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return an output of an earlier step that may have several lines; none are empty."""
+    text = given_input(name, "", given)[: reasons.MAX_BYTES]
+    lines = (reasons.shortened(line.strip()) for line in text.splitlines())
+    return tuple(line for line in lines if line)[: reasons.MAX_LINES]
 
 
 def output(**values: str) -> None:

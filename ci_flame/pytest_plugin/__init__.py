@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Self
 
 T = TypeVar("T")
@@ -147,12 +148,39 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     if config.getoption("collectonly", default=False):
         return
-    refuse_a_lost_rootdir(config)
-    from ci_flame.pytest_plugin.session import Session  # noqa: PLC0415 - heavy, and only now needed
+    place = _asked_for_reasons(config)
+    try:
+        refuse_a_lost_rootdir(config)
+        from ci_flame.pytest_plugin.session import Session  # noqa: PLC0415 - heavy, only now needed
 
-    session = Session.from_config(config)
+        session = Session.from_config(config)
+    except pytest.UsageError as error:
+        _tell(place, str(error))
+        raise
     config.stash[PROVIDER] = session
     config.pluginmanager.register(session, "ci-flame-session")
+
+
+def _asked_for_reasons(config: pytest.Config) -> "Path | None":
+    """Return where a step of a job wants to be told what failed, and have it told."""
+    if "CI_FLAME_REASONS" not in os.environ:
+        return None
+    from ci_flame.pipeline import reasons  # noqa: PLC0415 - in jobs of GitHub only
+    from ci_flame.pytest_plugin.failures import Failures  # noqa: PLC0415
+
+    place = reasons.taken()
+    # A worker of pytest-xdist sends its reports to the session that began it.
+    if place is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Failures(place), "ci-flame-failures")
+    return place
+
+
+def _tell(place: "Path | None", why: str) -> None:
+    """Tell why nothing is recorded."""
+    if place is not None:
+        from ci_flame.pipeline import reasons  # noqa: PLC0415
+
+        reasons.tell(place, why.removeprefix("ci-flame: ").replace("\n  hint: ", "; "))
 
 
 def refuse_a_lost_rootdir(config: pytest.Config) -> None:
