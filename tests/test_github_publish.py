@@ -452,7 +452,7 @@ def test_a_verdict_without_its_summary_is_told_all_the_same(step, server):
         ("0", "warn", 0, ""),
         ("1", "fail", 1, "a hot path grew past its limit (exit code 1); see the job summary"),
         ("4", "no-baseline", 4, "no benchmark had anything to be compared with, and the policy"),
-        ("4", "error", 4, "(baseline: {required: true}) (exit code 4); see the log above"),
+        ("4", "error", 4, "(baseline: {required: true}) (exit code 4); see the log of the step"),
         ("4", "warn", 4, "no benchmark had anything to be compared with"),  # by a budget
         ("5", "inconclusive", 5, "could not be judged, and the policy fails on that (exit code 5)"),
         ("3", "error", 3, "nothing could be recorded, or the command failed (exit code 3)"),
