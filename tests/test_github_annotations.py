@@ -182,3 +182,16 @@ def test_a_build_may_be_in_doubt_where_no_benchmark_is(outcome, accepted):
     else:
         with pytest.raises(FormatError, match="and the benchmarks' is pass"):
             told(of)
+
+
+def test_what_the_base_cannot_run_is_one_warning_for_each_reason():
+    why = "no baseline: the base commit cannot run it: No module named 'nope'"
+    broken = [
+        replace(no_baseline(f"b.py::test_n{n}"), notes=(Note("base-broken", why + "!" * (n > 1)),))
+        for n in range(3)
+    ]
+    one, other = annotations(told(verdict(*broken, passing())))
+
+    assert (one.level, one.title) == ("warning", "test_n0: not compared")
+    assert one.message == f"b.py::test_n0: {why}\nAlso in b.py::test_n1."
+    assert (other.level, other.message) == ("warning", f"b.py::test_n2: {why}!")

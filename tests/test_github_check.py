@@ -268,6 +268,34 @@ def test_a_base_that_is_recorded_beside_is_compared(step):
     assert verdict["before"]["commit"] == found["baseline-sha"]
 
 
+@ROOT
+@NEEDS_ROOT
+@pytest.mark.parametrize(
+    ("source", "outcome", "code"), [("rerun", "no-baseline", "0"), ("given", "error", "3")]
+)
+def test_a_base_that_cannot_run_is_no_dead_end_unless_it_was_named(step, source, outcome, code):
+    """The step before chose the commit, or the workflow names it."""
+    work = step.here / "work.py"
+    work.write_text(f"import nope\n{WORK}", encoding="utf-8")
+    git("commit", "-qam", "broken", cwd=step.here)
+    work.write_text(WORK, encoding="utf-8")
+    git("commit", "-qam", "mended", cwd=step.here)
+    word = f"rerun:{git_says('rev-parse', 'HEAD~1', cwd=step.here)}"
+    found = {"baseline": word, "baseline-source": source}
+    if source == "rerun":
+        _, found = step.run("baseline", CI_FLAME_BASELINE="auto")
+        assert (found["baseline"], found["baseline-source"]) == (word, source)
+    done, outputs = step.run(
+        "check",
+        CI_FLAME_BASELINE=found["baseline"],
+        CI_FLAME_BASELINE_SOURCE=found["baseline-source"],
+    )
+
+    assert (outputs["outcome"], outputs["exit-code"]) == (outcome, code), done.stderr
+    assert bool(outputs["run"]) is (outcome != "error"), "later builds are compared with it"
+    assert "No module named 'nope'" in done.stdout + done.stderr
+
+
 def gone(pid):
     try:
         os.kill(pid, 0)

@@ -25,6 +25,7 @@ SETUP_TIMEOUT_S: Final = 1800
 MANIFEST: Final = "base.json"
 """Beside the checkout: what a process that is given `tree:DIR` has to know of it."""
 ENVIRONMENT: Final = "environment"
+REASON: Final = "reason"
 _TAIL_LINES: Final = 20
 _SHOWN: Final = 3
 _BROUGHT_BYTES: Final = 16 << 20
@@ -46,6 +47,10 @@ class Checkout:
     """The interpreter of its own environment; empty: the one of the after side."""
     notes: tuple[tuple[str, str], ...] = ()
     """What a reader must know, slug and text: why it was chosen, what it lacks, what differs."""
+    ours: bool = False
+    """Nobody named this commit: what it cannot run has no baseline, and the build goes on."""
+    trouble: str = ""
+    """Why it cannot be recorded at all, with the last lines of its set-up; only of ours."""
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
         """Return an environment in which its own programs come first."""
@@ -61,25 +66,38 @@ def prepared(
     setup_after: str = "",
     python: str = "",
     notes: Sequence[tuple[str, str]] = (),
+    ours: bool = False,
 ) -> Iterator[Checkout]:
     """Check the base commit out, set it up, and yield it; nothing of it is left behind.
 
     `setup` is run by `sh -c` in the checkout, in an environment of its own, `setup_after` in
     `start`, in the present one. `python` is the interpreter that runs the benchmarks. Raises
     BaselineError where it cannot be checked out, CollectError with its last lines where a setup
-    command fails.
+    command fails; that of a commit that nobody named (`ours`) is told by the checkout.
     """
     with rerun.worktree(revision, start) as tree:
         lacks = (*_state(start), *rerun.incomplete(tree))
-        made = Checkout(tree, notes=(*notes, *(("base-commit", each) for each in lacks)))
+        told_of = (*notes, *(("base-commit", each) for each in lacks))
+        made = Checkout(tree, notes=told_of, ours=ours)
         if setup:
-            where = _twin(start, tree)
-            own = _own_environment(tree.parent / ENVIRONMENT, python or sys.executable)
+            own = tree.parent / ENVIRONMENT
             made = replace(made, python=str(own / "bin" / "python"))
-            _run(setup, where, made.environment(os.environ), tree.parent, "the base commit")
+            try:
+                _own_environment(own, python or sys.executable)
+                where = _twin(start, tree)
+                _run(setup, where, made.environment(os.environ), tree.parent, "the base commit")
+            except CollectError as error:
+                if not ours:
+                    raise
+                made = replace(made, trouble=error.message)
         if setup_after:
             _run(setup_after, start, dict(os.environ), tree.parent, "the changed tree")
-        told = {"python": made.python, "notes": made.notes}
+        told = {
+            "python": made.python,
+            "notes": made.notes,
+            "ours": made.ours,
+            "trouble": made.trouble,
+        }
         (tree.parent / MANIFEST).write_text(json.dumps(told), encoding="utf-8")
         yield made
 
@@ -92,7 +110,8 @@ def of(folder: Path) -> Checkout:
     with suppress(OSError, ValueError, KeyError, TypeError):
         told = json.loads(manifest.read_text(encoding="utf-8"))
         notes = tuple((str(slug), str(text)) for slug, text in told["notes"])
-        return Checkout(folder, str(told["python"]), notes)
+        ours, trouble = told["ours"] is True, str(told["trouble"])
+        return Checkout(folder, str(told["python"]), notes, ours, trouble)
     return Checkout(folder)
 
 
@@ -125,6 +144,22 @@ def bring(file: Path, project: Path, tree: Path) -> tuple[str, ...]:
                 brought.append(str(folder / name))
     _copy(file, there)
     return (*brought, str(inside))
+
+
+def leave_reason(tree: Path, why: str) -> None:
+    """Leave beside a checkout of ours why it cannot run a benchmark, for whoever made it."""
+    if folder_of(tree):
+        with suppress(OSError), (tree.parent / REASON).open("a", encoding="utf-8") as file:
+            file.write(f"{why}\n")
+
+
+def reason_left(tree: Path) -> str:
+    """Return the first that was left; empty: none was."""
+    try:
+        text = (tree.parent / REASON).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text.partition("\n")[0] if folder_of(tree) else ""
 
 
 def folder_of(tree: Path) -> bool:

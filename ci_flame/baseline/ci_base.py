@@ -36,6 +36,8 @@ TOLD: Final = "CI_FLAME_TARGET_BRANCH"
 """Variable in which a user tells the target branch where his CI does not, for all builds."""
 NAMED: Final = "CI_FLAME_BASE_COMMIT"
 """Variable in which a step of our own tells the base commit, full hash; it comes first."""
+OURS: Final = "CI_FLAME_BASE_CHOSEN"
+"""Variable in which it tells that the commit of `--baseline rerun:REV` is one that it chose."""
 WHY: Final = "CI_FLAME_WHY_NO_BASELINE"
 """Variable in which a step of our own tells why `--baseline none` is all that there is."""
 _HASH: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)

@@ -141,11 +141,13 @@ def _sides() -> "tuple[Inputs, str]":
     word = runner.given_input("baseline", "auto")
     # What the step before found is resolved already: `none` is no wish any more.
     why = runner.given_input("baseline-told")
+    source = runner.given_input("baseline-source")
     if word in stage.WORDS and word != "none":
         found = _resolved(word)
-        word, why = found.word, found.sentence
+        word, why, source = found.word, found.sentence, found.source
     elif word != "none":
         word = stage.given(word, Path.cwd()).word
+    asked = replace(asked, ours=source == "rerun")
     if word == "none":
         asked = replace(asked, why=why)
     job = runner.job()

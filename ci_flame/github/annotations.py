@@ -12,7 +12,7 @@ from typing import Final
 from ci_flame.github.verdict_json import Told, ToldBenchmark, ToldFinding, Where
 from ci_flame.report.words import cut, plural, visible
 from ci_flame.verdict import Outcome
-from ci_flame.verdict.absent import NEW
+from ci_flame.verdict.absent import BROKEN, NEW
 
 MAX_ERRORS: Final = 9
 """Of GitHub's ten; the last is the gate's."""
@@ -50,6 +50,7 @@ def annotations(told: Told) -> tuple[Annotation, ...]:
     for group in _groups(told.findings):
         by_level[_level(group[0])].append(_found(group))
     by_level["warning"] += [_at(None, "warning", "ci-flame", each) for each in told.warnings]
+    by_level["warning"] += [_unrun(group) for group in _broken(told)]
     by_level["notice"] += [_unjudged(group) for group in _undecided(told)]
     by_level["notice"] += _added(told)
     return tuple(each for level, most in _ROOM.items() for each in by_level[level][:most])
@@ -98,6 +99,23 @@ def _unjudged(group: Sequence[ToldBenchmark]) -> Annotation:
     why = first.notes[0] if first.notes else "the report says why"
     title = f"{_short(first.benchmark)}: inconclusive"
     return _at(first.where, "notice", title, _message(f"{first.benchmark}: {why}", group))
+
+
+def _broken(told: Told) -> list[list[ToldBenchmark]]:
+    """Return benchmarks that the base commit cannot run, those of one reason together."""
+    groups: dict[str, list[ToldBenchmark]] = {}
+    for each in told.benchmarks:
+        if each.absent == BROKEN:
+            groups.setdefault(each.notes[0], []).append(each)
+    return list(groups.values())
+
+
+def _unrun(group: Sequence[ToldBenchmark]) -> Annotation:
+    first = group[0]
+    title = f"{_short(first.benchmark)}: not compared"
+    return _at(
+        first.where, "warning", title, _message(f"{first.benchmark}: {first.notes[0]}", group)
+    )
 
 
 def _added(told: Told) -> list[Annotation]:

@@ -58,10 +58,13 @@ class Inputs:
     """The commit to record where a stored baseline cannot be compared with; empty: its own."""
     why: str = ""
     """Why there is no baseline, where there is none."""
+    ours: bool = False
+    """The commit to record was chosen by the step before: it need not be one that runs."""
 
     def environment(self) -> dict[str, str]:
         """Return the variables that tell the check what only the job knows."""
-        told = {ci_base.NAMED: self.base, ci_base.WHY: self.why}
+        ours = "1" if self.ours else ""
+        told = {ci_base.NAMED: self.base, ci_base.OURS: ours, ci_base.WHY: self.why}
         return {name: text for name, text in told.items() if text}
 
 
@@ -157,7 +160,7 @@ def compare(asked: Inputs, baseline: str) -> Ended:
         chosen = choose(config, Path.cwd(), lambda: after.environment, given)
         tell(chosen.told)
         if chosen.spec.kind is BaselineKind.RERUN:
-            return check(asked, str(chosen.spec))
+            return check(replace(asked, ours=chosen.ours), str(chosen.spec))
         if chosen.run is not None:
             verdict = pipeline.compare_stored(
                 chosen.run, after, config, Path.cwd(), chosen.history, notes=chosen.notes

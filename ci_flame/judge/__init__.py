@@ -5,7 +5,7 @@ build), is past the rule's limit with the certainty that the rule asks for, and 
 benchmark (`min_impact`). Everything else that a reader must know is a note.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -373,8 +373,17 @@ def assemble(
     return Verdict(outcome, verdicts, tuple(said), diff, policy)
 
 
-def judge(diff: RunDiff, policy: Policy, *, after: Run, family: int | None = None) -> Verdict:
+def judge(
+    diff: RunDiff,
+    policy: Policy,
+    *,
+    after: Run,
+    family: int | None = None,
+    absent: Mapping[str, Note] | None = None,
+) -> Verdict:
     """Judge two runs: benchmarks that both have, and those that only one has.
+
+    `absent`: why the before side lacks a benchmark, where that is not that it is new.
 
     Runs that differ in what decides about time (`RunDiff.differences`) are INCONCLUSIVE with
     the differences; only budgets are judged then, and exact counts.
@@ -409,6 +418,7 @@ def judge(diff: RunDiff, policy: Policy, *, after: Run, family: int | None = Non
         if measurement is None:
             continue
         new = Note("new-benchmark", f"{name} is new: not in the baseline", name)
+        new = (absent or {}).get(name, new)
         verdicts += [
             judge_alone(measurement, mode, policy, new)
             for mode in measurement.modes or (Mode.ON_CPU,)

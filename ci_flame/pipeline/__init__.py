@@ -14,11 +14,12 @@ from ci_flame import report_folder
 from ci_flame.config import BaselineKind, BaselineSpec, Config
 from ci_flame.config.terms import Terms
 from ci_flame.errors import BaselineError, CollectError, MissingBaselineError, UsageError
-from ci_flame.pipeline.chosen import Chosen, checkout, choose, usable
+from ci_flame.pipeline.chosen import Chosen, checkout, choose, tell, usable
 from ci_flame.policy import Policy
 from ci_flame.profile import Mode, Run
 from ci_flame.report_folder import Report
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, overall
+from ci_flame.verdict.absent import BROKEN
 
 if TYPE_CHECKING:
     from ci_flame.baseline.base_side import Checkout
@@ -102,7 +103,9 @@ def judge_runs(
         return _judge_alone(after, terms)
     changes = diff(before, after, history.between if history else None)
     if not terms.benchmarks:
-        verdict = judge(changes, terms.policy, after=after, family=terms.family)
+        verdict = judge(
+            changes, terms.policy, after=after, family=terms.family, absent=_broken(terms)
+        )
         return _concluded(_reviewed(verdict, before, after, terms, history), terms)
     family = terms.family or max(1, len(changes.benchmarks))
     judged: list[BenchmarkVerdict] = []
@@ -120,6 +123,7 @@ def judge_runs(
                 after, measurements=tuple(m for m in after.measurements if m.benchmark in names)
             ),
             family=family,
+            absent=_broken(terms),
         )
         judged += part.benchmarks
         notes |= dict.fromkeys(part.notes)
@@ -128,6 +132,11 @@ def judge_runs(
         tuple(judged), tuple(notes), changes, terms.policy, bias=after.environment.bias
     )
     return _concluded(_reviewed(verdict, before, after, terms, history), terms)
+
+
+def _broken(terms: Terms) -> dict[str, Note]:
+    """Return why benchmarks have no before side that the base commit could not run."""
+    return {each.benchmark: each for each in terms.notes if each.slug == BROKEN}
 
 
 def _reviewed(
@@ -180,7 +189,10 @@ def _judge_alone(after: Run, terms: Terms) -> Verdict:
     note = terms.note or Note("no-baseline", "nothing to compare with")
     judged = tuple(
         judge_alone(
-            each, mode, terms.policy_of(each.benchmark), replace(note, benchmark=each.benchmark)
+            each,
+            mode,
+            terms.policy_of(each.benchmark),
+            _broken(terms).get(each.benchmark, replace(note, benchmark=each.benchmark)),
         )
         for each in after.measurements
         for mode in each.modes or (Mode.ON_CPU,)
@@ -325,8 +337,12 @@ def base_checkout(
         setup_after=setup.after,
         python=python,
         notes=[(each.slug, each.text) for each in chosen.notes],
+        ours=chosen.ours,
     )
-    return stack.enter_context(prepared)
+    made = stack.enter_context(prepared)
+    if made.trouble:
+        tell(made.trouble)
+    return made
 
 
 def checkout_to_confirm(
@@ -360,6 +376,7 @@ def check_pytest(config: Config, command: Sequence[str]) -> tuple[int, Outcome]:
 
     The plugin records, judges and writes the report; pytest's own output is passed through.
     """
+    from ci_flame.baseline import base_side  # noqa: PLC0415
     from ci_flame.pipeline import pytest_command  # noqa: PLC0415
     from ci_flame.pipeline.labels import Labels  # noqa: PLC0415
     from ci_flame.record import interpreter  # noqa: PLC0415
@@ -367,6 +384,7 @@ def check_pytest(config: Config, command: Sequence[str]) -> tuple[int, Outcome]:
     discard_report(config)
     Labels(config.base.changed_since, "", Path.cwd())
     chosen = choose(config, Path.cwd(), None)
+    why = ""
     # What was chosen here is told by the plugin; what it may still replace is left to it.
     with ExitStack() as stack:
         # Before anything runs: under pytest, what is wrong here is an error like any other.
@@ -384,6 +402,12 @@ def check_pytest(config: Config, command: Sequence[str]) -> tuple[int, Outcome]:
                 f"{chosen.told}, and the policy requires one", _CURE_NO_BASELINE
             )
         ended = pytest_command.run(command, config)
-    outcome = pytest_command.outcome(ended, config.report)
-    code = stored_exit_code(config.report)
-    return pytest_command.combine(ended, code), outcome
+        if config.baseline.kind is BaselineKind.TREE:
+            why = base_side.reason_left(Path(config.baseline.value))
+    try:
+        outcome = pytest_command.outcome(ended, config.report)
+        return pytest_command.combine(ended, stored_exit_code(config.report)), outcome
+    except CollectError as error:
+        if why:
+            raise CollectError(f"{error.message}: {why}") from None
+        raise

@@ -56,6 +56,8 @@ class Chosen:
     """Why it is not what was asked for, or why that could not be replaced."""
     history: "History | None" = None
     """The builds beside it, where it comes from a store."""
+    ours: bool = False
+    """Nobody named the commit that is to be recorded: it may be one that cannot run."""
 
 
 def choose(
@@ -83,7 +85,8 @@ def _choose(
     """Return the same, without what the change says of its own policy."""
     spec = config.baseline
     if spec.kind in (BaselineKind.RERUN, BaselineKind.TREE):
-        return Chosen(spec, f"baseline {spec}, recorded beside")
+        ours = spec.kind is BaselineKind.RERUN and bool(given.get(ci_base.OURS))
+        return Chosen(spec, f"baseline {spec}, recorded beside", ours=ours)
     if spec.kind is BaselineKind.STORE:
         check_store(config, start)
         if present is None:
@@ -153,7 +156,7 @@ def _instead(  # noqa: PLR0917 - what `choose` was given, and why that is not it
     why = "the default in CI" if rule is Rerun.CI else "baseline: {rerun: always}"
     words = f"{reason}; {base.commit[:10]}, {base.told}, is recorded beside: {why}"
     spec = BaselineSpec(BaselineKind.RERUN, base.commit)
-    return Chosen(spec, words, None, (*chosen.notes, Note("rerun", words)))
+    return Chosen(spec, words, None, (*chosen.notes, Note("rerun", words)), ours=True)
 
 
 def _base(stored: Base, start: Path, given: Mapping[str, str]) -> Base:

@@ -15,7 +15,7 @@ from ci_flame import pipeline, report_folder
 from ci_flame.config import BaselineKind, Config
 from ci_flame.config.terms import Terms
 from ci_flame.errors import BaselineError, CollectError, InterruptedRunError
-from ci_flame.pipeline import until_decided
+from ci_flame.pipeline import base_broken, until_decided
 from ci_flame.pipeline.chosen import Chosen, choose, tell, to_confirm
 from ci_flame.pipeline.command_name import by_name
 from ci_flame.pipeline.labels import Labels
@@ -25,6 +25,7 @@ from ci_flame.record import command as recorder
 from ci_flame.record.jit import Jit
 from ci_flame.report_folder import Report
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, confirmation
+from ci_flame.verdict.absent import BROKEN
 
 if TYPE_CHECKING:
     from ci_flame.baseline.base_side import Checkout
@@ -54,6 +55,8 @@ class Check:
         """The base commit's, if it is recorded, and this tree's."""
         self._brought = False
         """The command's script is new in this change: the base commit may not run it."""
+        self._ran = False
+        """Both sides have been recorded once."""
 
     def prepare(self, command: Sequence[str], stack: ExitStack) -> None:
         """Make the base commit ready, where it is recorded."""
@@ -75,6 +78,10 @@ class Check:
         start = Path.cwd()
         python = interpreter.program(command, start, os.environ) or ""
         base = how(self.config, chosen, start, stack, python)
+        if base.trouble:
+            words = base_broken.without_set_up(base.trouble)
+            self.notes += (Note(BROKEN, words, self._name),)
+            return
         told = (Note(slug, text) for slug, text in base.notes)
         self.notes = tuple(dict.fromkeys((*self.notes, *told)))
         brought = recorder.bring_scripts(command, start, base.folder)
@@ -141,12 +148,18 @@ class Check:
         try:
             runs = self._runs(count)
         except recorder.SideError as error:
-            if not self._brought or error.side != 0 or so_far is not None:
+            ours = self.chosen.ours and not self._ran
+            if not (self._brought or ours) or error.side != 0 or so_far is not None:
                 raise
-            words = f"is new, and does not run at the base commit: {error.message}"
-            self.notes = (*self.notes[:-1], Note("new-benchmark", words, self._name))
+            if self._brought:
+                words = f"is new, and does not run at the base commit: {error.message}"
+                self.notes = (*self.notes[:-1], Note("new-benchmark", words, self._name))
+            else:
+                tree = str(self._sides[0].tree or "")
+                self.notes += (base_broken.note(self._name, error, tree),)
             self._sides = self._sides[1:]
             return self.more(None, count)
+        self._ran = True
         after = runs[-1]
         before = runs[0] if len(runs) > 1 else self.chosen.run
         if so_far is not None:
@@ -171,7 +184,9 @@ class Check:
 
     def terms(self, recorded: Recorded, policy: Policy, *notes: Note) -> Terms:
         """Return what a verdict on it depends on."""
-        note = None if recorded.before else Note("no-baseline", self.chosen.told)
+        broken = next((each for each in self.notes if each.slug == BROKEN), None)
+        none = broken or Note("no-baseline", self.chosen.told)
+        note = None if recorded.before else none
         benchmarks = {} if policy == self.config.policy else {self._name: policy}
         told = (*self.notes, *notes)
         return Terms(self.config.policy, benchmarks, note=note, notes=told)

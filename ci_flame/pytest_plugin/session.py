@@ -31,11 +31,10 @@ from ci_flame.pytest_plugin import Flame, Plain
 from ci_flame.pytest_plugin.item import FIXTURES, ItemBenchmark, is_benchmark, marker_keywords
 from ci_flame.pytest_plugin.parts import save_child
 from ci_flame.pytest_plugin.suite import Suite
-from ci_flame.pytest_plugin.values import Before, Selected, fails, sentences
+from ci_flame.pytest_plugin.values import Before, Selected, fails, recorded_beside, sentences
 from ci_flame.record import interpreter, layout, processes
 from ci_flame.record.processes import ChildPlan, Invocation, Tree
 from ci_flame.record.recorder import Recorder
-from ci_flame.verdict import Note
 
 if TYPE_CHECKING:
     from ci_flame.verdict import Verdict
@@ -440,12 +439,7 @@ def _before(settings: Config, root: Path, recorder: Recorder | None, closing: Ex
     notes = chosen.notes
     if chosen.spec.kind in (BaselineKind.RERUN, BaselineKind.TREE):
         base = pipeline.base_checkout(settings, chosen, root, closing)
-        return Before(
-            tree=Tree(_project(root), base.folder.resolve(), base.python),
-            told=chosen.told,
-            notes=tuple(Note(slug, text) for slug, text in base.notes),
-            commit=git.state(base.folder).commit,
-        )
+        return recorded_beside(chosen.told, base, _project(root))
     required = settings.policy.baseline_required and SELF_TEST_VARIABLE not in os.environ
     if chosen.run is None and required:
         raise BaselineError(chosen.told, "the policy says baseline: {required: true}; record one")

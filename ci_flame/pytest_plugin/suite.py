@@ -19,9 +19,11 @@ from ci_flame.baseline import folder, git
 from ci_flame.config import Config, RecordConfig, marker_rules
 from ci_flame.errors import BaselineError, ChildError, UsageError
 from ci_flame.pipeline import until_decided
+from ci_flame.pipeline.base_broken import settled
 from ci_flame.pipeline.labels import Labels
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
+from ci_flame.pytest_plugin import values
 from ci_flame.pytest_plugin.parts import Part, leave, take
 from ci_flame.pytest_plugin.values import Before, Judged, Selected, bring, expected_s, merged
 from ci_flame.record import exact, processes
@@ -272,13 +274,12 @@ class Suite:
                     timeout_s=60 + 20 * plan.seconds * (2 if suspects else 1),
                 )
             except ChildError as error:
-                # A benchmark that is new need not run against the code before.
-                if side == "after" or not (
-                    brought
-                    or tree is not self.before.tree
-                    or isinstance(error, processes.MissingBenchmark)
-                ):
+                if side == "after":
                     raise
+                # A benchmark that is new need not run against the code before.
+                if not brought and tree is self.before.tree:
+                    said = values.missed(self.before, selected.benchmark, error)
+                    self._told[selected.benchmark] += said
                 missing = True
                 continue
             (measurement,) = run.measurements
@@ -314,7 +315,8 @@ class Suite:
         if level is not None:
             policy = replace(policy, false_failures_per_build=level)
         notes = accounts(after, self.environment.frequency_hz)
-        told = self._told.get(after.benchmark, ())
+        told = settled(self._told.get(after.benchmark, ()), ran=before is not None)
+        self._told[after.benchmark] = told
         verdicts = tuple(
             self._verdict(after, before, mode, policy, notes)
             for mode in after.modes or (Mode.ON_CPU,)
@@ -337,7 +339,8 @@ class Suite:
         from ci_flame.judge import judge_alone, judge_benchmark, new_mode  # noqa: PLC0415
 
         if before is None:
-            return judge_alone(after, mode, policy, self._nothing_to_compare(after.benchmark))
+            why = self.before.lacks(after.benchmark, self._told.get(after.benchmark, ()))
+            return judge_alone(after, mode, policy, why)
         if mode not in before.modes and before.modes:
             return judge_alone(after, mode, policy, new_mode(after.benchmark, mode))
         if self.before.run is not None:
@@ -363,13 +366,6 @@ class Suite:
         changes = diff_benchmark(before, after, mode, between=spread)
         verdict = judge_benchmark(changes, policy, family=self.family)
         return review(verdict, after, policy, self.family, history, before=before)
-
-    def _nothing_to_compare(self, benchmark: str) -> Note:
-        if self.before.run is None and self.before.tree is None:
-            return Note("no-baseline", self.before.told, benchmark)
-        where = "the base commit" if self.before.tree else "the baseline"
-        words = f"is new: {where} does not have it, so there is nothing to compare with"
-        return Note("new-benchmark", words, benchmark)
 
     # -- workers of xdist -----------------------------------------------------------------
 
@@ -457,11 +453,15 @@ class Suite:
                 removed=gone,
             )
         else:
-            notes.append(Note("no-baseline", self.before.told))
+            notes.append(self._why_none())
         notes += self._notes()
         bias = after.environment.bias
         whole = assemble(benchmarks, tuple(notes), changes, self.config.policy, bias=bias)
         return label_all(whole, self.labels.touched)
+
+    def _why_none(self) -> Note:
+        """Return why no benchmark has a before side."""
+        return self.before.why_none(each for _, told in sorted(self._told.items()) for each in told)
 
     def _notes(self) -> tuple[Note, ...]:
         """Return what must be said of the before side, once for the build."""
@@ -482,7 +482,7 @@ class Suite:
                 if each.policy != self.config.policy
             },
             family=self.family,
-            note=None if before else Note("no-baseline", self.before.told),
+            note=None if before else self._why_none(),
             history=self.before.history if before else None,
             notes=(
                 *self._notes(),

@@ -1,16 +1,19 @@
 """Edge: one benchmark of a pytest session as plain values: selected, compared with, judged."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ci_flame.baseline import base_side
+from ci_flame.baseline import base_side, git
 from ci_flame.config import RecordConfig, marker_record
+from ci_flame.errors import ChildError
+from ci_flame.pipeline import base_broken
 from ci_flame.policy import Policy
 from ci_flame.profile import Frame, Measurement, Place, Process, Run
 from ci_flame.record import processes
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, worst
+from ci_flame.verdict.absent import BROKEN, NEW
 
 if TYPE_CHECKING:
     from ci_flame.judge.history import History
@@ -79,6 +82,55 @@ class Before:
     beside: "Callable[[], processes.Tree] | None" = None
     """Checks the commit of a stored run out, to record both sides of what failed; BaselineError
     where that fails. None: it must not or cannot be."""
+    ours: bool = False
+    """Nobody named the commit: what it cannot run has no baseline."""
+
+    def why_none(self, notes: Iterable[Note]) -> Note:
+        """Return why no benchmark has a before side; `notes`: of all of them."""
+        if self.ours and self.tree is None:
+            return Note(BROKEN, self.told)
+        return base_broken.of_build(self.told, self.commit if self.tree else "", tuple(notes))
+
+    def lacks(self, benchmark: str, notes: Iterable[Note]) -> Note:
+        """Return why a benchmark has no before side; `notes`: of its recording."""
+        broken = next((each for each in notes if each.slug == BROKEN), None)
+        if broken is not None:
+            return broken
+        if self.run is None and self.tree is None:
+            return replace(self.why_none(()), benchmark=benchmark)
+        where = "the base commit" if self.tree else "the baseline"
+        words = f"is new: {where} does not have it, so there is nothing to compare with"
+        return Note(NEW, words, benchmark)
+
+
+def recorded_beside(told: str, base: base_side.Checkout, project: Path) -> Before:
+    """Return a checkout that is recorded in this session, or why it cannot be."""
+    notes = tuple(Note(slug, text) for slug, text in base.notes)
+    if base.trouble:
+        return Before(told=base_broken.without_set_up(base.trouble), notes=notes, ours=True)
+    return Before(
+        tree=processes.Tree(project, base.folder.resolve(), base.python),
+        told=told,
+        notes=notes,
+        commit=git.state(base.folder).commit,
+        ours=base.ours,
+    )
+
+
+def missed(before: Before, benchmark: str, error: ChildError) -> tuple[Note, ...]:
+    """Return what is said of a benchmark that the base commit could not run; ChildError if named.
+
+    Raises it where somebody named that commit, with the reason left for whoever made its checkout.
+    """
+    if isinstance(error, processes.MissingBenchmark):
+        return ()
+    tree = before.tree
+    assert tree is not None  # noqa: S101 - for mypy: it has just been recorded
+    if not before.ours:
+        why = "; ".join(filter(None, base_broken.reason(benchmark, error, str(tree.folder))))
+        base_side.leave_reason(tree.folder, f"the base commit cannot run {benchmark}: {why}")
+        raise error
+    return (base_broken.note(benchmark, error, str(tree.folder)),)
 
 
 def bring(selected: Selected, tree: processes.Tree | None) -> tuple[bool, tuple[Note, ...]]:

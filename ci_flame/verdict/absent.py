@@ -7,7 +7,9 @@ if TYPE_CHECKING:
     from ci_flame.verdict import BenchmarkVerdict
 
 NEW: Final = "new-benchmark"
-ABSENT: Final = frozenset({NEW, "new-mode", "no-baseline"})
+BROKEN: Final = "base-broken"
+"""The base commit, which nobody named, cannot run it."""
+ABSENT: Final = frozenset({NEW, BROKEN, "new-mode", "no-baseline"})
 """Slugs of notes that say why a benchmark has no before side."""
 
 
