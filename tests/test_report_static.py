@@ -172,10 +172,10 @@ def write(folder, given, page="static.html", text=None):
         (folder / name).write_text(data, "utf-8")
 
 
-def opened(chromium, address):
+def opened(chromium, address, width=1280):
     """Return a page and what its console said."""
     said = []
-    page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    page = chromium.new_page(viewport={"width": width, "height": 1000})
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("requestfailed", lambda request: said.append(f"failed: {request.url}"))
@@ -280,3 +280,23 @@ def test_names_from_a_profile_are_text_on_the_page(archive, chromium):
     assert said == []
     assert "<script>alert(1)</script>" in page.locator("h2").inner_text()
     page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1280])
+def test_growth_is_on_the_screen_and_names_have_its_width(chromium, archive, width):
+    folder, address = archive
+    name = "benchmarks/test_catalogue.py::test_search_of_the_whole_catalogue"
+    write(folder, verdict(failing(), passing(name)))
+    page, said = opened(chromium, f"{address}/static.html", width)
+    right = "all => Math.max(...all.map((e) => e.getBoundingClientRect().right))"
+    high = "all => Math.max(...all.map((e) => e.getClientRects().length))"
+
+    growth = page.locator("nav td:nth-child(5), section td:nth-child(4)")
+    assert growth.count() > 4
+    assert all(growth.nth(n).is_visible() for n in range(growth.count()))
+    assert growth.evaluate_all(right) <= width
+    assert page.locator("nav a").evaluate_all(high) <= 2  # lines
+    assert page.locator("img").first.bounding_box()["width"] >= 890
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert said == []
