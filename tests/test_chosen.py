@@ -10,7 +10,7 @@ from ci_flame.baseline import folder, store
 from ci_flame.config import BaselineKind, BaselineSpec, Config, parse_baseline
 from ci_flame.config.baselines import BaseSide, Rerun
 from ci_flame.errors import BaselineError
-from ci_flame.pipeline.chosen import choose
+from ci_flame.pipeline.chosen import choose, to_confirm
 
 CI = {"CI": "true"}
 OTHER = replace(ENVIRONMENT, cpu_model="Example CPU 2")
@@ -195,3 +195,132 @@ def test_whoever_records_elsewhere_takes_what_is_stored_as_it_is(project):
     keep(project, recorded(project), "store")
     chosen = choose(config("store:builds"), project, None, CI)
     assert (chosen.spec.kind, chosen.run, chosen.told) == (BaselineKind.STORE, None, "")
+
+
+# -- the baseline is of a commit before the base commit ---------------------------------
+
+
+def ancestor_notes(chosen):
+    return [each.text for each in chosen.notes if each.slug == "ancestor"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "store"])
+@pytest.mark.parametrize("replay", [False, True])
+def test_an_ancestor_stands_in_for_the_base_commit(project, kind, replay):
+    spec = keep(project, recorded(project), kind)
+    old, base = (run_git(project, "rev-parse", name) for name in ("old", "base"))
+    settings = config(spec)
+    if replay:
+        settings = replace(settings, record=replace(settings.record, collector="replay"))
+    given = CI | {"CI_FLAME_BASE_COMMIT": base}
+    chosen = choose(settings, project, lambda: ENVIRONMENT, given)
+    beside = to_confirm(settings, chosen)
+
+    assert chosen.run is not None
+    assert chosen.run.commit == old
+    assert (chosen.commit, chosen.called) == (base, "the base commit")
+    assert beside is not None
+    assert beside.spec == BaselineSpec(BaselineKind.RERUN, base)
+    (told,) = ancestor_notes(chosen)
+    assert told.startswith(
+        f"what is stored is of {old[:10]}, 1 commit before the base commit {base[:10]}: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "given", "seen_from"),
+    [
+        ("folder", "base", CI | {"CI_FLAME_BASE_COMMIT": "base"}, "base"),
+        # Who names a release wants to be compared with it.
+        ("folder", "old", CI, "old"),
+        ("git", "old", CI, "old"),
+        # The nearest build stands in for the first parent, where that has none.
+        ("store", "old", CI, "base"),
+        ("store", "base", CI, "base"),
+        ("store", "old", {}, "old"),
+        # A build of the branch itself, nearer than the merge base.
+        ("store", "base", CI | {"GITHUB_BASE_REF": "old"}, "base"),
+    ],
+)
+def test_which_commit_a_change_is_told_from(project, kind, stored, given, seen_from):
+    run_git(project, "branch", "-f", "old", "old")
+    if "CI_FLAME_BASE_COMMIT" in given:
+        given = given | {"CI_FLAME_BASE_COMMIT": run_git(project, "rev-parse", "base")}
+    spec = keep(project, recorded(project, stored), kind)
+    if kind == "git":
+        run_git(project, "tag", "-f", "now")
+    chosen = choose(config(spec), project, lambda: ENVIRONMENT, given)
+
+    assert chosen.commit == run_git(project, "rev-parse", f"refs/tags/{seen_from}")
+    assert bool(ancestor_notes(chosen)) is (seen_from != stored)
+
+
+@pytest.mark.parametrize(
+    ("distance", "words"),
+    [("7", ", 7 commits before"), ("", ", commits before"), ("x" * 99, ", commits before")],
+)
+def test_the_distance_in_a_shallow_clone_is_what_the_job_says(
+    project, tmp_path_factory, distance, words
+):
+    clone = tmp_path_factory.mktemp("shallow") / "clone"
+    run_git(project, "clone", "-q", "--depth=2", f"file://{project}", str(clone))
+    folder.save(recorded(project), clone / "base")
+    base = run_git(project, "rev-parse", "base")
+    given = {"CI_FLAME_BASE_COMMIT": base, "CI_FLAME_BASE_DISTANCE": distance}
+    (told,) = ancestor_notes(choose(config("folder:base"), clone, lambda: ENVIRONMENT, given))
+
+    assert words in told
+
+
+def test_a_base_commit_that_cannot_be_had_is_still_the_base(project):
+    spec = keep(project, recorded(project), "folder")
+    chosen = choose(config(spec), project, lambda: ENVIRONMENT, {"CI_FLAME_BASE_COMMIT": "f" * 40})
+
+    assert chosen.commit == "f" * 40
+    assert ", commits before the base commit ffffffffff: " in ancestor_notes(chosen)[0]
+
+
+SETTINGS = "was recorded with other settings (frequency: "
+
+# -- what is not comparable ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "edit", "words"),
+    [
+        ({"cpu_model": "Example CPU 2"}, False, "is not of this machine class (CPU model: "),
+        ({"frequency_hz": 499}, False, f"{SETTINGS}1999 Hz, 499 Hz)"),
+        (
+            {"frequency_hz": 499},
+            True,
+            f"{SETTINGS}1999 Hz, 499 Hz: ci-flame.yml has changed since)",
+        ),
+        ({"cpu_model": "Example CPU 2", "frequency_hz": 499}, False, f") and {SETTINGS}"),
+    ],
+)
+def test_a_setting_is_no_machine_class(project, environment, edit, words):
+    (project / "ci-flame.yml").write_text("version: 1\n")
+    run_git(project, "add", "ci-flame.yml")
+    run_git(project, "commit", "-q", "-m", "policy")
+    spec = keep(project, recorded(project, "HEAD"), "folder")
+    if edit:
+        (project / "ci-flame.yml").write_text("version: 1\nrecord: {frequency_hz: 499}\n")
+    settings = replace(config(spec), policy_file=project / "ci-flame.yml")
+    present = replace(ENVIRONMENT, **environment)
+    chosen = choose(settings, project, lambda: present, CI)
+
+    assert words in chosen.told
+    assert ("machine class" in chosen.told) is ("cpu_model" in environment)
+    (note,) = [each for each in chosen.notes if each.slug == "rerun"]
+    assert note.commit == run_git(project, "rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize("kind", ["folder", "store"])
+def test_where_a_step_of_ours_put_a_run_is_not_told(project, tmp_path, kind):
+    place = keep(project, recorded(project), kind).replace(":", f":{project}/")
+    given = CI | {"CI_FLAME_BASE_COMMIT": run_git(project, "rev-parse", "base")}
+    for present in (ENVIRONMENT, OTHER):
+        chosen = choose(config(place), project, lambda each=present: each, given)
+
+        assert str(tmp_path) not in "\n".join((chosen.told, *texts(chosen)))
+        assert run_git(project, "rev-parse", "old")[:10] in chosen.told

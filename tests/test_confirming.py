@@ -1,5 +1,6 @@
 """A failure against a stored baseline is confirmed on both sides, where its commit can be had."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from ci_flame.baseline import folder, store
 from ci_flame.config import BaselineKind, BaselineSpec, build
 from ci_flame.diff.same_code import not_the_build
 from ci_flame.pipeline.chosen import Chosen, to_confirm
-from ci_flame.verdict import confirmation
+from ci_flame.verdict.confirmed import confirmation
 
 TOKENIZE = "shop.parser:tokenize"
 
@@ -51,6 +52,20 @@ def test_what_a_second_recording_says():
     assert confirmation("b", (), failed=True).text.endswith("the figures are the second's")
     told = confirmation("b", (), failed=False, beside="0123456789abcdef").text
     assert told.startswith("what failed against the stored baseline alone was recorded once more")
+    words = {"failed": True, "beside": "b" * 40, "ancestor": "a" * 40}
+    note = confirmation("b", (), **words)
+    told = confirmation("b", (), **words, trouble="there is none")
+    assert note.commit == "b" * 40
+    assert note.text.endswith(
+        "; the base commit bbbbbbbbbb was recorded beside it, and is what counts, not what is"
+        " stored of aaaaaaaaaa"
+    )
+    assert not told.commit
+    assert told.text.endswith(
+        "; the base commit could not be recorded beside it: there is none, so that commits between"
+        " aaaaaaaaaa and the base bbbbbbbbbb may have done it"
+    )
+    told = confirmation("b", (), failed=False, beside="0123456789abcdef").text
     assert told.endswith("; the baseline's commit 0123456789 was recorded beside it")
 
 
@@ -198,9 +213,111 @@ def test_a_change_that_takes_back_what_the_base_commit_saved_fails(project, how)
 
     assert made.returncode == 1, made.stdout + made.stderr
     assert "shop:tokenize grew by" in made.stdout
-    assert "its commit was recorded once more, and that is what counts" in made.stdout
+    assert "what was recorded beside this build is what counts" in made.stdout
     assert "failed in two recordings" in made.stdout
     assert "(the same)" in call("explain", ".ci-flame/report").stdout
+
+
+def pull_request(project, monkeypatch, how, *, landed, mine):
+    """Store the first commit; another lands on top; then ours, in a job that knows its base."""
+    stored(project, how)
+    project.code(landed)
+    (project.place / "LANDED").write_text("a word\n")
+    project.commit()
+    monkeypatch.setenv("CI_FLAME_BASE_COMMIT", head(project))
+    project.code(mine)
+    (project.place / "README").write_text("a word\n")
+    project.commit()
+
+
+def head(project):
+    return run_git(project.place, "rev-parse", "HEAD")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", ["pytest", "command"])
+def test_what_landed_since_an_ancestor_fails_nobody_else(project, monkeypatch, how):
+    """The base commit has no stored run, and is as slow as we are: the ancestor is not asked."""
+    first = head(project)
+    pull_request(project, monkeypatch, how, landed=90_000, mine=90_000)
+    base = run_git(project.place, "rev-parse", "HEAD^")
+    made = compared(project, how)
+    verdict = json.loads((project.place / ".ci-flame" / "report" / "verdict.json").read_text())
+
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "a first recording failed, the second did not confirm it" in made.stdout
+    assert f"the base commit {base[:10]} was recorded beside it, and is what counts" in made.stdout
+    assert f"what is stored is of {first[:10]}, 1 commit before the base commit" in made.stdout
+    assert verdict["before"]["commit"] == base
+    noted = [note for each in verdict["benchmarks"] for note in each["notes"] if "commit" in note]
+    assert [(note["slug"], note["commit"]) for note in noted] == [("not-confirmed", base)]
+    assert "(the same)" in call("explain", ".ci-flame/report").stdout
+
+
+@pytest.mark.root
+def test_what_grew_since_the_base_fails_with_its_own_diff(project, monkeypatch):
+    how = "command"
+    pull_request(project, monkeypatch, how, landed=30_000, mine=60_000)
+    base = run_git(project.place, "rev-parse", "HEAD^")
+    made = compared(project, how)
+
+    assert made.returncode == 1, made.stdout + made.stderr
+    assert "failed in two recordings" in made.stdout
+    assert "Changed in this diff: shop.py:" in made.stdout
+    assert f"this diff: everything since {base[:10]} (the base commit)" in made.stdout
+    assert "(the same)" in call("explain", ".ci-flame/report").stdout
+
+
+@pytest.mark.root
+def test_a_base_that_is_not_recorded_accuses_nobody(project, monkeypatch):
+    how = "pytest"
+    never = POLICY + "baseline: {rerun: never}\n"
+    (project.place / "ci-flame.yml").write_text(never)
+    project.commit()
+    pull_request(project, monkeypatch, how, landed=60_000, mine=60_000)
+    made = compared(project, how)
+
+    assert made.returncode == 1, made.stdout + made.stderr
+    assert "Changed in this diff" not in made.stdout
+    assert "Not touched by this diff." in made.stdout
+    assert "what came with the commits between too" in made.stdout
+
+
+@pytest.mark.root
+def test_a_base_that_does_not_run_accuses_nobody(project, monkeypatch):
+    stored(project, "pytest")
+    (project.place / "shop.py").write_text("def broken(:\n")
+    project.commit()
+    monkeypatch.setenv("CI_FLAME_BASE_COMMIT", head(project))
+    project.code(60_000)
+    project.commit()
+    first, base = (run_git(project.place, "rev-parse", f"HEAD~{n}")[:10] for n in (2, 1))
+    made = compared(project, "pytest")
+
+    assert made.returncode == 1, made.stdout + made.stderr
+    assert "could not be recorded beside it: the benchmark does not run there" in made.stdout
+    assert f"commits between {first} and the base {base} may have done it" in made.stdout
+
+
+@pytest.mark.parametrize(
+    ("stored", "base", "after", "same"),
+    [
+        (1.0, 3.0, 3.0, True),  # it landed in between
+        (1.0, 3.0, 9.0, True),
+        (3.0, 1.0, 3.0, False),  # neither neighbour is so quick
+        (1.0, 3.0, 1.0, False),
+        (1.0, 1.0, 3.0, True),
+    ],
+)
+def test_a_commit_between_two_recordings_may_differ_from_either(stored, base, after, same):
+    sides = (
+        synthetic_measurement(grown(SHOP, TOKENIZE, factor), seed=number)
+        for number, factor in enumerate((stored, base, after))
+    )
+    told = not_the_build(*sides)
+
+    assert (told == "") is same
+    assert same or told.startswith(f"it is not the build that is stored and measured: {TOKENIZE}")
 
 
 @pytest.mark.root

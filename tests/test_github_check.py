@@ -171,6 +171,11 @@ NOTHING = {
     "page": "",
     "key": "job",
     "why": "python9: No such file or directory (input python)",
+    "baseline": "none",
+    "baseline-sha": "",
+    "baseline-distance": "",
+    "baseline-source": "",
+    "baseline-told": "",
 }
 """The outputs of a check that recorded nothing."""
 
@@ -459,12 +464,19 @@ def test_an_artifact_of_another_machine_gives_way_to_the_base_recorded_here(
     parent = git_says("rev-parse", "HEAD~1", cwd=step.here)
     leave(github, stored(tmp_path, grandparent), grandparent)
     _, found = step.run("baseline")
-    done, outputs = step.run("check", CI_FLAME_BASELINE=found["baseline"])
+    given = {f"CI_FLAME_{name.upper().replace('-', '_')}": text for name, text in found.items()}
+    done, outputs = step.run("check", **given)
+    summary = (step.here / ".ci-flame/report/summary.md").read_text("utf-8")
     verdict = json.loads((step.here / ".ci-flame/report/verdict.json").read_text("utf-8"))
 
     assert (found["baseline-source"], found["baseline-distance"]) == ("ancestor", "1")
     assert outputs["outcome"] in ("pass", "inconclusive", "fail"), done.stdout + done.stderr
     assert verdict["before"]["commit"] == parent
+    assert outputs["baseline"] == f"rerun:{parent}"
+    assert outputs["baseline-source"] == "rerun"
+    assert (outputs["baseline-sha"], outputs["baseline-distance"]) == (parent, "0")
+    assert outputs["baseline-told"] == f"baseline {parent[:10]}, recorded in this job"
+    assert str(tmp_path / "temp") not in summary
 
 
 # -- record and compare ---------------------------------------------------------------------

@@ -153,7 +153,14 @@ def test_a_regression_that_an_earlier_build_told_of_is_mended(earlier, of, words
     ("source", "distance", "words"),
     [
         ("artifact", 0, " (its stored run)"),
-        ("ancestor", 1, " (the nearest commit with a stored run, 1 commit before the base)"),
+        (
+            "ancestor",
+            1,
+            (
+                " (the nearest commit with a stored run, 1 commit before the base), so that growth"
+                " of the commit between is judged, too"
+            ),
+        ),
         ("rerun", 0, " (recorded again in the same job)"),
         ("given", 0, " (the baseline that the workflow names)"),
         ("", 0, ""),
@@ -167,7 +174,7 @@ def test_the_foot_says_what_it_was_compared_with(source, distance, words):
 
 def test_the_foot_names_builds_beside_the_baseline_and_why_there_is_none():
     words = "compared with 2 builds: 3f2a9c41d0 (the base commit), 1111111111 (1 before)"
-    several = render(told(ALL["fail"]), replace(BUILD, told=words))
+    several = render(told(ALL["fail"]), replace(BUILD, source="artifact", told=words))
     why = "no baseline: nothing fits; artifact 5 of run 6 is refused: <b>@everyone</b>"
     none = render(told(ALL["no-baseline"]), replace(BUILD, source="none", base="", told=why))
     other = render(told(ALL["fail"]), replace(BUILD, told="<b>@everyone</b>"))

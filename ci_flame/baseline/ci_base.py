@@ -38,6 +38,8 @@ NAMED: Final = "CI_FLAME_BASE_COMMIT"
 """Variable in which a step of our own tells the base commit, full hash; it comes first."""
 OURS: Final = "CI_FLAME_BASE_CHOSEN"
 """Variable in which it tells that the commit of `--baseline rerun:REV` is one that it chose."""
+DISTANCE: Final = "CI_FLAME_BASE_DISTANCE"
+"""Variable in which it tells how many commits before that one the stored run is of."""
 WHY: Final = "CI_FLAME_WHY_NO_BASELINE"
 """Variable in which a step of our own tells why `--baseline none` is all that there is."""
 _HASH: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)

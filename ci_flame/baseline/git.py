@@ -185,6 +185,33 @@ def parents(repository: Path) -> tuple[str, ...]:
     )
 
 
+def distance(ancestor: str, commit: str, repository: Path) -> int:
+    """Return how many first parents `commit` is after `ancestor`; 0: it is not, or who knows."""
+    for revision in (ancestor, commit):
+        if not _commit(revision, repository):
+            return 0
+    if call(("merge-base", "--is-ancestor", ancestor, commit), repository).returncode != 0:
+        return 0
+    words = ("rev-list", "--first-parent", "--count", f"{ancestor}..{commit}", "--")
+    answer = call(words, repository)
+    return int(answer.stdout) if answer.returncode == 0 else 0
+
+
+def differs(file: Path, commit: str, start: Path) -> bool:
+    """Tell whether a file of the work tree is in a commit, too, with other content.
+
+    False where git cannot tell: outside of it, or where the clone lacks the commit.
+    """
+    try:
+        top = top_level(start)
+        if not _commit(commit, top):
+            return False
+        words = ("diff", "--quiet", "--no-ext-diff", "--no-textconv", "--diff-filter=M")
+        return call((*words, commit, "--", str(file.absolute())), top).returncode == 1
+    except BaselineError:
+        return False
+
+
 def remote_branch(branch: str, repository: Path) -> str:
     """Return the commit of a branch as the remote, or else this clone, has it; empty: neither."""
     for name in (f"refs/remotes/{remote(repository)}/{branch}", f"refs/heads/{branch}"):

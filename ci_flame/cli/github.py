@@ -14,6 +14,7 @@ from ci_flame.errors import BaselineError, CiFlameError, InterruptedRunError
 if TYPE_CHECKING:
     from ci_flame.github.baseline import Resolved
     from ci_flame.github.check import Ended, Inputs
+    from ci_flame.github.compared import Compared
 
 
 class _Steps(click.Group):
@@ -85,16 +86,17 @@ def baseline() -> int:
 def check() -> int:
     """Record the command, compare it with the baseline, and leave the verdict to the gate.
 
-    Reads the inputs command, baseline, baseline-told, policy, output, run and python; sets the
-    outputs outcome, exit-code, report and run. Ends with 0 unless an input is wrong.
+    Reads the inputs command, baseline, policy, output, run and python, and the outputs of
+    baseline; sets the outputs outcome, exit-code, report and run, and those of baseline to what
+    was really compared with. Ends with 0 unless an input is wrong.
     """
     from ci_flame.github import check as steps
     from ci_flame.github import runner
 
-    asked, word = _sides()
+    asked, found = _sides()
     with runner.fenced():
-        ended = steps.check(asked, word)
-    return _publish(ended)
+        ended = steps.check(asked, found.word)
+    return _publish(ended, found)
 
 
 @github.command()
@@ -118,44 +120,53 @@ def record() -> int:
 def compare() -> int:
     """Compare a run folder with the baseline, and leave the verdict to the gate.
 
-    Reads the inputs run, baseline, baseline-told, policy, output, and for a baseline that is
-    recorded in this job command and python; sets the outputs of check.
+    Reads the inputs run, baseline, policy, output, the outputs of baseline, and for a baseline
+    that is recorded in this job command and python; sets the outputs of check.
     """
     from ci_flame.github import check as steps
     from ci_flame.github import runner
 
-    asked, word = _sides()
+    asked, found = _sides()
     with runner.fenced():
-        ended = steps.compare(asked, word)
-    return _publish(ended)
+        ended = steps.compare(asked, found.word)
+    return _publish(ended, found)
 
 
-def _sides() -> "tuple[Inputs, str]":
-    """Return what to record, and the word for `--baseline`: resolved already, or now."""
+def _sides() -> "tuple[Inputs, Compared]":
+    """Return what to record, and the baseline: resolved already, or now."""
     from ci_flame.github import baseline as stage
     from ci_flame.github import check as steps
     from ci_flame.github import inputs, runner
+    from ci_flame.github.compared import Compared
+    from ci_flame.github.plain import decimal
 
     inputs.must_be_known(os.environ)
     asked = steps.inputs()
     word = runner.given_input("baseline", "auto")
     # What the step before found is resolved already: `none` is no wish any more.
-    why = runner.given_input("baseline-told")
-    source = runner.given_input("baseline-source")
+    distance = runner.given_input("baseline-distance")
+    found = Compared(
+        word,
+        runner.given_input("baseline-source"),
+        runner.given_input("baseline-sha"),
+        decimal(distance) if distance else None,
+        runner.given_input("baseline-told"),
+    )
     if word in stage.WORDS and word != "none":
-        found = _resolved(word)
-        word, why, source = found.word, found.sentence, found.source
+        now = _resolved(word)
+        found = Compared(now.word, now.source, now.sha, now.distance, now.sentence)
     elif word != "none":
-        word = stage.given(word, Path.cwd()).word
-    asked = replace(asked, ours=source == "rerun")
-    if word == "none":
-        asked = replace(asked, why=why)
+        found = replace(found, word=stage.given(word, Path.cwd()).word)
+    asked = replace(asked, ours=found.source == "rerun")
+    if found.word == "none":
+        asked = replace(asked, why=found.told)
     job = runner.job()
-    if word in stage.words_of(job):
+    if found.word in stage.words_of(job):
         # The artifact may be an ancestor's; what is recorded instead is the base itself.
         with suppress(BaselineError):
-            asked = replace(asked, base=stage.base_commit(job, Path.cwd()).commit)
-    return asked, word
+            base = stage.base_commit(job, Path.cwd()).commit
+            asked = replace(asked, base=base, distance=str(found.distance or ""))
+    return asked, found
 
 
 def _resolved(word: str) -> "Resolved":
@@ -189,13 +200,15 @@ def _resolved(word: str) -> "Resolved":
     return found
 
 
-def _publish(ended: "Ended") -> int:
+def _publish(ended: "Ended", found: "Compared | None" = None) -> int:
     from ci_flame.github import check as steps
     from ci_flame.github import runner
 
     job = runner.job()
     page = steps.page(ended.report, runner.scratch(job), job.key)
     runner.output(**ended.outputs(), key=job.key, page=str(page or ""))
+    if found is not None:
+        runner.output(**steps.compared(ended, found).outputs())
     where = f"; {ended.report}" if ended.report else f"; {ended.run}" if ended.run else ""
     runner.say(f"ci-flame: {ended.outcome} (exit code {ended.code}){where}")
     return 0

@@ -108,11 +108,13 @@ def decode(text: str, source: str) -> Terms:
 
 
 def _encode_note(note: Note) -> dict[str, str]:
-    return {"slug": note.slug, "text": note.text, "benchmark": note.benchmark}
+    told = {"slug": note.slug, "text": note.text, "benchmark": note.benchmark}
+    return told | {"commit": note.commit} if note.commit else told
 
 
 def _decode_note(note: Mapping[str, object]) -> Note:
-    return Note(str(note["slug"]), str(note["text"]), str(note["benchmark"]))
+    commit = str(note.get("commit", ""))
+    return Note(str(note["slug"]), str(note["text"]), str(note["benchmark"]), commit)
 
 
 def _encode_touched(touched: Touched) -> dict[str, object]:

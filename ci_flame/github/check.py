@@ -23,7 +23,8 @@ from ci_flame.baseline import ci_base, folder
 from ci_flame.config import BaselineKind, build
 from ci_flame.config.terms import Terms
 from ci_flame.errors import CiFlameError, InterruptedRunError, UsageError
-from ci_flame.github import runner
+from ci_flame.github import runner, verdict_json
+from ci_flame.github.compared import Compared, really
 from ci_flame.pipeline import reasons
 from ci_flame.pipeline.chosen import choose, tell
 from ci_flame.report import terminal
@@ -56,6 +57,8 @@ class Inputs:
     policy: str = ""
     base: str = ""
     """The commit to record where a stored baseline cannot be compared with; empty: its own."""
+    distance: str = ""
+    """How many commits before that the stored run is of."""
     why: str = ""
     """Why there is no baseline, where there is none."""
     ours: bool = False
@@ -63,8 +66,12 @@ class Inputs:
 
     def environment(self) -> dict[str, str]:
         """Return the variables that tell the check what only the job knows."""
-        ours = "1" if self.ours else ""
-        told = {ci_base.NAMED: self.base, ci_base.OURS: ours, ci_base.WHY: self.why}
+        told = {
+            ci_base.NAMED: self.base,
+            ci_base.DISTANCE: self.distance,
+            ci_base.OURS: "1" if self.ours else "",
+            ci_base.WHY: self.why,
+        }
         return {name: text for name, text in told.items() if text}
 
 
@@ -163,7 +170,13 @@ def compare(asked: Inputs, baseline: str) -> Ended:
             return check(replace(asked, ours=chosen.ours), str(chosen.spec))
         if chosen.run is not None:
             verdict = pipeline.compare_stored(
-                chosen.run, after, config, Path.cwd(), chosen.history, notes=chosen.notes
+                chosen.run,
+                after,
+                config,
+                Path.cwd(),
+                chosen.history,
+                notes=chosen.notes,
+                base=chosen.commit if chosen.ancestor_of else "",
             )
         else:
             note = Note("no-baseline", chosen.told)
@@ -180,6 +193,19 @@ def compare(asked: Inputs, baseline: str) -> Ended:
         verdict.outcome, config.policy, compared=is_compared(verdict.benchmarks)
     )
     return Ended(verdict.outcome.value, code, asked.report, asked.run)
+
+
+def compared(ended: Ended, found: Compared) -> Compared:
+    """Return what was really compared with; what was found, where there is no verdict."""
+    if ended.report is None:
+        return found
+    place = ended.report / report_folder.VERDICT_NAME
+    try:
+        with place.open("rb") as file:
+            data = file.read(verdict_json.MAX_BYTES + 1)
+        return really(verdict_json.decode(data, str(place)), found)
+    except (CiFlameError, OSError):
+        return found  # the step that publishes it says why
 
 
 def page(report: Path | None, place: Path, key: str) -> Path | None:

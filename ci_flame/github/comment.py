@@ -104,6 +104,8 @@ class Build:
     """First-parent commits between the base commit and what was compared with."""
     told: str = ""
     """The same in words, or why there was nothing."""
+    again: str = ""
+    """Commit that was recorded in the job for what failed against that; empty: none."""
     page_url: str = ""
     """Address of the page with the flame graphs."""
     report_url: str = ""
@@ -387,9 +389,9 @@ def foot(told: Told | None, build: Build) -> list[str]:
         said.append(f"commit {_commit(build.commit)}")
     compared = told is not None and any(each.total is not None for each in told.benchmarks)
     if compared and build.told.startswith(SEVERAL):
-        said.append(markdown.text(cut(visible(build.told), NOTE)))
+        said.append(markdown.text(cut(visible(build.told), NOTE)) + _since(build))
     elif compared and build.base:
-        said.append(f"compared with {_commit(build.base)}{_origin(build)}")
+        said.append(f"compared with {_commit(build.base)}{_origin(build)}{_since(build)}")
     elif told is not None and not compared:
         why = build.told.removeprefix(NOTHING) if build.told.startswith(NOTHING) else ""
         reason = f": {markdown.text(cut(visible(why), NOTE))}" if why else ""
@@ -408,6 +410,16 @@ def _origin(build: Build) -> str:
     if build.source == "ancestor" and build.distance:
         source += f", {plural(build.distance, 'commit')} before the base"
     return f" ({source})" if source else ""
+
+
+def _since(build: Build) -> str:
+    """Return since when growth was judged, where that is not the base commit."""
+    since = ""
+    if build.source == "ancestor" and build.distance:
+        commits = "commit" if build.distance == 1 else f"{build.distance:,} commits"
+        since = f", so that growth of the {commits} between is judged, too"
+    again = f"; what failed is compared with {_commit(build.again)}, recorded in the same job"
+    return since + (again if build.again else "")
 
 
 def _commit(sha: str) -> str:

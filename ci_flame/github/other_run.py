@@ -15,6 +15,7 @@ from ci_flame.errors import CiFlameError, FormatError, UsageError
 from ci_flame.github import artifacts, plain, publish, runner, verdict_json
 from ci_flame.github.api import Api, ApiError
 from ci_flame.github.comment import Build
+from ci_flame.github.compared import Compared, really
 from ci_flame.github.job import Job, Trigger, artifact_of_report
 from ci_flame.github.origin import Artifact
 from ci_flame.github.verdict_json import Told
@@ -113,13 +114,16 @@ def read(data: bytes, source: str) -> Told:
 
 def _build(job: Job, trigger: Trigger, report: Report, told: Told) -> Build:
     run_url = _run_url(job, trigger)
+    was = really(told, Compared())
     return Build(
         key=report.key,
         run_id=trigger.run_id,
         run_attempt=trigger.run_attempt,
         exit_code=int(told.outcome is Outcome.FAIL),
         commit=trigger.head_sha,
-        base=told.before_commit,
+        base=was.sha,
+        source=was.source,
+        again=was.again,
         page_url=report.page_url,
         report_url=f"{run_url}/artifacts/{report.artifact.id}" if run_url else "",
         run_url=run_url,

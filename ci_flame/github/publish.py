@@ -16,6 +16,7 @@ from ci_flame.github import commands, comment, plain, runner, sticky, verdict_js
 from ci_flame.github.annotations import annotations, left_out
 from ci_flame.github.api import Api, ApiError
 from ci_flame.github.comment import Build
+from ci_flame.github.compared import Compared, really
 from ci_flame.github.job import Job
 from ci_flame.github.verdict_json import Told
 from ci_flame.report import markdown
@@ -149,19 +150,19 @@ def summary(
 
 
 def _build(job: Job, asked: Inputs, told: Told | None) -> Build:
-    used = told.before_commit if told else ""
-    # What was found could not be compared, and something else was taken or recorded instead.
-    other = bool(used and asked.base and used != asked.base)
+    found = Compared(source=asked.source, sha=asked.base, distance=asked.distance, told=asked.told)
+    was = really(told, found)
     return Build(
         key=job.key,
         run_id=job.run_id,
         run_attempt=job.run_attempt,
         exit_code=asked.exit_code,
         commit=(job.pull.head_sha if job.pull else "") or job.sha,
-        base=used or asked.base,
-        source="" if other else asked.source,
-        distance=0 if other else asked.distance,
-        told="" if other else plain.line(asked.told[: plain.MAX_LINE]),
+        base=was.sha,
+        source=was.source,
+        distance=was.distance or 0,
+        told=plain.line(was.told[: plain.MAX_LINE]),
+        again=was.again,
         page_url=asked.page_url,
         report_url=asked.report_url,
         run_url=job.run_url,

@@ -89,6 +89,8 @@ class ToldBenchmark:
     """Those that are listed as changed, largest change first."""
     absent: str = ""
     """Slug of the note that says why there is no before side; empty: there is one."""
+    recorded: str = ""
+    """Commit that was recorded beside it and compared with, not what is stored; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class Told:
     after_commit: str
     collector: str
     """`ebpf, cpu-clock`; empty: not known."""
+    recorded: str = ""
+    """Commit that was recorded in the build instead of any stored run; empty: none."""
 
     @property
     def counts(self) -> "Mapping[Outcome, int]":
@@ -196,6 +200,7 @@ class _Reader:
             before_commit=before[0],
             after_commit=after[0],
             collector=after[1] or before[1],
+            recorded=self._recorded(whole, ""),
         )
 
     def _benchmark(self, value: object, place: str) -> ToldBenchmark:
@@ -223,6 +228,7 @@ class _Reader:
             total=total,
             changed=tuple(self._functions(functions, f"{place}.functions")),
             absent=self._absent(each, place),
+            recorded=self._recorded(each, place),
         )
 
     def _functions(self, values: Sequence[object], place: str) -> "list[ToldFunction]":
@@ -317,9 +323,7 @@ class _Reader:
         if whole.get(key) is None:
             return "", ""
         side = self._object(whole[key], key)
-        commit = self._text(side, "commit", key, may_miss=True)
-        if commit and not (len(commit) <= 64 and set(commit.lower()) <= set("0123456789abcdef")):  # noqa: PLR2004 - SHA-256
-            self._fail(f"{key}.commit", "is not a commit")
+        commit = self._commit(side, key)
         environment = self._object(side.get("environment"), f"{key}.environment")
         told = (
             self._text(environment, name, f"{key}.environment", may_miss=True)
@@ -339,6 +343,19 @@ class _Reader:
             for n, note in enumerate(told)
             if not slugs or str(note.get("slug")) in slugs
         )
+
+    def _commit(self, within: dict[str, object], place: str) -> str:
+        commit = self._text(within, "commit", place, may_miss=True)
+        if commit and not (len(commit) <= 64 and set(commit.lower()) <= set("0123456789abcdef")):  # noqa: PLR2004 - SHA-256
+            self._fail(f"{place}.commit", "is not a commit")
+        return commit
+
+    def _recorded(self, within: dict[str, object], place: str) -> str:
+        """Return the commit that a note says was recorded in this build."""
+        notes = self._list(within, "notes", place, MAX_BENCHMARKS)
+        here = f"{place}.notes".lstrip(".")
+        commits = [self._commit(self._object(each, here), here) for each in notes]
+        return next(filter(None, commits), "")
 
     def _absent(self, within: dict[str, object], place: str) -> str:
         notes = self._list(within, "notes", place, MAX_BENCHMARKS)

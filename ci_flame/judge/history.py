@@ -339,7 +339,7 @@ def _named(
         )
     if again:
         words = words.replace("those before and after it: it was set aside", "those next to it")
-        words += "; its commit was recorded once more, and that is what counts"
+        words += "; what was recorded beside this build is what counts"
     return Note("set-aside", words, benchmark)
 
 

@@ -70,23 +70,33 @@ def compare_stored(
     history: "History | None" = None,
     *,
     notes: Sequence[Note] = (),
+    base: str = "",
 ) -> Verdict:
-    """Compare two stored runs, label what is found by the repository of `start`, and report."""
+    """Compare two stored runs, label what is found by the repository of `start`, and report.
+
+    `base`: the base commit, where what is stored is of a commit before it.
+    """
+    from ci_flame.pipeline import benchmark_files  # noqa: PLC0415
+
     usable(before, "before")
-    labels = labels_of(config.base.changed_since, before, after, start)
-    terms = Terms(config.policy, notes=tuple(notes))
+    labels = labels_of(config.base.changed_since, before, after, start, base=base)
+    differ = benchmark_files.changed_since(before, after, base, start)
+    terms = Terms(config.policy, notes=(*notes, *differ))
     verdict, terms = labelled(judge_runs(before, after, terms, history), after, labels, terms)
     verdict, terms = located(verdict, after, terms, start)
     report_folder.save(verdict, Report(before, after, terms, history), config.report)
     return verdict
 
 
-def labels_of(asked: str, before: Run | None, after: Run, start: Path) -> "Labels":
-    """Return the diff from the revision asked for, or the before side's, to a stored run."""
+def labels_of(
+    asked: str, before: Run | None, after: Run, start: Path, *, base: str = ""
+) -> "Labels":
+    """Return the diff from the revision asked for, `base` or the before side's, to a stored run."""
     from ci_flame.pipeline.labels import Labels  # noqa: PLC0415
 
-    commit = before.commit if before else ""
-    return Labels(asked, commit, start, after=after.commit, dirty=after.dirty)
+    commit = base or (before.commit if before else "")
+    told = "the base commit" if base else "the baseline's commit"
+    return Labels(asked, commit, start, after=after.commit, dirty=after.dirty, told=told)
 
 
 def judge_runs(
@@ -343,6 +353,13 @@ def base_checkout(
     if made.trouble:
         tell(made.trouble)
     return made
+
+
+def notes_on(base: "Checkout", commit: str) -> tuple[Note, ...]:
+    """Return what must be known of a checkout; `commit`: its own."""
+    return tuple(
+        Note(slug, text, commit=commit if slug == "rerun" else "") for slug, text in base.notes
+    )
 
 
 def checkout_to_confirm(

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _MAX_WHY: Final = 2000
 """Characters of why there is no baseline."""
+_MANY: Final = 1_000_000
+_SETTINGS: Final = frozenset({"collector", "event", "frequency"})
+"""Differences that a policy may make; others are of the machine and its interpreter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,20 @@ class Chosen:
     """The builds beside it, where it comes from a store."""
     ours: bool = False
     """Nobody named the commit that is to be recorded: it may be one that cannot run."""
+    ancestor_of: Base | None = None
+    """The base commit itself, where what is stored is of a commit before it."""
+
+    @property
+    def commit(self) -> str:
+        """Return the commit that the change is told from; empty: not known."""
+        if self.ancestor_of is not None:
+            return self.ancestor_of.commit
+        return self.run.commit if self.run else ""
+
+    @property
+    def called(self) -> str:
+        """Return what that commit is called."""
+        return "the base commit" if self.ancestor_of else "the baseline's commit"
 
 
 def choose(
@@ -99,31 +116,102 @@ def _choose(
         found = replace(found, told="".join(each if each.isprintable() else "?" for each in why))
     notes = tuple(Note("store", each) for each in found.notes)
     chosen = Chosen(spec, found.told, found.run, notes, found.history)
-    if spec.kind is BaselineKind.NONE or config.record.collector == "replay":
+    if spec.kind is BaselineKind.NONE:
         return chosen
-    if found.run is None:
+    if given.get(ci_base.NAMED):
+        # Where a step of our own has put it is nobody's business.
+        chosen = _unplaced(chosen, spec)
+        found = replace(found, told=chosen.told)
+    replayed = config.record.collector == "replay"
+    if found.run is None and not replayed:
         return _instead(chosen, config, start, given, found.told, Base("", ""))
-    unlike = differences(found.run.environment, present()) if present else ()
-    if not unlike:
-        return chosen
+    run = None if replayed or present is None else found.run
+    unlike = differences(run.environment, present()) if run and present else ()
+    if run is None or not unlike:
+        return _seen_from_the_base(chosen, start, given)
     name = found.told.removeprefix("baseline ")
-    reason = f"baseline {name} is not of this machine class ({'; '.join(unlike)})"
-    stored = Base(found.run.commit, "its commit") if found.run.commit else Base("", "")
+    reason = f"baseline {name} {_otherwise(unlike, run.commit, config, start)}"
+    stored = Base(run.commit, "its commit") if run.commit else Base("", "")
     return _instead(chosen, config, start, given, reason, stored)
 
 
 def to_confirm(config: Config, chosen: Chosen) -> Chosen | None:
     """Return the commit of a stored baseline, to be recorded beside what failed against it.
 
-    None where there is no telling what was recorded (a dirty tree, no commit), or the policy
-    says `rerun: never`, or `confirm: false`.
+    Of an ancestor's it is the base commit: what grew between the two is not of this change. None
+    where there is no telling what was recorded (a dirty tree, no commit), or the policy says
+    `rerun: never`, or `confirm: false`.
     """
     run = chosen.run
-    if run is None or run.dirty or not run.commit:
+    if run is None or not chosen.commit or (run.dirty and chosen.ancestor_of is None):
         return None
     if config.base.rerun is Rerun.NEVER or not config.record.confirm:
         return None
-    return Chosen(BaselineSpec(BaselineKind.RERUN, run.commit), chosen.told)
+    return Chosen(BaselineSpec(BaselineKind.RERUN, chosen.commit), chosen.told)
+
+
+def _seen_from_the_base(chosen: Chosen, start: Path, given: Mapping[str, str]) -> Chosen:
+    """Return it with the base commit of this job, where what is stored is of one before it.
+
+    Only what stands in for that commit is: an artifact, and the nearest build of a store. A
+    baseline that somebody names is what he wants to be compared with.
+    """
+    run = chosen.run
+    named = given.get(ci_base.NAMED, "").strip()
+    nearest = chosen.spec.kind is BaselineKind.STORE and ci_base.in_ci(given)
+    if run is None or not run.commit or not (named or nearest):
+        return chosen
+    try:
+        base = ci_base.find(given, start)
+    except BaselineError:
+        if not named:
+            return chosen
+        base = Base(named, "")  # not to be had: then it is not recorded, and labels say why
+    if base.commit == run.commit:
+        return chosen
+    between = git.distance(run.commit, base.commit, start)
+    if not named and not between:
+        return chosen  # a build of this very branch, behind the base, or of nobody knows where
+    told = given.get(ci_base.DISTANCE, "").strip()
+    number = between or (int(told) if told.isascii() and told.isdecimal() else 0)
+    count = f"{number} commit{'s' * (number != 1)}" if 0 < number < _MANY else "commits"
+    words = (
+        f"what is stored is of {run.commit[:10]}, {count} before the base commit"
+        f" {base.commit[:10]}: growth since {run.commit[:10]} is judged, what came with the commits"
+        " between too, unless a failure was recorded once more beside the base"
+    )
+    return replace(chosen, notes=(*chosen.notes, Note("ancestor", words)), ancestor_of=base)
+
+
+def _unplaced(chosen: Chosen, spec: BaselineSpec) -> Chosen:
+    """Return it without the temporary folder that it was put into."""
+    run = chosen.run
+
+    def without(text: str) -> str:
+        several = text.replace(str(spec), spec.value).replace(spec.value, "of the stored builds")
+        return several if spec.kind is BaselineKind.STORE else text.replace(spec.value, "stored")
+
+    notes = tuple(replace(each, text=without(each.text)) for each in chosen.notes)
+    told = without(chosen.told)
+    if run is not None and spec.kind is BaselineKind.FOLDER:
+        told = f"baseline {run.commit[:10]} (its stored run)"
+    return replace(chosen, told=told, notes=notes)
+
+
+def _otherwise(unlike: Sequence[str], commit: str, config: Config, start: Path) -> str:
+    """Return in words how a run was recorded that may not be compared with: where, or by what."""
+    settings = tuple(each for each in unlike if each.partition(":")[0] in _SETTINGS)
+    machine = tuple(each for each in unlike if each not in settings)
+    told = []
+    if machine:
+        told.append(f"is not of this machine class ({'; '.join(machine)})")
+    if settings:
+        file = config.policy_file
+        by = ""
+        if file is not None and commit and git.differs(file, commit, start):
+            by = f": {file.name} has changed since"
+        told.append(f"was recorded with other settings ({'; '.join(settings)}{by})")
+    return " and ".join(told)
 
 
 def differences(before: Environment, present: Environment) -> tuple[str, ...]:
@@ -156,7 +244,8 @@ def _instead(  # noqa: PLR0917 - what `choose` was given, and why that is not it
     why = "the default in CI" if rule is Rerun.CI else "baseline: {rerun: always}"
     words = f"{reason}; {base.commit[:10]}, {base.told}, is recorded beside: {why}"
     spec = BaselineSpec(BaselineKind.RERUN, base.commit)
-    return Chosen(spec, words, None, (*chosen.notes, Note("rerun", words)), ours=True)
+    note = Note("rerun", words, commit=base.commit)
+    return Chosen(spec, words, None, (*chosen.notes, note), ours=True)
 
 
 def _base(stored: Base, start: Path, given: Mapping[str, str]) -> Base:

@@ -24,8 +24,9 @@ from ci_flame.profile import Run
 from ci_flame.record import command as recorder
 from ci_flame.record.jit import Jit
 from ci_flame.report_folder import Report
-from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict, confirmation
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Verdict
 from ci_flame.verdict.absent import BROKEN
+from ci_flame.verdict.confirmed import confirmation
 
 if TYPE_CHECKING:
     from ci_flame.baseline.base_side import Checkout
@@ -82,7 +83,7 @@ class Check:
             words = base_broken.without_set_up(base.trouble)
             self.notes += (Note(BROKEN, words, self._name),)
             return
-        told = (Note(slug, text) for slug, text in base.notes)
+        told = pipeline.notes_on(base, chosen.spec.value)
         self.notes = tuple(dict.fromkeys((*self.notes, *told)))
         brought = recorder.bring_scripts(command, start, base.folder)
         if brought:
@@ -112,8 +113,9 @@ class Check:
             self._name,
             found,
             failed=failed is Outcome.FAIL,
-            beside=beside.spec.value if beside and not trouble else "",
+            beside=beside.spec.value if beside else "",
             trouble=trouble,
+            ancestor=stored.commit if stored and self.chosen.ancestor_of else "",
         )
 
     def _beside(
@@ -135,7 +137,8 @@ class Check:
             again = recorded.before.measurement(self._name) if recorded.before else None
             # A script that is new does not run there, and `more` has gone on without.
             both = again if len(self._sides) > 1 else None
-            trouble = not_the_build(stored.measurement(self._name), both)
+            later = recorded.after.measurement(self._name) if self.chosen.ancestor_of else None
+            trouble = not_the_build(stored.measurement(self._name), both, later)
         if trouble:
             self._sides, self.notes = self._sides[-1:], notes  # what was said of that checkout
             after = recorded.after if recorded else self.more(None, count).after
@@ -220,9 +223,10 @@ def check(
             recorded, note = this.confirm(verdict, count, command, stack)
             policy, told = config.policy, (*told, note)
     before, after = recorded.before, recorded.after
+    commit = chosen.commit or (before.commit if before else "")
     pipeline.save_run(after, config.out)
     terms = this.terms(recorded, policy, *told)
-    labels = Labels(config.base.changed_since, before.commit if before else "", start)
+    labels = Labels(config.base.changed_since, commit, start, told=chosen.called)
     verdict, terms = pipeline.labelled(this.judge(recorded, terms), after, labels, terms)
     verdict, terms = pipeline.located(verdict, after, terms, start)
     report_folder.save(verdict, Report(before, after, terms, chosen.history), config.report)

@@ -24,12 +24,20 @@ class Labels:
     """The diff between a revision and what was measured, and what it touched."""
 
     def __init__(
-        self, asked: str, commit: str, start: Path, *, after: str = "", dirty: bool = True
+        self,
+        asked: str,
+        commit: str,
+        start: Path,
+        *,
+        after: str = "",
+        dirty: bool = True,
+        told: str = "the baseline's commit",
     ) -> None:
         """Take the revision that was asked for, or the baseline's commit where none was.
 
-        The after side is the commit `after`; the work tree of `start` where it is empty, or
-        HEAD and `dirty`. Raises BaselineError where what was asked for does not exist.
+        `told` is what that commit is called. The after side is the commit `after`; the work tree
+        of `start` where it is empty, or HEAD and `dirty`. Raises BaselineError where what was
+        asked for does not exist.
         """
         self.note: Note | None = None
         """Why there are no labels, where there should be some."""
@@ -38,6 +46,7 @@ class Labels:
         self._asked = asked
         self._commit = commit
         self._start = start
+        self._told = told
         self._after = after
         self._dirty = dirty
         self._changes: changes.Changes | None = None
@@ -70,7 +79,7 @@ class Labels:
             return True
         if self.note is not None or not self._commit or self._asked == NO_REVISION:
             return False
-        told = f"--changed-since {self._asked}" if self._asked else "the baseline's commit"
+        told = f"--changed-since {self._asked}" if self._asked else self._told
         try:
             self._changes = changes.find(
                 self._commit, told, self._start, after=self._after, dirty=self._dirty

@@ -59,7 +59,7 @@ def leave(part: Part, parts: Path) -> None:
         "keywords": dict(part.keywords),
         "family": part.family,
         "level": part.level,
-        "notes": [[note.slug, note.text] for note in part.notes],
+        "notes": [[note.slug, note.text, note.commit] for note in part.notes],
     }
     (scratch / _META).write_text(json.dumps(told, default=str), encoding="utf-8")
     shutil.rmtree(place, ignore_errors=True)  # a plugin that repeats failed tests was here
@@ -77,7 +77,7 @@ def take(parts: Path) -> Iterator[Part]:
             told["keywords"],
             told["family"],
             told["level"],
-            tuple(Note(slug, text, told["benchmark"]) for slug, text in told["notes"]),
+            tuple(Note(slug, text, told["benchmark"], sha) for slug, text, sha in told["notes"]),
             folder.load(meta.parent / "after"),
             folder.load(before) if before.exists() else None,
         )

@@ -455,7 +455,8 @@ def _before(settings: Config, root: Path, recorder: Recorder | None, closing: Ex
         told=chosen.told,
         history=chosen.history,
         notes=notes,
-        commit=chosen.run.commit if chosen.run else "",
+        commit=chosen.commit,
+        called=chosen.called,
         beside=beside if again and recorder is not None else None,
     )
 

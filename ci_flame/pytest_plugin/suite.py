@@ -29,7 +29,8 @@ from ci_flame.pytest_plugin.values import Before, Judged, Selected, bring, expec
 from ci_flame.record import exact, processes
 from ci_flame.record.alternating import order
 from ci_flame.record.recorder import Recorder, must_have_samples
-from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Sort, Verdict, confirmation
+from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, Sort, Verdict
+from ci_flame.verdict.confirmed import confirmation
 
 Pair = tuple[Measurement, Measurement | None]
 """After and before."""
@@ -60,7 +61,7 @@ class Suite:
         """Folder in which a worker of xdist leaves its benchmarks for the controller."""
         self.seed = secrets.token_hex(8)
         """Of the order in which the sides' processes run; kept in the run."""
-        self.labels = Labels(config.base.changed_since, before.commit, start)
+        self.labels = Labels(config.base.changed_since, before.commit, start, told=before.called)
         self._start = start
         self._told: dict[str, tuple[Note, ...]] = {}
         """Benchmark -> notes of this session that judging again would not find."""
@@ -109,6 +110,8 @@ class Suite:
         """
         self._told.pop(selected.benchmark, None)  # a plugin that repeats failed tests was here
         before = self._stored(selected.benchmark)
+        if before is not None:
+            self._told[selected.benchmark] = self.before.file_changed(selected, self._start)
         if self.recorder is None:
             from ci_flame.collect import replay  # noqa: PLC0415 - only where it is asked for
 
@@ -187,9 +190,10 @@ class Suite:
         second was not chosen. A noise that failed once in 200 builds fails twice in 40,000.
         """
         failed = [f for v in first.verdicts for f in v.findings if f.outcome is Outcome.FAIL]
-        only_counts = failed and all(f.sort is Sort.COUNT for f in failed)  # the same again
+        only_counts = failed and all(f.sort is Sort.COUNT for f in failed)
         plan = selected.plan(self.config.record)
-        if only_counts or not plan.confirm:
+        # Counts are the same again, unless they are now compared with another commit's.
+        if (only_counts and not self.before.ancestor) or not plan.confirm:
             return first
         from ci_flame.judge.timed import suspects  # noqa: PLC0415 - as below
 
@@ -199,7 +203,7 @@ class Suite:
         if tree is not self.before.tree:
             from ci_flame.diff.same_code import not_the_build  # noqa: PLC0415 - as below
 
-            trouble = not_the_build(first.before, base)
+            trouble = not_the_build(first.before, base, after if self.before.ancestor else None)
             base = None if trouble else base
         judged = self.judge(selected, after, base or first.before)
         found = [finding for each in first.verdicts for finding in each.findings]
@@ -207,8 +211,9 @@ class Suite:
             selected.benchmark,
             found,
             failed=judged.outcome is Outcome.FAIL,
-            beside=self.before.commit if self.before.run and base else "",
+            beside=self.before.commit if self.before.beside else "",
             trouble=trouble,
+            ancestor=self.before.ancestor,
         )
         return self._noted(judged, note)
 
@@ -421,7 +426,7 @@ class Suite:
         """Return the before side of what was recorded, None where there is none."""
         kept = tuple(each.before for _, each in sorted(self.judged.items()) if each.before)
         if self.before.run is not None:
-            return replace(self.before.run, measurements=kept)
+            return self.before.side(kept, (n for told in self._told.values() for n in told))
         if self.before.tree is None or not kept:
             return None
         state = git.state(self.before.tree.folder)

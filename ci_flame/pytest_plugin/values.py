@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ci_flame import pipeline
 from ci_flame.baseline import base_side, git
 from ci_flame.config import RecordConfig, marker_record
 from ci_flame.errors import ChildError
@@ -79,6 +80,7 @@ class Before:
     """What else must be known of it: how it was chosen, what it lacks."""
     commit: str = ""
     """Of the base; empty where it is not known."""
+    called: str = "the baseline's commit"
     beside: "Callable[[], processes.Tree] | None" = None
     """Checks the commit of a stored run out, to record both sides of what failed; BaselineError
     where that fails. None: it must not or cannot be."""
@@ -102,17 +104,43 @@ class Before:
         words = f"is new: {where} does not have it, so there is nothing to compare with"
         return Note(NEW, words, benchmark)
 
+    @property
+    def ancestor(self) -> str:
+        """Return the commit whose run is stored, where that is one before the base commit."""
+        stored = self.run.commit if self.run else ""
+        return stored if stored != self.commit else ""
+
+    def file_changed(self, selected: Selected, start: Path) -> tuple[Note, ...]:
+        """Say where a benchmark is not the one that was stored."""
+        from ci_flame.pipeline import benchmark_files  # noqa: PLC0415 - only where one is stored
+
+        commits = (self.run.commit if self.run else "", self.commit)
+        return benchmark_files.changed(selected.benchmark, selected.file, commits, start)
+
+    def side(self, kept: tuple[Measurement, ...], notes: Iterable[Note]) -> Run:
+        """Return the before side of what was compared with a stored run.
+
+        It is of the commit that was recorded in this build, where all of it was.
+        """
+        assert self.run is not None  # noqa: S101 - the caller has looked
+        again = {note.commit for note in notes if note.commit}
+        stored = any(each is self.run.measurement(each.benchmark) for each in kept)
+        if stored or not kept or len(again) != 1:
+            return replace(self.run, measurements=kept)
+        return replace(self.run, measurements=kept, commit=again.pop(), dirty=False)
+
 
 def recorded_beside(told: str, base: base_side.Checkout, project: Path) -> Before:
     """Return a checkout that is recorded in this session, or why it cannot be."""
-    notes = tuple(Note(slug, text) for slug, text in base.notes)
+    commit = "" if base.trouble else git.state(base.folder).commit
+    notes = pipeline.notes_on(base, commit)
     if base.trouble:
         return Before(told=base_broken.without_set_up(base.trouble), notes=notes, ours=True)
     return Before(
         tree=processes.Tree(project, base.folder.resolve(), base.python),
         told=told,
         notes=notes,
-        commit=git.state(base.folder).commit,
+        commit=commit,
         ours=base.ours,
     )
 

@@ -245,7 +245,8 @@ def _place(place: Place | None) -> Json:
 
 
 def _note(note: Note) -> Json:
-    return {"slug": note.slug, "text": note.text, "benchmark": note.benchmark or None}
+    told: Json = {"slug": note.slug, "text": note.text, "benchmark": note.benchmark or None}
+    return told | {"commit": note.commit} if note.commit else told
 
 
 def change(change: Change) -> Json:

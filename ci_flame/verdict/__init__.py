@@ -3,7 +3,6 @@
 `str(finding)` is the sentence. Nothing downstream decides, rounds or words it again.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isfinite
@@ -17,6 +16,8 @@ from ci_flame.verdict.outcome import severity_of as severity_of
 from ci_flame.verdict.outcome import worst as worst
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ci_flame.diff import BenchmarkDiff, Change, RunDiff
     from ci_flame.diff.counts import Work
     from ci_flame.diff.figures import Figures
@@ -146,6 +147,8 @@ class Note:
     """Stable short name (`new-benchmark`, `other-machine`, `not-certain`, `moved`)."""
     text: str
     benchmark: str = ""
+    commit: str = ""
+    """Recorded in this build, and compared with instead of what is stored; empty: none is."""
 
 
 LEFT_OUT: Final = frozenset({"waits-instead", "no-waits"})
@@ -446,31 +449,3 @@ def _metric(figure: Figure) -> str:
         return f"{figure.name} went from {one} to {other} ({sides})"
     growth = percent(figure.value / figure.before - 1, above=figure.threshold)
     return f"{figure.name} grew by {growth} %, {one} -> {other} ({sides})"
-
-
-def confirmation(
-    benchmark: str,
-    first: Sequence[Finding],
-    *,
-    failed: bool,
-    beside: str = "",
-    trouble: str = "",
-) -> Note:
-    """Return what a second recording made of a failure; only the second counts.
-
-    `first`: findings of the first; empty where only its baseline was in doubt.
-    `beside`: the commit of a stored baseline that was recorded again, too; `trouble`: why it
-    could not be.
-    """
-    if failed:
-        words = "failed in two recordings; the figures are the second's"
-    elif not first:
-        words = "what failed against the stored baseline alone was recorded once more, and passed"
-    else:
-        told = str(first[0]).removeprefix(f"{benchmark}: ")
-        words = f"a first recording failed, the second did not confirm it: {told.removesuffix('.')}"
-    if beside:
-        words += f"; the baseline's commit {beside[:10]} was recorded beside it"
-    elif trouble:
-        words += f"; the baseline's commit could not be recorded beside it: {trouble}"
-    return Note("confirmed" if failed else "not-confirmed", words, benchmark)

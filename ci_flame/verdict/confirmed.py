@@ -1,0 +1,43 @@
+"""Model, pure: what a second recording made of a failure, in words."""
+
+from collections.abc import Sequence
+
+from ci_flame.verdict import Finding, Note
+
+
+def confirmation(
+    benchmark: str,
+    first: Sequence[Finding],
+    *,
+    failed: bool,
+    beside: str = "",
+    trouble: str = "",
+    ancestor: str = "",
+) -> Note:
+    """Return what a second recording made of a failure; only the second counts.
+
+    `first`: findings of the first; empty where only its baseline was in doubt.
+    `beside`: the commit that was to be recorded, too; empty: none was. `trouble`: why it could
+    not be. `ancestor`: the commit whose run is stored, where `beside` is a later one.
+    """
+    if failed:
+        words = "failed in two recordings; the figures are the second's"
+    elif not first:
+        words = "what failed against the stored baseline alone was recorded once more, and passed"
+    else:
+        told = str(first[0]).removeprefix(f"{benchmark}: ")
+        words = f"a first recording failed, the second did not confirm it: {told.removesuffix('.')}"
+    name = "the base commit" if ancestor else "the baseline's commit"
+    if trouble:
+        words += f"; {name} could not be recorded beside it: {trouble}"
+        if ancestor and failed:
+            words += (
+                f", so that commits between {ancestor[:10]} and the base {beside[:10]} may have"
+                " done it"
+            )
+    elif beside:
+        words += f"; {name} {beside[:10]} was recorded beside it"
+        if ancestor:
+            words += f", and is what counts, not what is stored of {ancestor[:10]}"
+    slug = "confirmed" if failed else "not-confirmed"
+    return Note(slug, words, benchmark, "" if trouble else beside)
