@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
+from synthetic import SHOP, synthetic_measurement, synthetic_run
 from test_report_browser import CHROMIUM
 from test_report_text import OUTCOMES, check_golden
 from verdicts import ALL, NAMES, failing, finding, hostile, passing, verdict
 
 from ci_flame import report_folder
+from ci_flame.baseline import folder
+from ci_flame.diff import diff
 from ci_flame.report import REPORTERS, static, svg
 from ci_flame.verdict import Outcome
 
@@ -107,6 +110,23 @@ def test_a_mode_is_named():
     each = replace(failing(outcome=Outcome.WARN), mode="off-cpu")
 
     assert f"{each.benchmark} [off-cpu]" in "".join(page_of(verdict(each)).text)
+
+
+def test_a_tree_that_differs_from_its_commit_is_called_changed(tmp_path):
+    before, after = (
+        replace(synthetic_run(synthetic_measurement(SHOP, seed=n)), commit="1a2b3c4d5e" * 4)
+        for n in (1, 2)
+    )
+    for run, name in ((before, "before"), (replace(after, dirty=True), "after")):
+        folder.save(run, tmp_path / name)
+    found = diff(folder.load(tmp_path / "before"), folder.load(tmp_path / "after"))
+    compared = replace(verdict(passing()), diff=found)
+    clean = replace(verdict(passing()), diff=diff(before, after))
+
+    for text in (static.render(compared), REPORTERS["html"](compared)):
+        assert "after (changed)" in text
+        assert "before (changed)" not in text
+    assert "(changed)" not in static.render(clean) + REPORTERS["html"](clean)
 
 
 def test_waiting_is_called_waiting_everywhere():

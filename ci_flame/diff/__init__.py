@@ -117,6 +117,14 @@ class RunDiff:
     benchmarks: tuple[BenchmarkDiff, ...]
     added: tuple[str, ...]
     removed: tuple[str, ...]
+    dirty: tuple[bool, bool] = (False, False)
+    """Before, after: that tree differed from its commit."""
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """Return what the sides are called beside their commits: `before`, `after (changed)`."""
+        one, other = (" (changed)" * each for each in self.dirty)
+        return f"before{one}", f"after{other}"
 
 
 def diff_benchmark(
@@ -419,4 +427,5 @@ def diff(before: Run, after: Run, between: Spreads | None = None) -> RunDiff:
         ),
         tuple(name for name in other if name not in one),
         tuple(name for name in one if name not in other),
+        (before.dirty, after.dirty),
     )

@@ -456,6 +456,7 @@ class Suite:
                 benchmarks=tuple(each.diff for each in benchmarks if each.diff),
                 added=tuple(n for n, each in sorted(self.judged.items()) if each.before is None),
                 removed=gone,
+                dirty=(before.dirty, after.dirty),
             )
         else:
             notes.append(self._why_none())

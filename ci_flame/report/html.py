@@ -248,14 +248,15 @@ def _sides(verdict: Verdict) -> list[Values]:
     if diff is None:
         return []
     before, after = machine(diff.before), machine(diff.after)
+    one, other = diff.labels
     if before == after:
         sides = [
-            ("before", diff.before_commit, ""),
-            ("after", diff.after_commit, ""),
+            (one, diff.before_commit, ""),
+            (other, diff.after_commit, ""),
             ("", "", after),
         ]
     else:
-        sides = [("before", diff.before_commit, before), ("after", diff.after_commit, after)]
+        sides = [(one, diff.before_commit, before), (other, diff.after_commit, after)]
     return [
         {"label": label, "commit": visible(commit), "machine": told}
         for label, commit, told in sides

@@ -65,7 +65,8 @@ def _sides(verdict: Verdict) -> list[str]:
     diff = verdict.diff
     if diff is None:
         return []
-    sides = (("before", diff.before_commit, diff.before), ("after", diff.after_commit, diff.after))
+    one, other = diff.labels
+    sides = ((one, diff.before_commit, diff.before), (other, diff.after_commit, diff.after))
     return [
         f"{name}: {visible(commit)[:12]} on {html.machine(environment)}"
         for name, commit, environment in sides
