@@ -142,7 +142,7 @@ def test_benchmark_command_that_fails_is_red_and_nothing_is_kept_for_later(shop)
     assert ran.outputs["outcome"] == "error"
     assert ran.outputs["exit-code"] not in ("", "0", "1")
     # Why, and which test, stand where the result is looked at.
-    crashed = "benchmarks/test_shop.py::test_checkout failed: assert 1 == 2"
+    crashed = "test_checkout failed: assert 1 == 2 (exit code 3)"
     assert any(crashed in text for text in ran.annotations("error"))
     assert "benchmarks/test&#95;shop.py::test&#95;checkout failed" in ran.summary
     told = json.loads(shop.artifact(RUN)["run.json"]) if RUN in shop.artifacts else {}

@@ -245,6 +245,8 @@ def test_what_is_in_no_commit_is_said(project):
     for name in ("one.txt", "two.txt"):
         (project / name).write_text("x")
     (project / "made.py").write_text("ignored")
+    (project / "__pycache__").mkdir()
+    (project / "__pycache__" / "shop.cpython-311.pyc").write_bytes(b"made anew on either side")
     with base_side.prepared("HEAD", project, notes=[("rerun", "chosen")]) as base:
         slugs = [slug for slug, _ in base.notes]
         texts = [text for _, text in base.notes]

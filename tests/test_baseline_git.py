@@ -141,6 +141,16 @@ def test_a_shallow_clone_without_its_remote_names_the_fetch(repository, tmp_path
     assert raised.value.hint == cure
 
 
+def test_what_the_remote_does_not_have_is_not_to_be_fetched_again(repository, tmp_path):
+    clone, _ = _shallow(repository, tmp_path)
+
+    with pytest.raises(BaselineError) as raised:
+        git.resolve("nope", clone)
+
+    assert "could not be fetched" in raised.value.message
+    assert raised.value.hint == "git ls-remote origin lists what can be fetched"
+
+
 def test_outside_git(tmp_path):
     with pytest.raises(BaselineError, match="is not in a git work tree"):
         git.load("main", tmp_path)

@@ -96,7 +96,7 @@ def test_pages_without_end_end(github, monkeypatch):
     ("status", "headers", "told", "cure", "tries"),
     [
         (401, {}, "with 401: no", "input github-token", 1),
-        (403, {}, "with 403: no", "the permission that this needs", 1),
+        (403, {}, "with 403: no", "needs (actions: read for stored runs, pull-req", 1),
         (
             403,
             {"X-Accepted-GitHub-Permissions": "actions=read"},

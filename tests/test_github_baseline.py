@@ -184,6 +184,15 @@ def test_rerun_is_third(project):
     assert found.notes == (f"there is no artifact {NAME} yet",)
 
 
+def test_a_repository_without_a_commit_is_said_to_have_none(project, tmp_path):
+    (tmp_path / "new").mkdir()
+    git("init", "-q", cwd=tmp_path / "new")
+    job = project.job(GITHUB_EVENT_NAME="push", GITHUB_BASE_REF="", payload="{}")
+    found = project.resolved(start=tmp_path / "new", job=job)
+
+    assert found.told == "no baseline: the repository has no commit yet"
+
+
 def test_the_first_commit_has_nothing_to_compare_with(project, tmp_path):
     (tmp_path / "new").mkdir()
     git("init", "-q", cwd=tmp_path / "new")

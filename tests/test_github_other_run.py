@@ -154,6 +154,14 @@ def test_the_newest_artifact_of_a_name_counts_and_expired_ones_do_not(step):
     assert read_stamp(body).outcome == "fail"
 
 
+def test_a_report_that_expired_is_said_to_have(step):
+    step.server.add_artifact(RUN, "ci-flame-report-bench", zipped(ALL["pass"]), expired=True)
+
+    assert step.go() == 0
+    assert step.bodies == []
+    assert f"run {RUN} has a report that expired (retention-days)" in step.log
+
+
 # ---- which pull request ----
 
 

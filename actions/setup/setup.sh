@@ -31,6 +31,9 @@ esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${CI_FLAME_PYTHON:-python3}
 [ -n "${CI_FLAME_VENV:-}" ] && python=python3
+if ! command -v "$python" >/dev/null; then
+    fail 3 "'$python' is not to be found (input python): give a name or a path of Python 3.11 or newer, or put actions/setup-python before this action"
+fi
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     fail 3 "'$python' is $("$python" --version 2>&1 || true); ci_flame needs Python 3.11 or newer (input python, or actions/setup-python before this action)"
 fi

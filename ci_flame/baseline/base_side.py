@@ -227,7 +227,8 @@ def _state(start: Path) -> tuple[str, ...]:
             f"the work tree differs from its commit {state.commit[:10]}: what is not committed"
             " counts as part of the change; the base commit is recorded as it was committed"
         )
-    others = untracked(start)
+    # Bytecode is made anew on either side.
+    others = [name for name in untracked(start) if "__pycache__" not in name.split("/")]
     if others:
         count = "an untracked file is" if len(others) == 1 else f"{len(others)} untracked files are"
         notes.append(f"{count} not beside the base commit: {listed(others)}")

@@ -127,8 +127,14 @@ def resolve(revision: str, repository: Path) -> str:
     raise BaselineError(
         f"revision {revision} is not in this shallow clone"
         + (f", and could not be fetched: {trouble}" if trouble else ""),
-        f"git fetch {shlex.join(words)}",
+        f"git ls-remote {shlex.quote(place)} lists what can be fetched"
+        if _NO_REF in trouble
+        else f"git fetch {shlex.join(words)}",
     )
+
+
+_NO_REF: Final = "find remote ref"
+"""What git says where the remote has no such branch or tag: fetching it again cures nothing."""
 
 
 def _commit(revision: str, repository: Path) -> str:

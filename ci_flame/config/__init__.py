@@ -167,7 +167,8 @@ def _read(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(
-            f"policy {_shown(path)} cannot be read: {reason}", "give --policy the path of the file"
+            f"policy {_shown(path)} cannot be read: {reason}",
+            "give the path of the file (--policy; of the action the input policy)",
         ) from None
 
 

@@ -351,6 +351,11 @@ _CURES: Final = {
 }
 
 
+_NEEDED: Final = (
+    "that this needs (actions: read for stored runs, pull-requests: write for comments)"
+)
+
+
 def _cure(answer: _Answer) -> str:
     if _limited(answer):
         seconds = _asked_wait(answer)
@@ -358,7 +363,7 @@ def _cure(answer: _Answer) -> str:
         return f"the rate limit is used up; run the job again{when}"
     if answer.status == 403:  # noqa: PLR2004 - of HTTP
         wanted = answer.headers.get("x-accepted-github-permissions", "")
-        told = wanted.replace("=", ": ") if _PERMISSIONS.fullmatch(wanted) else "that this needs"
+        told = wanted.replace("=", ": ") if _PERMISSIONS.fullmatch(wanted) else _NEEDED
         return f"give the job the permission {told}"
     if answer.status >= 500:  # noqa: PLR2004 - of HTTP
         return "the service has trouble; run the job again later"

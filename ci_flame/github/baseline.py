@@ -195,6 +195,8 @@ def base_commit(job: Job, start: Path) -> Base:
     )
     if job.pull is not None and not merged and job.base_branch:
         return ci_base.find({"GITHUB_BASE_REF": job.base_branch}, start)
+    if not head:
+        return Base("", "the repository has no commit yet")
     if not parents:
         return Base("", "HEAD is the first commit, there is nothing before it")
     of = f"the merge into {job.base_branch}" if job.pull is not None and merged else "HEAD"

@@ -84,7 +84,8 @@ class Said:
 
     def refused(self, artifact: Artifact, reason: str) -> None:
         """Tell why an artifact may not be compared with."""
-        self.notes.append(f"{artifacts.named(artifact)} is refused: {reason}")
+        name = artifacts.named(artifact)
+        self.notes.append(f"{name} is refused: {reason.removeprefix(f'{name}: ')}")
 
 
 def store_beside(place: Path) -> Path:

@@ -62,7 +62,10 @@ def publish_comments(job: Job, mode: str) -> tuple[str, ...]:
     found = artifacts.of_run(api, job.repository, job.trigger.run_id)
     reports = list_reports(found, _run_url(job, job.trigger))
     if not reports:
-        runner.say(f"no comment on #{pull}: run {job.trigger.run_id} has uploaded no report")
+        prefix = artifact_of_report("")
+        gone = any(each.expired and each.name.startswith(prefix) for each in found)
+        why = "has a report that expired (retention-days)" if gone else "has uploaded no report"
+        runner.say(f"no comment on #{pull}: run {job.trigger.run_id} {why}")
     if len(reports) > MAX_KEYS:
         runner.annotate(
             "notice", f"{plural(len(reports), 'report')}; the first {MAX_KEYS} are told"

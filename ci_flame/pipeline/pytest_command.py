@@ -147,7 +147,7 @@ def outcome(ended: int, report: Path) -> Outcome:
         cure = "its message is above"
         if ended == BAD_USAGE:
             cure += '; "unrecognized arguments: --flame" is a Python that ci-flame is not'
-            cure += " installed for"
+            cure += " installed for, or -p no:ci_flame in pytest's settings"
         raise CollectError(f"pytest ended with exit code {ended} and left no report", cure)
     raise CollectError(
         "pytest passed, but recorded no benchmark",
