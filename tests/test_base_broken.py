@@ -122,7 +122,11 @@ def test_what_ran_there_before_is_told_so():
     broken = base_broken.note(NAME, ChildError("x: y"), TREE)
     other = Note("new-file", "x", NAME)
 
+    differs = Note("benchmark-changed", "x differs: each side ran its own", NAME)
+
     assert base_broken.settled((other, broken), ran=False) == (other, broken)
+    assert base_broken.settled((differs, broken), ran=False) == (broken,), "the base's did not run"
+    assert base_broken.settled((differs, broken), ran=True)[0] == differs
     (kept, told) = base_broken.settled((other, broken, broken), ran=True)
     assert kept == other
     assert told.slug == base_broken.STOPPED
@@ -206,11 +210,14 @@ def test_only_what_the_base_cannot_run_is_without_a_baseline(project):
     assert broken["notes"][0]["text"] == f"{CANNOT}; {SETUP}"
     assert good["diff"] is not None
     assert "base-broken" not in {note["slug"] for note in good["notes"]}
+    assert "benchmark-changed" not in {note["slug"] for note in broken["notes"]}
+    (told,) = (note["text"] for note in verdict["notes"] if note["slug"] == "not-compared")
+    assert told == f"{NAME}: {CANNOT}; {SETUP}"
     assert CANNOT in done.stdout
     assert len(folder.load(project / ".ci-flame" / "run").measurements) == 2
     # What is judged again from the report says the same.
     explained = spawn(project, "ci_flame", "explain", ".ci-flame/report", code=0).stdout
-    assert CANNOT in explained
+    assert told in explained
     assert "is new" not in explained
 
 

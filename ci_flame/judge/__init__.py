@@ -418,12 +418,12 @@ def judge(
         if measurement is None:
             continue
         new = Note("new-benchmark", f"{name} is new: not in the baseline", name)
-        new = (absent or {}).get(name, new)
+        why = (absent or {}).get(name)
+        notes += [] if why else [new]
         verdicts += [
-            judge_alone(measurement, mode, policy, new)
+            judge_alone(measurement, mode, policy, why or new)
             for mode in measurement.modes or (Mode.ON_CPU,)
         ]
-        notes.append(new)
     notes += [
         Note("gone-benchmark", f"{name} is in the baseline and was not recorded now", name)
         for name in diff.removed

@@ -65,14 +65,20 @@ def _said(rows: Sequence[str]) -> str:
 
 
 def settled(notes: Iterable[Note], *, ran: bool) -> tuple[Note, ...]:
-    """Return the notes of a benchmark, where it `ran` there after all: not each time."""
+    """Return the notes of a benchmark, where it `ran` there after all: not each time.
+
+    Where it did not, nothing is said of how its file differs from the one there.
+    """
     told = (
         replace(each, slug=STOPPED, text=each.text.replace(_BROKEN, _STOPPED, 1))
         if ran and each.slug == BROKEN
         else each
         for each in notes
     )
-    return tuple(dict.fromkeys(told))
+    kept = tuple(dict.fromkeys(told))
+    if any(each.slug == BROKEN for each in kept):
+        kept = tuple(each for each in kept if each.slug != "benchmark-changed")
+    return kept
 
 
 def without_set_up(trouble: str) -> str:
@@ -97,3 +103,12 @@ def of_build(told: str, commit: str, notes: Sequence[Note]) -> Note:
         words = f"no baseline: the base commit {commit[:10]} has none of these benchmarks"
         return Note("no-baseline", words)
     return Note("no-baseline", told)
+
+
+def named(notes: Iterable[Note]) -> tuple[Note, ...]:
+    """Return for a build of which others were compared what it was without, by name."""
+    return tuple(
+        Note("not-compared", f"{each.benchmark}: {each.text}")
+        for each in notes
+        if each.slug == BROKEN
+    )

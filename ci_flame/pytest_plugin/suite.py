@@ -18,8 +18,7 @@ from ci_flame import pipeline
 from ci_flame.baseline import folder, git
 from ci_flame.config import Config, RecordConfig, marker_rules
 from ci_flame.errors import BaselineError, ChildError, UsageError
-from ci_flame.pipeline import until_decided
-from ci_flame.pipeline.base_broken import settled
+from ci_flame.pipeline import base_broken, until_decided
 from ci_flame.pipeline.labels import Labels
 from ci_flame.policy import Policy
 from ci_flame.profile import Environment, Frame, Measurement, Mode, Place, Process, Run
@@ -320,7 +319,7 @@ class Suite:
         if level is not None:
             policy = replace(policy, false_failures_per_build=level)
         notes = accounts(after, self.environment.frequency_hz)
-        told = settled(self._told.get(after.benchmark, ()), ran=before is not None)
+        told = base_broken.settled(self._told.get(after.benchmark, ()), ran=before is not None)
         self._told[after.benchmark] = told
         verdicts = tuple(
             self._verdict(after, before, mode, policy, notes)
@@ -467,11 +466,15 @@ class Suite:
 
     def _why_none(self) -> Note:
         """Return why no benchmark has a before side."""
-        return self.before.why_none(each for _, told in sorted(self._told.items()) for each in told)
+        return self.before.why_none(self._all_told())
+
+    def _all_told(self) -> list[Note]:
+        return [each for _, told in sorted(self._told.items()) for each in told]
 
     def _notes(self) -> tuple[Note, ...]:
         """Return what must be said of the before side, once for the build."""
-        return (*self.before.notes, *([self.labels.note] if self.labels.note else []))
+        label = [self.labels.note] if self.labels.note else []
+        return (*self.before.said(self.judged.values(), self._all_told()), *label)
 
     def write(self, after: Run, before: Run | None, verdict: Verdict) -> None:
         """Save the run and write the report."""
@@ -490,10 +493,7 @@ class Suite:
             family=self.family,
             note=None if before else self._why_none(),
             history=self.before.history if before else None,
-            notes=(
-                *self._notes(),
-                *(note for _, told in sorted(self._told.items()) for note in told),
-            ),
+            notes=(*self._notes(), *self._all_told()),
             touched=self.labels.touched,
             start=self._start,
         )

@@ -93,6 +93,11 @@ class Before:
             return Note(BROKEN, self.told)
         return base_broken.of_build(self.told, self.commit if self.tree else "", tuple(notes))
 
+    def said(self, judged: Iterable[Judged], notes: Sequence[Note]) -> tuple[Note, ...]:
+        """Return what is said once for the build; `notes`: of all benchmarks."""
+        some = any(each.before is not None for each in judged)
+        return (*self.notes, *(base_broken.named(notes) if some else ()))
+
     def lacks(self, benchmark: str, notes: Iterable[Note]) -> Note:
         """Return why a benchmark has no before side; `notes`: of its recording."""
         broken = next((each for each in notes if each.slug == BROKEN), None)
