@@ -180,7 +180,8 @@ def _told(folder: Path, read: Callable[[dict[str, Any]], T]) -> T:
     try:
         return read(json.loads(_read(path)))
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise FormatError(str(path), "not a verdict of ci_flame") from None
+        cure = "run check or compare again: it writes the whole report folder"
+        raise FormatError(str(path), "not a verdict of ci_flame", cure) from None
 
 
 def terms(folder: Path) -> Terms:
@@ -204,8 +205,9 @@ def _must_be_report(folder: Path) -> None:
     if not folder.exists():
         raise UsageError(f"{folder} does not exist", "give the folder of a report (-o of check)")
     if not is_report(folder):
+        lacks = [name for name in (VERDICT_NAME, TERMS_NAME) if not (folder / name).is_file()]
         raise UsageError(
-            f"{folder} is not a report: it has no {VERDICT_NAME} and {TERMS_NAME}",
+            f"{folder} is not a report: it has no {' and no '.join(lacks)}",
             "give the folder that -o of check or compare named",
         )
 
@@ -251,10 +253,11 @@ def _replacing(folder: Path) -> Iterator[Path]:
         _swap(scratch, target)
     except WriteError as error:  # of a run inside, whose scratch name means nothing to anyone
         told = error.message.replace(str(scratch), str(folder))
-        raise WriteError(told, "free some space, or give -o") from None
+        raise WriteError(told, "make room, or name another folder by -o") from None
     except OSError as error:
         raise WriteError(
-            f"{folder} cannot be written: {error.strerror}", "free some space, or give -o"
+            f"{folder} cannot be written: {error.strerror}",
+            "make room, or name another folder by -o",
         ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -162,7 +162,7 @@ def test_where_it_cannot_be_recorded_the_reason_is_said_and_nothing_else_changes
     assert chosen.run is None
     assert chosen.told == (
         "no baseline: .ci-flame/baseline does not exist; the base commit could not be recorded"
-        f" instead: {tmp_path} is not in a git work tree (hint: git init, or another --baseline)"
+        f" instead: {tmp_path} is not in a git work tree (hint: git init, or go into a work tree)"
     )
     # The run of another machine stays what is compared with: that is INCONCLUSIVE, and says why.
     folder.save(synthetic_run(synthetic_measurement(SHOP)), tmp_path / ".ci-flame" / "baseline")

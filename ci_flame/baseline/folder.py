@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,9 @@ MAX_TOTAL: Final = 512 << 20
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
+_NAME_A_RUN: Final = (
+    "name the folder of a run; pytest --flame and ci-flame record write .ci-flame/run"
+)
 _RECORD: Final = "pytest --flame --flame-out {folder}"
 
 
@@ -92,14 +95,17 @@ def load(folder: Path, *, incomplete_ok: bool = False) -> Run:
     """
     cure = _RECORD.format(folder=folder)
     if not folder.is_dir():
-        missing = "is not a folder" if folder.exists() else "there is no such folder"
-        raise BaselineError(f"{folder}: {missing}", cure)
+        if folder.exists():
+            raise BaselineError(f"{folder}: is not a folder", _NAME_A_RUN)
+        raise BaselineError(f"{folder}: there is no such folder", cure)
     with _opened(folder) as root:
         names = os.listdir(root)  # noqa: PTH208 - of the folder that was opened
         if not names:
             raise BaselineError(f"{folder}: the folder is empty", cure)
         if RUN_JSON not in names:
-            raise BaselineError(f"{folder}: not a run, it holds no {RUN_JSON}", cure)
+            raise BaselineError(
+                f"{folder}: not a run, it holds no {RUN_JSON}", _other(names, folder)
+            )
         run = assemble(lambda name, limit: _read(root, folder, name, limit), str(folder))
     if not run.complete and not incomplete_ok:
         raise BaselineError(
@@ -107,6 +113,13 @@ def load(folder: Path, *, incomplete_ok: bool = False) -> Run:
             f"record it again: {cure}",
         )
     return run
+
+
+def _other(names: Sequence[str], folder: Path) -> str:
+    """Return the cure where a folder holds something else; never to record into it."""
+    if "verdict.json" in names and "after" in names:
+        return f"it is a report; the run that was judged is {folder / 'after'}"
+    return _NAME_A_RUN
 
 
 def read_file(folder: Path, name: str, limit: int) -> bytes:

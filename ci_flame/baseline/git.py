@@ -92,7 +92,7 @@ def top_level(start: Path) -> Path:
             f"git refuses {start}: {told}",
             f"git config --global --add safe.directory {start}",
         )
-    raise BaselineError(f"{start} is not in a git work tree", "git init, or another --baseline")
+    raise BaselineError(f"{start} is not in a git work tree", "git init, or go into a work tree")
 
 
 def resolve(revision: str, repository: Path) -> str:

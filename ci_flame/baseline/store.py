@@ -319,9 +319,15 @@ def _instant(text: str) -> str:
 def _must_be_store(store: Path) -> None:
     cure = f"ci-flame baseline add RUN --store {store}"
     if not store.is_dir():
-        missing = "is not a folder" if store.exists() else "there is no such store"
-        raise BaselineError(f"{store}: {missing}", cure)
+        if store.exists():
+            raise BaselineError(
+                f"{store}: is not a folder", "name the folder of a store: --store DIR"
+            )
+        raise BaselineError(f"{store}: there is no such store", cure)
     if not (store / "store.json").exists():
+        # `add` makes a store of an empty folder only.
+        if any(not each.name.startswith(".") for each in store.iterdir()):
+            cure = "name the folder of a store, or one that is new: --store DIR"
         raise BaselineError(f"{store}: not a store of baselines, it holds no store.json", cure)
     root = parse(_text(store, "store.json"), f"{store}/store.json")
     _version(root, _FORMAT)

@@ -140,7 +140,15 @@ def unpin(*, revision: str | None, anchor: bool, store: str | None, policy: str 
     if not stores.unpin(place, name):
         what = "there is no anchor" if revision is None else f"{name[:_SHORT]} is not pinned"
         raise UsageError(f"{place}: {what}", "ci-flame baseline list")
-    click.echo(f"ci-flame: {name[:_SHORT]} is no longer kept for good; {place}", err=True)
+    if revision is None:
+        told = "there is no anchor any more"
+        if any(each.pinned and each.header.commit == listing.anchor for each in listing.builds):
+            told += f"; {listing.anchor[:_SHORT]} stays pinned"
+    elif name == listing.anchor:
+        told = f"{name[:_SHORT]} is not pinned any more, but stays as the anchor (unpin --anchor)"
+    else:
+        told = f"{name[:_SHORT]} is no longer kept for good"
+    click.echo(f"ci-flame: {told}; {place}", err=True)
     return 0
 
 
@@ -183,7 +191,7 @@ def _table(listing: "Listing") -> list[str]:
         of = build.header.environment
         rows.append(
             (
-                build.header.commit[:_SHORT] or "-",
+                (build.header.commit[:_SHORT] or "-") + ("-dirty" if build.header.dirty else ""),
                 build.header.time[:16].replace("T", " ") or "-",
                 build.branch or "-",
                 str(len(build.benchmarks)),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ci_flame.cli.pieces import CHANGED_SINCE, DEFAULT_REPORT, configure, show
+from ci_flame.cli.pieces import CHANGED_SINCE, DEFAULT_REPORT, configure, must_be_of_a_store, show
 from ci_flame.errors import UsageError
 
 
@@ -40,6 +40,7 @@ def compare(
         configure(policy, report=out, keep=keep, anchor=anchor, changed_since=changed_since),
         baseline=parse_baseline(before),
     )
+    must_be_of_a_store(config, **{"--keep": keep, "--anchor": anchor})
     later = folder.load(Path(after), incomplete_ok=True)
     found = find_baseline(config, later.environment, Path.cwd())
     if found.run is None:

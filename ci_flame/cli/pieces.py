@@ -1,6 +1,7 @@
 """Edge: what several commands share: configuration, names, printing, files."""
 # ruff: noqa: PLC0415 - stages are imported by the command that needs them: --help stays quick
 
+import errno
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ci_flame.errors import UsageError
+from ci_flame.errors import CiFlameError, UsageError, WriteError
 
 if TYPE_CHECKING:
     from ci_flame.config import Config
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_REPORT: Final = ".ci-flame/report"
 CHANGED_SINCE: Final = "Label findings by git diff REV; default: the baseline's commit; or none."
 _MAX_NAME: Final = 200
+_OF_THE_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 _DURATION: Final = re.compile(r"(?P<number>\d{1,6})(?P<unit>[smh])?", re.ASCII)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
 
@@ -83,11 +85,21 @@ def _waits(measurement: "Measurement") -> str:
     return f", {waited.samples} waits of {waited.value / 1e9:.2f} s in all"
 
 
-def must_have_command(command: object) -> None:
+def must_have_command(command: object, cure: str) -> None:
     """Raise UsageError where no command was given."""
     if not command:
+        raise UsageError("COMMAND is missing", cure)
+
+
+def must_be_of_a_store(config: "Config", **given: str | None) -> None:
+    """Raise UsageError where an option that only a store reads goes with another baseline."""
+    from ci_flame.config import BaselineKind
+
+    named = [shown for shown, value in given.items() if value is not None]
+    if named and config.baseline.kind is not BaselineKind.STORE:
         raise UsageError(
-            "COMMAND is missing", "ci-flame record -- COMMAND…, or --pid PID, or --cgroup PATH"
+            f"{named[0]} says nothing with the baseline {config.baseline}",
+            "it is for --baseline store:DIR",
         )
 
 
@@ -156,11 +168,11 @@ def _append(path: Path, data: bytes) -> None:
         with path.open("ab") as stream:
             stream.write(data)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+        raise _not_written(path, error) from None
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it; UsageError where that fails.
+    """Write a file under a temporary name and rename it; UsageError or WriteError if that fails.
 
     Where a link leads is replaced, not the link. A device or a pipe is written into: `-o
     /dev/null` must not put a file in its place.
@@ -178,4 +190,26 @@ def write_file(path: Path, data: bytes) -> None:
             with suppress(OSError):
                 scratch.unlink()
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+        raise _not_written(path, error) from None
+
+
+def _not_written(path: Path, error: OSError) -> CiFlameError:
+    """Return the error of a disk that is full or failing, or of a name that does not fit."""
+    told = f"{path} cannot be written: {error.strerror}"
+    if error.errno in _OF_THE_DISK:
+        return WriteError(told, "make room, or name another place")
+    return UsageError(told)
+
+
+def must_be_appendable(shown: str, name: str | None) -> None:
+    """Raise UsageError where a file of `publish` cannot be written; before a long recording."""
+    if name is None:
+        return
+    path = Path(name)
+    if path.is_dir():
+        raise UsageError(f"{shown} {name}: it is a folder", "name a file")
+    place = path if path.exists() else path.absolute().parent
+    if not place.exists():
+        raise UsageError(f"{shown} {name}: there is no folder {place}", f"mkdir -p {place}")
+    if not os.access(place, os.W_OK):
+        raise UsageError(f"{shown} {name}: {place} may not be written", "name another file")

@@ -14,6 +14,8 @@ from ci_flame.cli.pieces import (
     configure,
     duration_s,
     live_account,
+    must_be_appendable,
+    must_be_of_a_store,
     must_have_command,
     one_of,
     publish,
@@ -140,7 +142,9 @@ def _live_words(
                 "--duration is for what runs already; a command runs to its end",
                 "say what runs already by --pid PID or --cgroup PATH, or leave --duration out",
             )
-        must_have_command(others["COMMAND"])
+        must_have_command(
+            others["COMMAND"], "ci-flame record -- COMMAND…, or --pid PID, or --cgroup PATH"
+        )
         return None
     also = [*ways[1:], *(way for way, given in others.items() if given is not None)]
     if also:
@@ -221,7 +225,7 @@ def check(
     from ci_flame import pipeline
     from ci_flame.pipeline import command_check, pytest_command
 
-    must_have_command(command)
+    must_have_command(command, "ci-flame check -- COMMAND…")
     one_of("--jit", jit, _JITS)
     config = configure(
         policy,
@@ -243,6 +247,9 @@ def check(
         call_graph=call_graph,
         replay=replay,
     )
+    must_be_of_a_store(config, **{"--keep": keep, "--anchor": anchor})
+    must_be_appendable("--summary", summary)
+    must_be_appendable("--github-output", github_output)
     outcome: Outcome | None = None
     try:
         if as_pytest is None:

@@ -9,6 +9,7 @@ each, and no longer than a collector may take to start and to read.
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -126,8 +127,10 @@ def _examined(collector: Collector, machine: Machine, frequency_hz: int) -> Exam
                 "use an ordinary build of CPython 3.11 to 3.15",
             )
     except (CiFlameError, OSError) as error:
-        cure = error.hint if isinstance(error, CiFlameError) else ""
-        reason = error.message if isinstance(error, CiFlameError) else str(error)
+        if isinstance(error, CiFlameError):
+            reason, cure = error.message, error.hint
+        else:
+            reason, cure = _refused(error)
         return Examined(
             name,
             works=False,
@@ -187,6 +190,17 @@ def _busy() -> Iterator[int]:
             yield program.pid
         finally:
             program.kill()
+
+
+def _refused(error: OSError) -> tuple[str, str]:
+    """Return what the system refused, and the cure, in words."""
+    told = (error.strerror or type(error).__name__).lower()
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    reason = f"{place}: {told}" if place else f"the system refused: {told}"
+    if isinstance(error, PermissionError) and place:
+        user = f"user {os.geteuid()}"
+        return reason, f"let {user} read and run it, or install it where {user} may"
+    return reason, ""
 
 
 def _seen(recording: Recording, *, whole: bool) -> tuple[str, ...]:

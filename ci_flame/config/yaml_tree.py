@@ -89,7 +89,7 @@ def quote(text: str) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?` for the known name most like `word`, or nothing."""
     by_lower = {name.lower(): name for name in known}
-    match = difflib.get_close_matches(word[:100].lower(), by_lower, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(word[:100].lower(), by_lower, n=1, cutoff=0.6)
     return f'; did you mean "{by_lower[match[0]]}"?' if match else ""
 
 
@@ -134,7 +134,9 @@ def _syntax_error(error: yaml.MarkedYAMLError, source: str) -> PolicyError:
     problem = " ".join(str(error.problem or error.context or "it cannot be parsed").split())
     hint = ""
     words = f"{error.context} {problem}"
-    if any(word in words for word in ("alias", "anchor", "tag", "cannot start any token")):
+    if "'\\t'" in words:
+        hint = "a tab cannot stand there: indent with spaces"
+    elif any(word in words for word in ("alias", "anchor", "tag", "cannot start any token")):
         hint = _QUOTE_HINT
     return PolicyError(source, mark.line + 1 if mark else 1, f"not YAML: {problem}", hint)
 

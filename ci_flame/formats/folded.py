@@ -5,6 +5,7 @@ Reference: https://github.com/brendangregg/FlameGraph (stackcollapse-*.pl, flame
 One line per stack, frames outermost first: `main;shop.parser:tokenize;native:libc.so.6:read 12`.
 """
 
+import re
 from typing import Final
 
 from ci_flame.errors import FormatError, UnrecognisedError
@@ -16,14 +17,15 @@ MAX_LINE: Final = 1 << 20
 MAX_DEPTH: Final = 4096
 _MAX_DIGITS: Final = 18
 _SHOWN: Final = 60
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Characters of a wrong line that a message repeats."""
 
 
 def write(profile: Profile, *, weights: bool = False) -> str:
     """Return the folded text, sorted; numbers are samples, or with `weights` in the profile's unit.
 
-    Where a name has a `;` it becomes `:`, and a line break a space, as the format has no
-    quotes. Stacks of number 0 are left out.
+    Where a name has a `;` it becomes `:`, and a line break or another control character a
+    space, as the format has no quotes. Stacks of number 0 are left out.
     """
     lines: dict[str, int] = {}
     for stack, weight in profile.stacks.items():
@@ -96,4 +98,4 @@ def _name(frame: Frame) -> str:
 
 
 def _clean(name: str) -> str:
-    return name.replace(";", ":").replace("\n", " ").replace("\r", " ")
+    return _CONTROL.sub(" ", name.replace(";", ":"))

@@ -49,8 +49,8 @@ def overhead(cost: float | None, policy: Policy, benchmark: str) -> Note | None:
     return Note(
         "overhead",
         f"the collector took {text} of a CPU while the benchmark ran, limit {limit}: costs are"
-        " not the benchmark's own any more; record with a lower frequency (--flame-frequency,"
-        " --frequency), or raise overhead: {max: …} in the policy",
+        " not the benchmark's own any more; record something that runs longer, or with a lower"
+        " frequency (--flame-frequency, --frequency), or raise overhead: {max: …} in the policy",
         benchmark,
     )
 

@@ -97,6 +97,7 @@ def run(command: Sequence[str], config: Config, *, stdout: int | None = None) ->
     After Ctrl-C or SIGTERM pytest gets the time to end its own recording; then
     InterruptedRunError is raised.
     """
+    kept_before = _run_file(config)
     try:
         # In a group of its own it gets Ctrl-C once, from us: a second one, as from a terminal
         # and from us, would cut its cleaning up short. A read of the terminal would stop that
@@ -114,9 +115,24 @@ def run(command: Sequence[str], config: Config, *, stdout: int | None = None) ->
         return process.wait()
     except (KeyboardInterrupt, InterruptedRunError):
         _end(process)
-        raise InterruptedRunError(
-            "interrupted; the benchmarks that had ended are kept, marked incomplete"
-        ) from None
+        kept = _run_file(config)
+        if kept != kept_before and kept is not None:
+            told = f"the benchmarks that had ended are kept in {config.out}, marked incomplete"
+        else:
+            told = "no benchmark had ended, and nothing of this build was kept"
+            told += f"; {config.out} holds an earlier run" if kept is not None else ""
+        raise InterruptedRunError(f"interrupted; {told}") from None
+
+
+def _run_file(config: Config) -> tuple[int, int] | None:
+    """Return what tells one written run from another; None where there is none."""
+    from ci_flame.baseline.folder import RUN_JSON  # noqa: PLC0415 - protobuf, only where it runs
+
+    try:
+        found = (config.out / RUN_JSON).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -3,6 +3,7 @@
 Findings are printed whole, as their sentence; everything else fits the width.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -30,6 +31,7 @@ OWN: Final = " (own cost)"
 _UNDER: Final = 100
 """Columns of a caller's name beside its function's."""
 _ARROW: Final = "->"
+_HASHES: Final = re.compile(r"##(\w*\[)")
 _COLOURS: Final = {
     Outcome.PASS: "32",
     Outcome.NO_BASELINE: "36",
@@ -46,7 +48,19 @@ def render(verdict: Verdict, width: int = 100, *, colour: bool = False) -> str:
         lines += [*benchmark_lines(each, width=width, colour=colour), ""]
     lines += [f"note: {visible(note.text)}" for note in verdict.notes]
     lines.append(headline(verdict, colour=colour))
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(no_command, lines)) + "\n"
+
+
+def no_command(line: str) -> str:
+    """Return a line that no CI takes for a command of a job, whatever names are in it.
+
+    GitHub reads `::name …::` at the beginning of a line and `##[name]` anywhere, Azure
+    `##vso[…]`, TeamCity `##teamcity[…]`.
+    """
+    words = line.lstrip()
+    if words.startswith("::") and "::" in words[2:]:
+        line = line.replace("::", "\\x3a:", 1)
+    return _HASHES.sub(r"\\x23#\1", line)
 
 
 def once(each: BenchmarkVerdict, verdict: Verdict) -> BenchmarkVerdict:
@@ -110,7 +124,7 @@ def benchmark_lines(each: BenchmarkVerdict, *, width: int = 100, colour: bool = 
     if told := machine.line(each.figures):
         lines.append(f"  {told}")
     lines += [f"  note: {visible(note.text)}" for note in each.notes]
-    return lines
+    return list(map(no_command, lines))
 
 
 def changed(each: BenchmarkVerdict) -> tuple[FrameChange, ...]:
