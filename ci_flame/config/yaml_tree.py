@@ -20,6 +20,9 @@ MAX_NODES: Final = 20_000
 MAX_SCALAR: Final = 2_000
 """Characters of one value; messages quote values, so they must stay readable."""
 
+_SHORT: Final = 5
+_LIKE, _LIKE_SHORT = 0.55, 0.6
+"""Ratio of matching letters from which on a name is offered."""
 _QUOTE_HINT: Final = 'values that begin with *, !, & or @ need quotes: frames: "*"'
 
 
@@ -89,7 +92,9 @@ def quote(text: str) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?` for the known name most like `word`, or nothing."""
     by_lower = {name.lower(): name for name in known}
-    match = difflib.get_close_matches(word[:100].lower(), by_lower, n=1, cutoff=0.6)
+    # In a short word two letters alike are no likeness: nope is not perf.
+    cutoff = _LIKE_SHORT if len(word) <= _SHORT else _LIKE
+    match = difflib.get_close_matches(word[:100].lower(), by_lower, n=1, cutoff=cutoff)
     return f'; did you mean "{by_lower[match[0]]}"?' if match else ""
 
 
