@@ -194,7 +194,9 @@ def _busy() -> Iterator[int]:
 
 def _refused(error: OSError) -> tuple[str, str]:
     """Return what the system refused, and the cure, in words."""
-    told = error.strerror.lower() if error.strerror else str(error) or type(error).__name__
+    if not error.strerror:
+        return str(error) or type(error).__name__, ""
+    told = error.strerror.lower()
     place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     reason = f"{place}: {told}" if place else f"the system refused: {told}"
     if isinstance(error, PermissionError) and place:
