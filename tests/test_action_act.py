@@ -437,7 +437,7 @@ def test_ebpf_records_a_first_push_and_a_pull_request_that_fails(library, tmp_pa
     assert kept["environment"]["collector"] == "ebpf"
 
     library.uses(command=f"{programs}/pytest benchmarks", python=f"{programs}/python")
-    library.commit()
+    landed = library.commit()
     git("apply", str(ROOT / "examples/library/slower.patch"), cwd=library.repository)
     text = (library.repository / "shop/text.py").read_text(encoding="utf-8")
     git("checkout", "-q", ".", cwd=library.repository)
@@ -447,8 +447,14 @@ def test_ebpf_records_a_first_push_and_a_pull_request_that_fails(library, tmp_pa
 
     assert ran.returncode == 1, ran.log
     assert ran.outputs["outcome"] == "fail"
-    assert ran.outputs["baseline-source"] == "ancestor"
-    assert (ran.outputs["baseline-sha"], ran.outputs["baseline-distance"]) == (base, "1")
+    # What is stored is of the commit before; it failed, and was confirmed beside the base itself.
+    assert f"the artifact of {base[:10]}, 1 commit before the base" in ran.log
+    assert baseline_of(ran) == ("rerun", landed)
+    assert ran.outputs["baseline-distance"] == "0"
+    assert verdict["before"]["commit"] == landed
+    assert (
+        f"compared with <code>{landed[:10]}</code> (recorded again in the same job)" in ran.summary
+    )
     assert any("shop.text:significant" in text for text in ran.annotations("error"))
     assert "shop/text.py" in {file for file, _line in ran.places("error")}
     assert verdict["after"]["environment"]["collector"] == "ebpf"
