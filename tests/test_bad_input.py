@@ -432,7 +432,7 @@ class TestFullDisk:
         first, hint = done.stderr.splitlines()
         assert first.startswith("ci-flame: full/report/")
         assert first.endswith("no space left on device")
-        assert hint == "  hint: free some space, or give -o"
+        assert hint == "  hint: make room, or name another folder by -o"
 
     @pytest.mark.usefixtures("full")
     @pytest.mark.parametrize("option", ["--flame-out=full/run", "--flame-report=full/report"])
