@@ -175,7 +175,7 @@ class TestForReal:
         ("command", "sentence"),
         [
             ((), "interrupted before one repetition had ended; nothing is kept"),
-            (("-m", "pytest", "-q", "-s"), "interrupted; the benchmarks that had ended are kept"),
+            (("-m", "pytest", "-q", "-s"), "interrupted; no benchmark had ended, and nothing"),
         ],
     )
     def test_an_interrupted_check_leaves_the_repository_as_it_was(
