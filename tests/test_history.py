@@ -261,7 +261,7 @@ def test_a_base_commit_that_became_faster_is_what_counts():
     second = recorded_again(history, after, build(6, faster, seed=61))
     assert second.outcome is Outcome.FAIL
     assert str(second.benchmarks[0].findings[0].frame) == PAGE
-    assert "that is what counts" in slugs(second)["set-aside"]
+    assert "beside this build is what counts" in slugs(second)["set-aside"]
     assert not softened(second.benchmarks)
 
 
