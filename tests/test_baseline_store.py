@@ -669,7 +669,7 @@ def test_the_first_build_of_a_store_passes_and_the_second_is_compared(
     """As in a CI whose cache holds nothing yet, or has been lost."""
     monkeypatch.setenv("CI", "true")
     (repository / "ci-flame.yml").write_text(
-        "version: 1\nrecord: {busy: 100%}\nbaseline: {rerun: never}\n"
+        "version: 1\nrecord: {busy: 100%}\noverhead: {max: 90%}\nbaseline: {rerun: never}\n"
     )
     if lost == "empty":
         (repository / "kept").mkdir()
@@ -692,7 +692,9 @@ def test_the_first_build_of_a_store_passes_and_the_second_is_compared(
 
 def test_without_a_store_the_base_commit_is_recorded_in_ci(repository, monkeypatch):
     monkeypatch.setenv("CI", "true")
-    (repository / "ci-flame.yml").write_text("version: 1\nrecord: {busy: 100%}\n")
+    (repository / "ci-flame.yml").write_text(
+        "version: 1\nrecord: {busy: 100%}\noverhead: {max: 90%}\n"
+    )
     made = call(
         "check", "--baseline", "store:none", "--name", "sum", "--repeat", "2", "--", *COMMAND
     )
