@@ -132,7 +132,11 @@ def test_thirty_fsyncs_of_64_kb(disk):
 
     path = (f"{SELF}:test_thirty_fsyncs_of_64_kb.<locals>.writer", f"{SELF}:Clocks.measure")
     waited = off_cpu_ns(recording, *path)
-    assert waited == pytest.approx(clocks.off_ns, rel=0.05)
+    waits = sum(count for count, _ in reasons(recording).values())
+    # A wait begins where the kernel takes the thread off the CPU; the thread's own CPU clock runs
+    # on while its stack is walked. On a fast disk a wait is so short that this is seen.
+    walks = 20e3 * waits
+    assert 0.95 * clocks.off_ns <= waited <= 1.05 * clocks.off_ns + walks
     assert off_cpu_ns(recording, *path, reasons=["[disk]", "[run queue]"]) > 0.95 * waited
     # The rest is the run queue's; it holds the writes between the fsyncs too.
     on_disk = off_cpu_ns(recording, *path, reasons=["[disk]"])
@@ -166,7 +170,8 @@ def test_other_threads_a_queue_and_a_pipe():
     slept = off_cpu_ns(recording, f"{name}.feeder", reasons=["[sleep]"])
     got = off_cpu_ns(recording, f"{name}.work", "queue:Queue.get", reasons=["[lock]"])
     read = off_cpu_ns(recording, f"{name}.work", "kernel:ksys_read", reasons=["[wait]"])
-    assert slept >= 250e6
+    # A thread that loses the CPU between arming its timer and leaving sleeps for less.
+    assert slept >= 0.9 * 250e6
     assert got == pytest.approx(150e6, rel=0.35)
     assert read == pytest.approx(100e6, rel=0.35)
     assert got + read == pytest.approx(slept, rel=0.15)

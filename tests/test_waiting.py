@@ -288,8 +288,8 @@ def test_a_reason_can_have_a_budget():
 # -- a benchmark that hardly uses the CPU -----------------------------------------------
 
 
-def both_modes(waits, cpu_share, seed):
-    """Return a benchmark whose CPU was sampled too, a few times only."""
+def both_modes(waits, cpu_share, seed, sampled=5):
+    """Return a benchmark whose CPU was sampled too, in the first `sampled` rounds only."""
     measurement = synthetic_waits(waits, seed=seed, cpu_share=cpu_share)
     few = Profile({stack_of("b:test;b:work"): Weight(1, 500_000)}, Unit.NANOSECONDS)
     return replace(
@@ -301,7 +301,7 @@ def both_modes(waits, cpu_share, seed):
                     replace(
                         each,
                         profiles={**each.profiles, Mode.ON_CPU: few}
-                        if n < 5
+                        if n < sampled
                         else {**each.profiles, Mode.ON_CPU: Profile({})},
                     )
                     for n, each in enumerate(process.rounds)
@@ -322,6 +322,24 @@ def test_what_hardly_uses_the_cpu_is_judged_by_its_waiting(cpu_share, outcome):
     assert got.outcome is outcome
     if outcome is Outcome.PASS:
         assert "only its waiting is judged" in got.notes[0].text
+
+
+@pytest.mark.parametrize(
+    ("cpu_share", "outcome"), [(0.02, Outcome.PASS), (0.2, Outcome.INCONCLUSIVE)]
+)
+@pytest.mark.parametrize(
+    ("sampled", "which"), [((0, 5), "before"), ((5, 0), "after"), ((0, 0), "before and after")]
+)
+def test_no_sample_at_all_is_no_doubt_where_waiting_is_judged(cpu_share, outcome, sampled, which):
+    before, after = (
+        both_modes(WAITS, cpu_share, seed, count)
+        for seed, count in zip((1, 2), sampled, strict=True)
+    )
+    got = judge_benchmark(compared(before, after, Mode.ON_CPU), Policy(), family=1)
+
+    assert got.outcome is outcome
+    told = f"hardly uses the CPU (not one sample {which}): only its waiting is judged"
+    assert (got.notes[0].text == told) == (outcome is Outcome.PASS)
 
 
 def test_each_mode_has_its_own_verdict_and_the_worst_counts():

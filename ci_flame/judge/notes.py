@@ -49,6 +49,9 @@ def unjudged(diff: BenchmarkDiff) -> tuple[Note, Outcome] | None:
             for name, count in (("before", diff.processes_before), ("after", diff.processes_after))
             if not count
         )
+        if diff.waits_instead and not diff.busy:
+            told = f"hardly uses the CPU (not one sample {which}): only its waiting is judged"
+            return Note("waits-instead", told, diff.benchmark), Outcome.PASS
         slug = "busy" if diff.busy else "too-short"
         told = f"nothing to judge {which}: {_with_cure(diff.busy) or 'no samples'}"
         return Note(slug, told, diff.benchmark), Outcome.INCONCLUSIVE
