@@ -344,10 +344,26 @@ def test_shares_are_recorded_at_the_same_time_each_by_one_process(campaign_folde
 def test_shares_are_the_whole_campaign():
     shares = [schedule.Share.parse(f"{number}/3") for number in (1, 2, 3)]
 
-    found = [[each.number for each in campaign() if share.has(each)] for share in shares]
+    found = [[each.number for each in share.of_units(campaign())] for share in shares]
 
     assert sorted(chain.from_iterable(found)) == [each.number for each in campaign()]
     assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_part_is_what_is_named_and_its_sides_stay_apart():
+    part = schedule.Part(("same",), ("quiet",))
+    found = list(part.of_units(campaign()))
+
+    assert {(each.kind, each.condition) for each in found} == {("same", "quiet")}
+    assert len(found) == schedule.KINDS["same"].wanted / 2
+    assert list(schedule.ALL.of_units(campaign())) == campaign()
+
+    tasks = list(schedule.tasks(iter(found)))
+    stored = [each for each in found if each.mode == "stored"][:-2]
+    for unit in stored:
+        places = [at for at, task in enumerate(tasks) if task.unit == unit]
+        between = {task.unit.number for task in tasks[places[0] : places[-1]]} - {unit.number}
+        assert len(between) >= schedule.LAG
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "a/b", "²/2"])

@@ -30,8 +30,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--hours", type=float, default=24.0, help="stop recording after these (24)")
     made.add_argument("--units", type=int, help="record so many units (a whole campaign)")
     made.add_argument(
+        "--kind", action="append", default=[], choices=tuple(schedule.KINDS),
+        help="record only units of this kind; may be given several times",
+    )  # fmt: skip
+    made.add_argument(
+        "--condition", action="append", default=[], choices=schedule.CONDITIONS,
+        help="record only units of this condition: what runs beside the hog wants both CPUs",
+    )  # fmt: skip
+    made.add_argument(
         "--share", type=_share, default=schedule.WHOLE, metavar="K/N",
-        help="record only every N-th unit, from the K-th on: several may record at the same time",
+        help="record only every N-th of these units, from the K-th on: several may record at once",
     )  # fmt: skip
     made.add_argument("--recordings", type=Path, help=f"folder of the campaign ({RECORDINGS})")
     made.add_argument(
@@ -76,7 +84,8 @@ def _run(told: argparse.Namespace) -> None:
             _begin_anew(store)
         made = schedule.quick() if told.quick else None
         hours = min(told.hours, QUICK_HOURS) if told.quick else told.hours
-        record.record(store, hours, units=told.units, made=made, share=told.share)
+        part = schedule.Part(told.kind, told.condition)
+        record.record(store, hours, units=told.units, made=made, part=part, share=told.share)
     if told.what == "record":
         return
     if told.what == "report":

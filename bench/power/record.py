@@ -15,7 +15,7 @@ from typing import Final
 from bench.power import schedule
 from bench.power.compare import unconfirmed
 from bench.power.process import SUITE, process
-from bench.power.schedule import WHOLE, Share, Task, Unit
+from bench.power.schedule import ALL, WHOLE, Part, Share, Task, Unit
 from bench.power.store import Store, write
 from ci_flame.baseline import git
 from ci_flame.errors import CiFlameError
@@ -67,18 +67,19 @@ def record(
     *,
     units: int | None = None,
     made: Iterator[Unit] | None = None,
+    part: Part = ALL,
     share: Share = WHOLE,
     say: bool = True,
 ) -> Progress:
     """Record the campaign's missing processes, in the order of the schedule.
 
     `units` ends it after so many (None: a whole campaign), `made` replaces the schedule. Of these
-    only the `share` is recorded: recorders of other shares may work at the same time, each the
-    others' load. A process that fails is tried again up to three times, then left out with its
-    unit.
+    only the `part` is recorded, and of that only the `share`: recorders of other shares of the
+    same part may work at the same time, each the others' load. A process that fails is tried
+    again up to three times, then left out with its unit.
     """
     count = schedule.campaign() if units is None else units
-    wanted = [each for each in islice(made or schedule.units(), count) if share.has(each)]
+    wanted = list(share.of_units(part.of_units(islice(made or schedule.units(), count))))
     progress = Progress(time.monotonic() + hours * 3600)
     with store.locked(share.lock), _ended_by_sigterm():
         missing = [task for task in schedule.tasks(iter(wanted)) if not store.has(task)]

@@ -7,8 +7,9 @@ Kinds of units are mixed so that every prefix of the schedule holds them in the 
 an interrupted campaign is a smaller campaign, not half of one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final
 
 from ci_flame.record.alternating import order
@@ -80,7 +81,7 @@ class Unit:
     seconds: float
     """Of each process and workload; times the processes it is a side."""
     condition: str
-    """`quiet`, `hog` (a CPU hog beside both sides), `hog-after` (beside the after side only)."""
+    """Of `CONDITIONS`: `quiet`, `hog` (a CPU hog beside both sides), `hog-after` (after only)."""
     mode: str
     """`rerun`: sides in random order; `stored`: all before processes, other units, all after."""
     processes: int
@@ -113,6 +114,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 LONGER: Final = 5
 DEFAULT_S: Final = 2.0
 """One of so many same-code units is recorded for as long as the plugin records by default."""
+CONDITIONS: Final = ("quiet", "hog", "hog-after")
 _SAME: Final = (("quiet", "rerun"), ("hog", "rerun"), ("quiet", "stored"), ("hog-after", "stored"))
 _GOAL: Final = ("growth", "masked")
 _CURVE: Final = (
@@ -168,6 +170,21 @@ def units() -> Iterator[Unit]:
         number += 1
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which units of a campaign are recorded first: those of these kinds and conditions."""
+
+    kinds: Collection[str] = ()
+    conditions: Collection[str] = ()
+
+    def of_units(self, made: Iterable[Unit]) -> Iterator[Unit]:
+        """Yield the units that are in it; what names nothing leaves nothing out."""
+        for unit in made:
+            kind = not self.kinds or unit.kind in self.kinds
+            if kind and (not self.conditions or unit.condition in self.conditions):
+                yield unit
+
+
 def quick() -> Iterator[Unit]:
     """Yield the two units of the smoke version: the same code, and f60 +30 %."""
     for number, kind in enumerate(("same", "large")):
@@ -181,15 +198,15 @@ def campaign() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Every `of`-th unit: what one of several recorders records of a campaign."""
+    """Every `of`-th of the wanted units: what one of several recorders records of them."""
 
     which: int
     """From 1."""
     of: int
 
-    def has(self, unit: Unit) -> bool:
-        """Tell whether the unit is in it."""
-        return unit.number % self.of == self.which - 1
+    def of_units(self, made: Iterable[Unit]) -> Iterator[Unit]:
+        """Yield the units that are in it."""
+        return islice(made, self.which - 1, None, self.of)
 
     @property
     def lock(self) -> str:
@@ -207,6 +224,7 @@ class Share:
 
 
 WHOLE: Final = Share(1, 1)
+ALL: Final = Part()
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,17 +249,17 @@ class Task:
 
 def tasks(made: Iterator[Unit]) -> Iterator[Task]:
     """Yield the processes in the order in which they are recorded."""
-    waiting: list[Unit] = []
-    for unit in made:
+    waiting: dict[int, Unit] = {}
+    for at, unit in enumerate(made):
         if unit.mode == "stored":
             yield from (Task(unit, "before", index) for index in range(unit.processes))
-            waiting.append(unit)
+            waiting[at] = unit
         else:
             yield from interleaved(unit)
-        for each in [each for each in waiting if each.number + LAG <= unit.number]:
-            waiting.remove(each)
-            yield from (Task(each, "after", index) for index in range(each.processes))
-    for each in waiting:
+        for each in [before for before in waiting if before + LAG <= at]:
+            stored = waiting.pop(each)
+            yield from (Task(stored, "after", index) for index in range(stored.processes))
+    for each in waiting.values():
         yield from (Task(each, "after", index) for index in range(each.processes))
 
 
