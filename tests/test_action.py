@@ -337,6 +337,29 @@ def test_an_input_of_the_setup_is_no_command_of_the_runner(name, code, told):
     assert told in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("python", "code", "told"),
+    [
+        (sys.executable, 0, ""),
+        (sys._base_executable, 3, f"'{sys._base_executable}' has no ci_flame, and input setup is"),
+        ("/nowhere/python3", 3, "'/nowhere/python3' is not to be found (input python): "),
+    ],
+)
+def test_without_a_setup_what_is_missing_has_a_name(tmp_path, python, code, told):
+    done = subprocess.run(
+        ["bash", str(SETUP)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "CI_FLAME_PYTHON": python, "CI_FLAME_SETUP": "none"},
+    )
+
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.removeprefix("::error title=ci_flame::").startswith(told)
+    assert len(done.stdout.splitlines()) == bool(told)
+
+
 def test_a_python_that_takes_no_packages_is_one_annotation_with_the_cure(tmp_path):
     """pip's own words are in the log above it; the script ends there."""
     python = tmp_path / "python3"

@@ -3,7 +3,8 @@
 # so that the pin of the action is the pin of the code. Nothing is compiled: the BPF programs are
 # in the checkout, and of the dependencies pip prefers wheels.
 #
-#   CI_FLAME_SETUP      auto: what records Python; perf: perf besides, for other commands
+#   CI_FLAME_SETUP      auto: what records Python; perf: perf besides, for other commands; none:
+#                       nothing is installed, only looked for, so that what is missing has a name
 #   CI_FLAME_PYTHON     ci_flame is installed into it, and nothing else of the machine changes for it
 #   CI_FLAME_VENV       instead of both: make this environment, for steps that record nothing
 set -euo pipefail
@@ -24,7 +25,7 @@ took() {
 since=$SECONDS
 
 case ${CI_FLAME_SETUP:-auto} in
-auto | perf) ;;
+auto | perf | none) ;;
 *) fail 2 "input setup is '$CI_FLAME_SETUP'; it may be 'auto', 'perf' or 'none'" ;;
 esac
 
@@ -38,6 +39,12 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     fail 3 "'$python' is $("$python" --version 2>&1 || true); ci_flame needs Python 3.11 or newer (input python, or actions/setup-python before this action)"
 fi
 
+if [ "${CI_FLAME_SETUP:-auto}" = none ]; then
+    if ! "$python" -P -c 'import ci_flame' 2>/dev/null; then
+        fail 3 "'$python' has no ci_flame, and input setup is 'none': install it into that Python before this action, or leave setup at 'auto'"
+    fi
+    exit 0
+fi
 if [ -n "${CI_FLAME_VENV:-}" ]; then
     if ! "$python" -m venv "$CI_FLAME_VENV"; then
         fail 3 "'$python' cannot make an environment: see above; put actions/setup-python before this action"
