@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import stat
 import struct
 import warnings
@@ -366,6 +367,29 @@ def test_artifacts_are_listed_by_name_and_by_run(github):
 
     assert [each.run_id for each in named] == [second, first]
     assert {each.name for each in mine} == {"ci-flame-run-bench", "ci-flame-report-bench"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "read"),
+    [
+        ([], 0),
+        ([{"id": 7, "name": "ci-flame-run-bench"}], 1),
+        ([{"id": 7, "name": "ci-flame-run-bench"}, "what is this"], 1),
+        (["what is this", {"id": "seven"}], None),
+    ],
+)
+def test_a_list_of_no_artifacts_is_no_empty_list(github, entries, read):
+    body = json.dumps({"total_count": len(entries), "artifacts": entries}).encode()
+    github.fault("GET", r".*/actions/artifacts", status=200, body=body)
+
+    def found():
+        return list(artifacts.listed(Api(github.api_url, "ro"), "acme/demo", "ci-flame-run-bench"))
+
+    if read is None:
+        with pytest.raises(ApiError, match="with 2 entries that are no artifacts"):
+            found()
+    else:
+        assert len(found()) == read
 
 
 def test_what_is_fetched_has_the_digest_that_was_told(github):

@@ -12,14 +12,14 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from ci_flame.baseline import folder
 from ci_flame.errors import BaselineError, FormatError
 from ci_flame.formats import pprof, run_json
-from ci_flame.github.api import Api
+from ci_flame.github.api import Api, ApiError
 from ci_flame.github.origin import MAX_ZIP, Artifact, read_artifact
 from ci_flame.profile import Run
 
@@ -48,17 +48,32 @@ _PROFILE: Final = re.compile(
 def listed(api: Api, repository: str, name: str, *, limit: int = 500) -> Iterator[Artifact]:
     """Yield the repository's artifacts of that name, newest first; page by page, as asked for."""
     path = f"/repos/{repository}/actions/artifacts"
-    for each in api.pages(path, "artifacts", limit=limit, name=name):
-        artifact = read_artifact(each)
-        if artifact is not None:
-            yield artifact
+    return _read_of(api.pages(path, "artifacts", limit=limit, name=name), path)
 
 
 def of_run(api: Api, repository: str, run_id: int, *, limit: int = 500) -> tuple[Artifact, ...]:
     """Return the artifacts of one run."""
     path = f"/repos/{repository}/actions/runs/{run_id}/artifacts"
-    found = (read_artifact(each) for each in api.pages(path, "artifacts", limit=limit))
-    return tuple(each for each in found if each is not None)
+    return tuple(_read_of(api.pages(path, "artifacts", limit=limit), path))
+
+
+def _read_of(entries: Iterable[object], path: str) -> Iterator[Artifact]:
+    """Yield the artifacts of a list, but for those that cannot be read.
+
+    ApiError at its end where none could be: then it is no list of artifacts, not an empty one.
+    """
+    seen = read = 0
+    for each in entries:
+        seen += 1
+        artifact = read_artifact(each)
+        if artifact is not None:
+            read += 1
+            yield artifact
+    if seen and not read:
+        raise ApiError(
+            f"GitHub answered GET {path} with {seen} entries that are no artifacts",
+            "is GITHUB_API_URL the API of a GitHub server?",
+        )
 
 
 def fetch(api: Api, repository: str, artifact: Artifact, *, limit_bytes: int = MAX_ZIP) -> bytes:
