@@ -456,8 +456,9 @@ them. Each comparison is judged as a build of its own, with one benchmark.
 
 In each, functions of 5, 10, 15, 30 or 60 % of the work can be made to do more of it. *quiet*:
 the bench starts nothing beside it; *hog*: a process that spins beside both sides; *hog-after*:
-beside the after side only. Other work on the machine is not kept away: the load tells of it, and a
-round that waits for a CPU for more than 20 % of its time is left out, as for a user.
+beside the after side only. Other work on the machine is not kept away, a second recorder of the
+campaign (`--share`) among it: the load tells of it, and a round that waits for a CPU for more than
+20 % of its time is left out, as for a user.
 *rerun*: the sides alternate in random order; *stored*: the before side is recorded whole, then
 three other units, then the after side.
 
