@@ -112,3 +112,56 @@ def test_a_known_function_that_grew_stays_beside_new_ones():
     got = judged(BEFORE, grown)
 
     assert sorted(named(got)) == ["shop.money:price", "shop.render:page"]
+
+
+# -- the benchmark as a whole -------------------------------------------------------------------
+
+TEST = "b:test"
+MANY = {f"{TEST};m:f{n}": 100_000.0 for n in range(10)}
+DOMINANT = {f"{TEST};m:big": 600_000.0} | {f"{TEST};m:f{n}": 100_000.0 for n in range(4)}
+SMALL = {f"{TEST};m:f{n}": 100_000.0 for n in range(3)} | {
+    f"{TEST};m:small{n}": 7_000.0 for n in range(100)
+}
+
+
+def times(costs, factor, only=""):
+    return {p: cost * (factor if only in p else 1.0) for p, cost in costs.items()}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "guilty"),
+    [
+        (MANY, times(MANY, 1.2), ["[total]"]),
+        (DOMINANT, times(DOMINANT, 1.2), ["[total]"]),
+        (DOMINANT, times(DOMINANT, 1.4, "big"), ["m:big"]),
+        (DOMINANT, times(times(DOMINANT, 1.4, "big"), 1.4, "f0"), ["m:big", "m:f0"]),
+        (SMALL, times(SMALL, 1.2), ["[total]"]),
+        (SMALL, times(SMALL, 1.6, "m:f"), ["m:f0", "m:f1", "m:f2"]),
+    ],
+    ids=["all", "all, one largest", "the largest", "two", "all, most small", "the large ones"],
+)
+def test_what_grew_alike_is_the_benchmark_itself(before, after, guilty):
+    assert sorted(named(judged(before, after))) == guilty
+
+
+def test_a_little_noise_of_one_function_does_not_hide_that_all_grew_alike():
+    """One of 1.1 % that seems to have become cheaper, within its own noise."""
+    one = {f"{TEST};m:little": 11_000.0}
+
+    got = judged(MANY | one, times(MANY, 1.2) | times(one, 0.97))
+
+    assert named(got) == ["[total]"]
+
+
+def test_two_of_many_noisy_functions_are_not_the_benchmark_itself():
+    noisy = Noise(function=0.05, misfit=0.01, dispersion=0.5)
+    after = times(times(MANY, 1.8, "m:f0"), 1.8, "m:f1")
+    compared = diff_benchmark(
+        synthetic_measurement(MANY, seed=1, noise=noisy),
+        synthetic_measurement(after, seed=2, noise=noisy),
+        Mode.ON_CPU,
+    )
+
+    got = judge_benchmark(compared, Policy(rules=(TEN,)), family=1)
+
+    assert sorted(named(got)) == ["m:f0", "m:f1"]

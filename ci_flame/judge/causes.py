@@ -6,12 +6,14 @@ deepest that explain the growth are reported; callers are their path.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Final
 
 import numpy as np
+from scipy.special import chdtrc
 
 from ci_flame.diff import Columns
-from ci_flame.diff.evidence import Flags
+from ci_flame.diff.evidence import Flags, Indices
 from ci_flame.judge.family import Unit, nodes_of
 from ci_flame.noise import Floats
 from ci_flame.policy import Limit, Rule
@@ -23,6 +25,12 @@ EXPLAINED: Final = 0.8
 MOSTLY: Final = 0.5
 SEVERAL: Final = 3
 """New functions, or native ones, below one caller up to which each is a finding of its own."""
+LARGE: Final = 0.01
+"""Own share below which the noise of a function says nothing of it alone."""
+NEAR: Final = 0.3
+"""Part of the benchmark's growth by which a function's may differ from it and be alike."""
+LIKELY: Final = 0.01
+"""Probability of differences as large as these, below which functions did not grow alike."""
 EVEN_FUNCTIONS: Final = 3
 """Functions that must have grown alike before the benchmark itself is called the cause."""
 
@@ -241,29 +249,58 @@ def _worst(same: Sequence[Broken]) -> Broken:
 
 
 def grew_evenly(columns: Columns) -> bool:
-    """Tell whether the benchmark grew as a whole: its functions alike, no one of them most.
+    """Tell whether the benchmark grew as a whole: its functions alike, not one of them for all.
 
-    At least `EVEN_FUNCTIONS` functions of 1 % own cost or more, together 80 % of the cost,
-    grew as the benchmark did, within their own noise or 30 % of it.
+    At least `EVEN_FUNCTIONS` functions of 1 % own cost or more, and all smaller ones as if they
+    were one, together 80 % of the cost, grew as the benchmark did, within their own noise or
+    30 % of it; and all of them together differ by no more than that lets expect (Cochran 1954,
+    Q). Where one function is most of the growth, each of the others must surely have grown.
     """
     estimates = columns.estimates
     whole = float(estimates.log_ratio[0])
-    if not np.isfinite(whole):
+    if not np.isfinite(whole) or whole <= 0:
         return False
     rows = np.arange(1, 1 + columns.functions)
     share = estimates.before[rows] / estimates.before[0]
-    large = rows[share >= 0.01]  # noqa: PLR2004 - below it the noise says nothing
-    if whole <= 0 or len(large) < EVEN_FUNCTIONS:
+    large = rows[share >= LARGE]
+    if len(large) < EVEN_FUNCTIONS:
+        return False
+    rest, rest_error, rest_share = _together(columns, rows[share < LARGE])
+    grew = np.append(estimates.log_ratio[large], rest)
+    error = np.append(estimates.standard_error[large], rest_error)
+    part = np.append(share[large - 1], rest_share)
+    # One that seems cheaper within its noise may have grown like the rest.
+    apart = np.abs(grew - whole)
+    alike = apart <= np.maximum(2 * error, NEAR * whole)
+    with np.errstate(invalid="ignore"):  # what is gone has no error to divide by
+        q = np.nansum(apart**2 / (error**2 + (NEAR * whole / 2) ** 2))
+    if chdtrc(len(large), q) < LIKELY:
         return False
     change = estimates.after[large] - estimates.before[large]
-    if change.max() >= MOSTLY * (estimates.after[0] - estimates.before[0]):
-        return False
-    distance = np.abs(estimates.log_ratio[large] - whole)
-    alike = distance <= np.maximum(2 * estimates.standard_error[large], 0.3 * whole)
-    return bool(
-        alike.sum() >= EVEN_FUNCTIONS
-        and share[large - 1][alike].sum() >= EXPLAINED
-        and (estimates.log_ratio[large][alike] > 0).all()
+    most = int(np.argmax(change))
+    wanted = EXPLAINED
+    if change[most] >= MOSTLY * (estimates.after[0] - estimates.before[0]):
+        alike &= grew >= 2 * error
+        alike[most] = False
+        wanted *= 1 - part[most]
+    return bool(alike[:-1].sum() >= EVEN_FUNCTIONS and part[alike].sum() >= wanted)
+
+
+def _together(columns: Columns, rows: Indices) -> tuple[float, float, float]:
+    """Return the log ratio of these own costs as one, its standard error, and their share.
+
+    Errors are added in quadrature: own costs of different functions are different samples.
+    """
+    estimates = columns.estimates
+    before, after = estimates.before[rows], estimates.after[rows]
+    if not before.sum() or not after.sum():
+        return nan, 0.0, 0.0
+    known = np.isfinite(estimates.standard_error[rows])
+    errors = estimates.standard_error[rows][known] * before[known]
+    return (
+        float(np.log(after.sum() / before.sum())),
+        float(np.sqrt((errors**2).sum()) / before.sum()),
+        float(before.sum() / estimates.before[0]),
     )
 
 
