@@ -1,11 +1,15 @@
 """judge/exact.py and diff/counts.py: what counts say, and rules on them; both sides of limits."""
 
+from dataclasses import replace
+
 import pytest
+from synthetic import synthetic_measurement
 
 from ci_flame.config import parse_policy
+from ci_flame.diff import diff_benchmark
 from ci_flame.diff.counts import Work, counts
 from ci_flame.errors import PolicyError
-from ci_flame.judge import exact, judge_alone
+from ci_flame.judge import exact, judge_alone, judge_benchmark
 from ci_flame.policy import Limit, Policy, Rule, Severity
 from ci_flame.profile import TOTAL, Frame, Kind, Measurement, Mode, Process
 from ci_flame.profile.counts import Count, Counting
@@ -106,6 +110,88 @@ def test_a_caller_is_reported_where_its_callee_is_not_limited():
     found = judged(measurement(), with_work(TOKENIZE, 1200), rule(frames=("shop:main",)))
 
     assert [str(each.frame) for each in found.findings] == ["shop:main"]
+
+
+PARSE, LOADS = Frame("parse", "shop"), Frame("loads", "json")
+
+
+def parsing(price=500, loads=0, below=0):
+    """`main` calls `price`, and `parse`, which calls `json.loads` and what is `below` it."""
+    more = loads + below + price - 500
+    return measurement(
+        *[
+            process(
+                {
+                    TOKENIZE: SAME[TOKENIZE],
+                    PRICE: Count(4, price, 4, price),
+                    PARSE: Count(1, 300, 2, 1000 + loads + below),
+                    LOADS: Count(1, 700 + loads + below, 1, 700 + loads + below),
+                    MAIN: Count(1, 100, 17, 2600 + more),
+                }
+            )
+        ]
+        * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("after", "limit", "named"),
+    [
+        # json is not named by the rule: its growth is that of who calls it
+        (parsing(price=501, loads=1000), 0.0, ["shop:parse", "shop:price"]),
+        (parsing(price=501), 0.0, ["shop:price"]),
+        (parsing(loads=1), 0.0, ["shop:parse"]),
+        (parsing(price=600, loads=1000), 0.1, ["shop:parse", "shop:price"]),
+        # what is left of the callers' growth keeps the limit
+        (parsing(price=800, loads=50), 0.1, ["shop:price"]),
+    ],
+)
+def test_growth_below_one_function_does_not_hide_growth_below_another(after, limit, named):
+    found = judged(parsing(), after, rule(growth=limit, frames=("shop:*",)))
+
+    assert sorted(str(each.frame) for each in found.findings) == named
+
+
+@pytest.mark.parametrize("calls", [True, False])
+def test_a_function_explains_the_growth_of_those_that_it_may_run_below(calls):
+    both = counts(parsing(), parsing(price=1000, loads=400))
+    policy = Policy((rule(frames=("shop:*",)),))
+
+    found = exact.judge(
+        both, policy, "t", "on-cpu",
+        below=lambda caller, _callee: calls or caller == MAIN,
+    )  # fmt: skip
+
+    # The 500 of `price` are more than what `parse` grew by, if that calls it.
+    told = sorted(str(each.frame) for each in found.findings)
+    assert told == ["shop:main" if calls else "shop:parse", "shop:price"]
+
+
+def test_samples_tell_which_function_runs_below_which():
+    costs = {
+        "shop:main;shop:price": 50_000.0,
+        "shop:main;shop:parse;json:loads": 100_000.0,
+        "shop:main;shop:tokenize": 100_000.0,
+    }
+    sides = [
+        replace(
+            made,
+            processes=tuple(
+                replace(one, counts=found.processes[0].counts, counting=found.processes[0].counting)
+                for one in made.processes
+            ),
+        )
+        for made, found in (
+            (synthetic_measurement(costs, seed=1), parsing()),
+            (synthetic_measurement(costs, seed=2), parsing(price=1000, loads=400)),
+        )
+    ]
+
+    got = judge_benchmark(
+        diff_benchmark(*sides, Mode.ON_CPU), Policy((rule(frames=("shop:*",)),)), family=1
+    )
+
+    assert sorted(str(f.frame) for f in got.findings) == ["shop:parse", "shop:price"]
 
 
 def test_own_bytecodes_leave_the_callees_out():

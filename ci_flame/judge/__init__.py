@@ -7,6 +7,7 @@ benchmark (`min_impact`). Everything else that a reader must know is a note.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -37,7 +38,7 @@ from ci_flame.judge.notes import (
 )
 from ci_flame.judge.unused import unused
 from ci_flame.policy import Policy, Rule, Severity
-from ci_flame.profile import TOTAL, Measurement, Mode, Run
+from ci_flame.profile import TOTAL, Frame, Measurement, Mode, Run
 from ci_flame.verdict import (
     BenchmarkVerdict,
     Finding,
@@ -64,7 +65,9 @@ def judge_benchmark(diff: BenchmarkDiff, policy: Policy, *, family: int) -> Benc
     rules = [rule for rule in policy.rules if rule.applies_to(diff.benchmark, diff.mode)]
     notes = [Note("recording", text, diff.benchmark) for text in diff.notes]
     machine = metrics.judge(diff.figures, policy, diff.benchmark, diff.mode, family=family)
-    counted = exact.judge(diff.counts, policy, diff.benchmark, diff.mode, frames=diff.frames)
+    counted = exact.judge(
+        diff.counts, policy, diff.benchmark, diff.mode, frames=diff.frames, below=_below(columns)
+    )
     found: list[Finding] = [*counted.findings, *machine.findings]
     notes += (*machine.notes, *counted.notes, *exact.notes(diff.counts, diff.benchmark))
     doubt = worst([machine.outcome, counted.outcome])
@@ -186,6 +189,27 @@ def _finding(each: Broken, diff: BenchmarkDiff, columns: Columns) -> Finding:
         cause=each.cause,
         was=str(diff.renamed.get(unit.frame, "")),
     )
+
+
+def _below(columns: Columns | None) -> exact.Below:
+    """Return what tells whether a function may run below another: by samples, if both have some."""
+    if columns is None:
+        return lambda _caller, _callee: True
+    tree = columns.evidence
+
+    @cache  # of thousands of functions, and hardly ever asked for
+    def numbers() -> dict[Frame, int]:
+        return {frame: at for at, frame in enumerate(tree.node_all)}
+
+    @cache
+    def callees(caller: int) -> frozenset[int]:
+        return frozenset(tree.node_frame[tree.below(tree.node_frame == caller)].tolist())
+
+    def below(caller: Frame, callee: Frame) -> bool:
+        one, other = numbers().get(caller), numbers().get(callee)
+        return one is None or other is None or other in callees(one)
+
+    return below
 
 
 def _work(each: Broken, diff: BenchmarkDiff) -> Work | None:

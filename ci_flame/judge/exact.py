@@ -7,7 +7,7 @@ Counts have no noise, so that no statistics are needed: growth past the limit fa
 cost. Where they are not the same in all processes, nothing is claimed and nothing judged.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Final
@@ -20,6 +20,8 @@ from ci_flame.profile import TOTAL, Frame
 from ci_flame.profile.counts import Count
 from ci_flame.verdict import Figure, Finding, Note, Outcome, Sort, limit_text, percent
 
+Below = Callable[[Frame, Frame], bool]
+"""Of a caller and a function: whether it may run below it."""
 ALIKE: Final = 0.5
 """Share of the growth in time that bytecodes must have grown by to be called the reason."""
 
@@ -121,10 +123,11 @@ def judge(
     mode: str,
     *,
     frames: Sequence[FrameChange] = (),
+    below: Below = lambda _caller, _callee: True,
 ) -> Judged:
     """Judge every rule on bytecodes and calls that is about this benchmark.
 
-    `frames` tell where functions are. A rule that cannot be judged makes the benchmark
+    `frames` tell where functions are, `below` whether one may run below another. A rule that cannot be judged makes the benchmark
     INCONCLUSIVE (WARN, if it only warns), with the reason.
     """
     if counts is None:
@@ -141,7 +144,7 @@ def judge(
             broken = [made for row in _rows(rule, counts) for made in _over(rule, row, counts)]
             findings += [
                 _finding(rule, figure, row.frame, known.get(row.frame), (benchmark, mode))
-                for row, figure in _causes(broken)
+                for row, figure in _causes(rule, broken, below)
             ]
             doubt = _unsteady(rule, counts)
         if doubt:
@@ -254,8 +257,7 @@ def _over(rule: Rule, row: _Row, counts: Counts) -> Iterator[tuple[_Row, Figure]
         if whole and row.after > rule.min_impact * whole:
             limit = f"what is new may make {limit_text(share=rule.min_impact)}"
             yield row, Figure(rule.metric, row.after, 0, *processes, limit, row.after / whole)
-    # Whole numbers: a limit of 2 % is not passed by 1,020 after 1,000.
-    elif row.after - row.before > limit_share * row.before * (1 + 1e-12):
+    elif _breaks(rule, row.after - row.before, row.before):
         limit = limit_text(share=limit_share)
         yield row, Figure(rule.metric, row.after, row.before, *processes, limit, limit_share)
 
@@ -265,13 +267,27 @@ def _whole(rule: Rule, side: Side) -> int:
     return sum(_own(rule, count) for count in side.counts.values())
 
 
-def _causes(broken: list[tuple[_Row, Figure]]) -> list[tuple[_Row, Figure]]:
-    """Keep those that grew themselves; what only calls them says nothing new, nor does the sum."""
+def _causes(
+    rule: Rule, broken: list[tuple[_Row, Figure]], below: Below
+) -> list[tuple[_Row, Figure]]:
+    """Keep those that grew themselves, and others whose growth these do not explain."""
     growing = [each for each in broken if each[1].before is not None]
-    own = [each for each in growing if each[0].grew_itself and each[0].frame != TOTAL]
-    kept = own or [each for each in growing if each[0].frame != TOTAL] or growing
+    kept = [each for each in growing if each[0].grew_itself and each[0].frame != TOTAL]
+    others = [each for each in growing if each not in kept]
+    # The least growth first: what called it grew by as much, or more, and is larger.
+    for each in sorted(others, key=lambda e: (-_by(e[0]), e[0].after, e[0].frame)):
+        told = -sum(_by(one[0]) for one in kept if below(each[0].frame, one[0].frame))
+        if _breaks(rule, -_by(each[0]) - told, each[0].before or 0):
+            kept.append(each)
     kept += [each for each in broken if each[1].before is None]
     return sorted(kept, key=lambda each: (_by(each[0]), each[0].frame))
+
+
+def _breaks(rule: Rule, growth: float, before: int) -> bool:
+    """Tell whether growth of so much alone would be past the rule's limit."""
+    share = 0.0 if rule.max_growth is None else rule.max_growth.share or 0.0
+    # Whole numbers: a limit of 2 % is not passed by 1,020 after 1,000.
+    return growth > share * before * (1 + 1e-12)
 
 
 def _by(row: _Row) -> float:
