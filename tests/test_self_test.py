@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -191,8 +192,9 @@ class TestWords:
                 "  what it can see  growth of 12 % or more in functions over 5 % (4 times of 5), in"
                 " 10 s a side"
             ),
-            "  recommended      15 %; now 10 %",
-            "  for 5 %          about 54 s a side, in 27 processes",
+            "  recommended      10 %, as it is",
+            "  to see 10 %      about 14 s a side, in 7 processes",
+            "  to see 5 %       about 54 s a side, in 27 processes",
             "",
             "note: n",
         ]
@@ -213,7 +215,7 @@ class TestWords:
         assert decode_one(encoded(one), "f") == one
         told = json.loads(encode(SelfTest((one,))))
         assert told["version"] == 1
-        assert told["benchmarks"][0]["recommended_limit"] == 0.15
+        assert told["benchmarks"][0]["recommended_limit"] == 0.1
         assert told["good"] is True
 
     @pytest.mark.parametrize("data", ["", "[]", "{}", '{"same": 1, "planted": []}'])
@@ -232,11 +234,11 @@ class TestAdvice:
         return choosing.limit_of(policy, benchmark, Frame("f", "m"))[0]
 
     def test_without_a_file_others_keep_the_default(self, tmp_path):
-        found = advice.merge(None, {"t.py::a[1]": 0.15, "b": 0.05}, {}, "ci-flame.yml")
+        found = advice.merge(None, {"t.py::a[1]": 0.03, "b": 0.05}, "ci-flame.yml")
         policy = self.read(tmp_path, found.text)
 
         names = ("t.py::a[1]", "b", "another")
-        assert [self.limits(policy, name) for name in names] == [0.15, 0.05, 0.10]
+        assert [self.limits(policy, name) for name in names] == [0.03, 0.05, 0.10]
         assert any(rule.mode == "off-cpu" for rule in policy.rules)
         assert found.diff.count("\n+") >= len(found.text.splitlines())
 
@@ -250,7 +252,7 @@ class TestAdvice:
         ],
     )
     def test_what_was_there_is_kept_and_a_lower_limit_added(self, old, tmp_path):
-        found = advice.merge(old, {"b": 0.05}, {"b": 0.1}, "ci-flame.yml")
+        found = advice.merge(old, {"b": 0.05}, "ci-flame.yml")
         policy = self.read(tmp_path, found.text)
 
         assert self.limits(policy, "b") == 0.05
@@ -262,29 +264,30 @@ class TestAdvice:
             if name != "rules":
                 assert yaml.safe_load(found.text)[name] == value
 
-    def test_a_higher_limit_is_left_to_the_author(self):
-        old = "version: 1\nrules:\n  - max_growth: 5%\n"
-        found = advice.merge(old, {"b": 0.15}, {"b": 0.05}, "p.yml")
-
-        assert (found.text, found.diff) == (old, "")
-        assert found.left == (
-            (
-                "b: 15% is recommended, a rule of p.yml says 5%: loosen that rule, or exclude the"
-                " benchmark there"
-            ),
-        )
-
     def test_rules_on_one_line_are_left_alone(self):
         old = "version: 1\nrules: [{max_growth: 10%}]\n"
-        found = advice.merge(old, {"b": 0.05}, {"b": 0.1}, "p.yml")
+        found = advice.merge(old, {"b": 0.05}, "p.yml")
 
         assert (found.text, found.diff) == (old, "")
         assert found.left == ("p.yml has its rules on one line: write them as a list",)
 
-    def test_a_limit_that_it_has_already_is_no_advice(self):
-        assert advice.limits(SelfTest((of_benchmark(visible=0.1),))) == {}
-        assert advice.limits(SelfTest((of_benchmark(visible=0.11),))) == {"t.py::a": 0.15}
-        assert advice.merge("x", {}, {}, "p").diff == ""
+    @pytest.mark.parametrize(
+        ("visible", "limit", "wanted"),
+        [
+            (0.04, 0.1, 0.05),
+            (0.1, 0.1, 0.1),
+            (0.11, 0.1, 0.1),  # a higher limit would only let pass what can be seen
+            (20.0, 0.1, 0.1),
+            (0.11, None, 0.15),
+            (20.0, None, None),
+        ],
+    )
+    def test_only_a_lower_limit_or_a_first_one_is_advice(self, visible, limit, wanted):
+        one = replace(of_benchmark(visible=visible), limit=limit)
+
+        assert one.recommended == wanted
+        assert advice.limits(SelfTest((one,))) == ({} if wanted == limit else {"t.py::a": wanted})
+        assert advice.merge("x", {}, "p").diff == ""
 
 
 @pytest.mark.parametrize(

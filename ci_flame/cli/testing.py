@@ -134,8 +134,7 @@ def _write_policy(test: "SelfTest", file: Path | None) -> None:
 
     path = Path(os.path.relpath(file or "ci-flame.yml"))
     old = path.read_bytes().decode("utf-8") if path.exists() else None
-    current = {each.benchmark: each.limit for each in test.benchmarks}
-    found = advice.merge(old, advice.limits(test), current, str(path))
+    found = advice.merge(old, advice.limits(test), str(path))
     for line in found.left:
         click.echo(f"ci-flame: {line}", err=True)
     if not found.diff:

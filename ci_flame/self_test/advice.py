@@ -1,8 +1,7 @@
 """Model, pure: recommended limits -> the text of a policy file, what was in it kept.
 
 Rules are added at the end of `rules:`; every rule that matches counts, so that a lower limit
-tightens, and a higher one must be made room for: the benchmarks are taken out of the rules
-that are new here, and what an older rule of the file says is left to its author.
+tightens. None is ever raised.
 """
 
 import difflib
@@ -32,7 +31,7 @@ class Advice:
 
 
 def limits(test: SelfTest) -> dict[str, float]:
-    """Return benchmark -> recommended limit, where it is not the limit that it has."""
+    """Return benchmark -> recommended limit, where it has none or a higher one."""
     return {
         each.benchmark: each.recommended
         for each in test.benchmarks
@@ -40,10 +39,8 @@ def limits(test: SelfTest) -> dict[str, float]:
     }
 
 
-def merge(
-    old: str | None, wanted: Mapping[str, float], current: Mapping[str, float | None], name: str
-) -> Advice:
-    """Return the file's text with these limits; `current`: the limits that hold now.
+def merge(old: str | None, wanted: Mapping[str, float], name: str) -> Advice:
+    """Return the file's text with these limits.
 
     `old` is None where there is no file: then the default rule is written out, without the
     benchmarks that get their own.
@@ -54,20 +51,10 @@ def merge(
         rules = _default(wanted) + _own(wanted)
         text = "\n".join(["version: 1", "rules:", *(f"  {line}" for line in rules)]) + "\n"
         return Advice(text, _diff("", text, name))
-    lower = {
-        each: limit for each, limit in wanted.items()
-        if (now := current.get(each)) is None or limit < now
-    }  # fmt: skip
-    left = tuple(
-        f"{each}: {_percent(limit)} is recommended, a rule of {name} says"
-        f" {_percent(current[each] or 0)}: loosen that rule, or exclude the benchmark there"
-        for each, limit in sorted(wanted.items())
-        if each not in lower
-    )
-    merged = _insert(old, _own(lower)) if lower else old
+    merged = _insert(old, _own(wanted))
     if merged is None:
-        return Advice(old, "", (f"{name} has its rules on one line: write them as a list", *left))
-    return Advice(merged, _diff(old, merged, name), left)
+        return Advice(old, "", (f"{name} has its rules on one line: write them as a list",))
+    return Advice(merged, _diff(old, merged, name))
 
 
 def _insert(old: str, rules: Sequence[str]) -> str | None:

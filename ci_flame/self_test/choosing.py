@@ -25,7 +25,7 @@ OWN_PART: Final = 0.5
 LIMITS: Final = (0.03, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 0.50, 0.75, 1.0)
 """What is recommended: a person would have typed it."""
 WANTED: Final = 0.05
-"""The limit whose price in seconds is told."""
+"""The growth whose price in seconds is told."""
 MOST_TIMES: Final = 100.0
 """Nobody records that many times as long."""
 

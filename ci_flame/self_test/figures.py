@@ -85,13 +85,19 @@ class Tested:
 
     @property
     def recommended(self) -> float | None:
-        """The smallest usual limit that the recording is good for."""
-        return choosing.recommended(self.visible)
+        """The limit to have: the smallest usual one that the recording can see, or what it is.
 
-    @property
-    def seconds_for_5(self) -> float | None:
-        """Seconds a side that a limit of 5 % would need."""
-        return choosing.seconds_for(choosing.WANTED, self.visible, self.seconds)
+        A higher one than it is would gain nothing: noise fails no build at any limit, and growth
+        that is seen would pass.
+        """
+        limit = choosing.recommended(self.visible)
+        if limit is None or self.limit is None:
+            return limit if self.limit is None else self.limit
+        return min(limit, self.limit)
+
+    def seconds_for(self, growth: float) -> float | None:
+        """Seconds a side that it would take to see so much growth; None: too many."""
+        return choosing.seconds_for(growth, self.visible, self.seconds)
 
     @property
     def can_fail(self) -> bool:
@@ -197,7 +203,7 @@ def encode(test: SelfTest) -> str:
         | {
             "visible": each.visible,
             "recommended_limit": each.recommended,
-            "seconds_for_5_percent": each.seconds_for_5,
+            "seconds_for_5_percent": each.seconds_for(choosing.WANTED),
         }
         for each in test.benchmarks
     ]

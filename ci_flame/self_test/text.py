@@ -82,14 +82,19 @@ def advice(tested: Tested) -> Iterator[str]:
     )
     limit = tested.recommended
     words = f"no limit below 100 % in {a_side}" if limit is None else limit_words(limit)
-    now = f"; now {limit_words(tested.limit)}" if tested.limit is not None else ""
-    yield f"recommended      {words}{now}"
-    if tested.visible <= choosing.WANTED:
-        return
-    seconds = tested.seconds_for_5
+    if tested.limit is not None:
+        words += ", as it is" if limit == tested.limit else f"; now {limit_words(tested.limit)}"
+    yield f"recommended      {words}"
+    for growth in sorted({choosing.WANTED, limit or choosing.WANTED}, reverse=True):
+        if growth < tested.visible:
+            told = f"to see {limit_words(growth)}"
+            yield f"{told:<15}  {_price(tested, growth)}"
+
+
+def _price(tested: Tested, growth: float) -> str:
+    """Return what recording must be to see so much growth."""
+    seconds = tested.seconds_for(growth)
     if seconds is None:
-        price = "more than a hundred times as long: not by recording longer"
-    else:
-        processes = max(2, round(seconds / tested.seconds * tested.processes))
-        price = f"about {seconds:.0f} s a side, in {processes} processes"
-    yield f"for 5 %          {price}"
+        return "more than a hundred times as long: not by recording longer"
+    processes = max(2, round(seconds / tested.seconds * tested.processes))
+    return f"about {seconds:.0f} s a side, in {processes} processes"
