@@ -180,9 +180,21 @@ def test_time_that_runs_out_early_makes_that_look_the_last():
     assert found.policy.false_failures_per_build == pytest.approx(spent, rel=0.5)
 
 
-@pytest.mark.parametrize(("limit", "clear"), [(0.005, False), (0.50, True)])
+@pytest.mark.parametrize(
+    ("limit", "clear"),
+    [
+        (Limit(share=0.005), False),
+        (Limit(share=0.50), True),
+        # of half a millisecond per iteration
+        (Limit(ns=2_000), False),
+        (Limit(ns=200_000), True),
+        (Limit(share=0.50, ns=2_000), False),
+        (Limit(share=0.005, ns=200_000), False),
+        (Limit(share=0.50, ns=200_000), True),
+    ],
+)
 def test_a_pass_is_clear_where_growth_past_the_limit_cannot_hide(limit, clear):
-    policy = Policy(rules=(Rule(max_growth=Limit(share=limit)),))
+    policy = Policy(rules=(Rule(max_growth=limit),))
     sides = [synthetic_measurement(SHOP, seed=seed) for seed in (1, 2)]
     verdict = judge_benchmark(diff_benchmark(*sides, Mode.ON_CPU), policy, family=1)
 

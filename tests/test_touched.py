@@ -13,7 +13,7 @@ from ci_flame.judge.touched import label, label_all
 from ci_flame.policy import Policy
 from ci_flame.profile import TOTAL, Frame, Place
 from ci_flame.report import REPORTERS
-from ci_flame.verdict import Note, Outcome
+from ci_flame.verdict import Figure, Note, Outcome, Sort
 from ci_flame.verdict.touch import Spot, Touch, Touched
 
 TOKENIZE = "shop.parser:tokenize"
@@ -141,6 +141,26 @@ def finding_on(name):
 )
 def test_labels_of_what_is_around_a_change(name, spots, expected):
     assert told(touched(**spots), finding_on(name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("sort", "expected"),
+    [
+        # More bytecodes are somebody's change as much as more time is; a metric of the machine is not.
+        (Sort.COUNT, (Touch.CHANGED, "Changed in this diff: src/shop/parser.py:90.")),
+        (Sort.GROWTH, ("", "")),
+    ],
+)
+def test_a_finding_of_exact_counts_is_labelled_and_a_metric_is_not(sort, expected):
+    (each,) = FAILED.benchmarks
+    figure = Figure("bytecodes", 1020, 1000, 2, 2, "0 %", 0.0)
+    about = replace(each.findings[0], sort=sort, figure=figure)
+    verdict = replace(FAILED, benchmarks=(replace(each, findings=(about,)),))
+
+    assert told(touched(**{TOKENIZE: changed()}), verdict) == expected
+    if sort is Sort.COUNT:
+        (labelled,) = label(verdict.benchmarks[0], touched(**{TOKENIZE: changed()})).findings
+        assert str(labelled).endswith("limit 0 %. Changed in this diff: src/shop/parser.py:90.")
 
 
 def test_a_finding_knows_the_line_that_changed_in_itself_alone():

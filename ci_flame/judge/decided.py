@@ -1,9 +1,11 @@
 """Stage 5, pure: whether a benchmark needs to be recorded any longer."""
 
 from collections.abc import Iterable
+from math import inf
 from typing import Final
 
-from ci_flame.policy import Policy
+from ci_flame.diff import Change
+from ci_flame.policy import Limit, Policy
 from ci_flame.profile import Mode
 from ci_flame.verdict import BenchmarkVerdict, Outcome
 
@@ -21,11 +23,9 @@ def decided(verdicts: Iterable[BenchmarkVerdict], policy: Policy) -> bool:
 
 def _decided(verdict: BenchmarkVerdict, policy: Policy) -> bool:
     limits = [
-        rule.max_growth.share
+        rule.max_growth
         for rule in policy.rules
-        if rule.applies_to(verdict.benchmark, verdict.mode)
-        and rule.max_growth is not None
-        and rule.max_growth.share is not None
+        if rule.applies_to(verdict.benchmark, verdict.mode) and rule.max_growth is not None
     ]
     if verdict.diff is None or not limits:
         return True  # nothing to compare with: budgets want no more than certainty
@@ -33,9 +33,9 @@ def _decided(verdict: BenchmarkVerdict, policy: Policy) -> bool:
         return False
     if any(note.slug == "not-certain" for note in verdict.notes):
         return False
-    limit = min(limits)
     seen = verdict.smallest_visible
-    if seen is not None and seen <= limit:
+    # A limit in seconds is the smallest share of the largest cost.
+    if seen is not None and seen <= _share(limits, verdict.diff.total):
         return True
     # What was measured may exclude growth past the limit before any growth could be seen.
     costs = [verdict.diff.total] if verdict.diff.anchor != "shares" else []
@@ -43,4 +43,12 @@ def _decided(verdict: BenchmarkVerdict, policy: Policy) -> bool:
     costs += [each.total for each in verdict.diff.frames if each.own.after_share >= LARGE]
     if verdict.mode == Mode.OFF_CPU:
         costs = [verdict.diff.total]
-    return all(each.high <= limit for each in costs)
+    return all(each.high <= _share(limits, each) for each in costs)
+
+
+def _share(limits: Iterable[Limit], cost: Change) -> float:
+    """Return the lowest limit on the growth of a cost, as a share of it."""
+    shares = [each.share for each in limits if each.share is not None]
+    if cost.before_ns > 0:
+        shares += [each.ns / cost.before_ns for each in limits if each.ns is not None]
+    return min(shares, default=inf)

@@ -46,7 +46,7 @@ def _label(  # noqa: C901, PLR0911 - a ladder, one rung a label
     finding: Finding, diff: BenchmarkDiff | None, touched: Touched
 ) -> tuple[str, str]:
     """Return the kind of touch and its words; both empty where nothing is known."""
-    if finding.figure is not None:
+    if not finding.of_code:
         return "", ""
     name = str(finding.frame)
     spot = touched.spots.get(name)

@@ -56,7 +56,7 @@ class Labels:
     def of(self, verdicts: Iterable[BenchmarkVerdict], after: Measurement | None) -> Touched | None:
         """Return what the diff touched of a benchmark that has findings; None without any."""
         verdicts = tuple(verdicts)
-        findings = [f for each in verdicts for f in each.findings if f.figure is None]
+        findings = [f for each in verdicts for f in each.findings if f.of_code]
         if not findings or after is None or not self._find():
             return None
         assert self._changes is not None  # noqa: S101 - _find says so

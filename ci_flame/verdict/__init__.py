@@ -118,6 +118,11 @@ class Finding:
         """Tell whether it is about time spent waiting."""
         return self.mode == Mode.OFF_CPU
 
+    @property
+    def of_code(self) -> bool:
+        """Tell whether it is about functions, not about a metric of the machine."""
+        return self.figure is None or self.sort is Sort.COUNT
+
     def __str__(self) -> str:
         """Return the sentence; rounded so that no figure contradicts the decision."""
         if self.figure is not None and self.sort is Sort.COUNT:
