@@ -10,10 +10,13 @@ from synthetic import SHOP, grown, synthetic_measurement, synthetic_run
 from test_baseline_git import run_git
 from test_cli import call
 
+from ci_flame import pipeline
 from ci_flame.baseline import folder, store
 from ci_flame.config import BaselineKind, BaselineSpec, build
 from ci_flame.diff.same_code import not_the_build
 from ci_flame.pipeline.chosen import Chosen, to_confirm
+from ci_flame.policy import Policy
+from ci_flame.verdict import Outcome
 from ci_flame.verdict.confirmed import confirmation
 
 TOKENIZE = "shop.parser:tokenize"
@@ -43,16 +46,16 @@ def test_a_build_has_the_same_functions():
 
 
 def test_what_a_second_recording_says():
-    note = confirmation("b", (), failed=True, beside="0123456789abcdef")
+    note = confirmation("b", (), Outcome.FAIL, beside="0123456789abcdef")
 
     assert note.slug == "confirmed"
     assert note.text.endswith("second's; the baseline's commit 0123456789 was recorded beside it")
-    told = confirmation("b", (), failed=True, trouble="there is none").text
+    told = confirmation("b", (), Outcome.FAIL, trouble="there is none").text
     assert told.endswith("; the baseline's commit could not be recorded beside it: there is none")
-    assert confirmation("b", (), failed=True).text.endswith("the figures are the second's")
-    told = confirmation("b", (), failed=False, beside="0123456789abcdef").text
+    assert confirmation("b", (), Outcome.FAIL).text.endswith("the figures are the second's")
+    told = confirmation("b", (), Outcome.PASS, beside="0123456789abcdef").text
     assert told.startswith("what failed against the stored baseline alone was recorded once more")
-    words = {"failed": True, "beside": "b" * 40, "ancestor": "a" * 40}
+    words = {"second": Outcome.FAIL, "beside": "b" * 40, "ancestor": "a" * 40}
     note = confirmation("b", (), **words)
     told = confirmation("b", (), **words, trouble="there is none")
     assert note.commit == "b" * 40
@@ -65,8 +68,29 @@ def test_what_a_second_recording_says():
         "; the base commit could not be recorded beside it: there is none, so that commits between"
         " aaaaaaaaaa and the base bbbbbbbbbb may have done it"
     )
-    told = confirmation("b", (), failed=False, beside="0123456789abcdef").text
+    told = confirmation("b", (), Outcome.PASS, beside="0123456789abcdef").text
     assert told.endswith("; the baseline's commit 0123456789 was recorded beside it")
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (True, "a first recording failed, the second could not be judged, and refutes nothing: "),
+        (False, "what failed against the stored baseline alone was recorded once more, and could"
+         " not be judged"),
+    ],
+)  # fmt: skip
+def test_a_second_recording_without_a_verdict_refutes_nothing(first, told):
+    sides = [
+        synthetic_run(synthetic_measurement(costs, seed=seed))
+        for seed, costs in enumerate((SHOP, grown(SHOP, TOKENIZE, 2.0)))
+    ]
+    found = pipeline.compare(*sides, Policy()).benchmarks[0].findings if first else ()
+
+    note = confirmation("b", found, Outcome.INCONCLUSIVE)
+
+    assert note.slug == "not-confirmed"
+    assert note.text.startswith(told)
 
 
 # -- for real -------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ci_flame.github.check import Ended, compared
 from ci_flame.github.comment import render
 from ci_flame.github.compared import Compared, really
 from ci_flame.report import json_report
-from ci_flame.verdict import Note
+from ci_flame.verdict import Note, Outcome
 from ci_flame.verdict.confirmed import confirmation
 
 STORED = "3f2a9c41d07be8855c1f6ac2b9d31e7740aa91f2"
@@ -25,7 +25,7 @@ FOUND = Compared("folder:/somewhere", "ancestor", STORED, 3, "baseline: the arti
 def confirmed(each, commit=BASE, trouble=""):
     """A benchmark that was recorded once more."""
     note = confirmation(
-        each.benchmark, each.findings, failed=True, beside=commit, ancestor=STORED, trouble=trouble
+        each.benchmark, each.findings, Outcome.FAIL, beside=commit, ancestor=STORED, trouble=trouble
     )
     return replace(each, notes=(*each.notes, note))
 

@@ -107,12 +107,12 @@ class Check:
             recorded = self.more(None, count)
         else:
             recorded, trouble = self._beside(beside, stored, count, command, stack)
-        failed = self.judge(recorded, self.terms(recorded, self.config.policy)).outcome
+        second = self.judge(recorded, self.terms(recorded, self.config.policy)).outcome
         found = [finding for each in first.benchmarks for finding in each.findings]
         return recorded, confirmation(
             self._name,
             found,
-            failed=failed is Outcome.FAIL,
+            second,
             beside=beside.spec.value if beside else "",
             trouble=trouble,
             ancestor=stored.commit if stored and self.chosen.ancestor_of else "",

@@ -209,7 +209,7 @@ class Suite:
         note = confirmation(
             selected.benchmark,
             found,
-            failed=judged.outcome is Outcome.FAIL,
+            judged.outcome,
             beside=self.before.commit if self.before.beside else "",
             trouble=trouble,
             ancestor=self.before.ancestor,
