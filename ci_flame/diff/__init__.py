@@ -26,6 +26,7 @@ from ci_flame.diff.counts import Counts, counts
 from ci_flame.diff.evidence import Evidence, collect
 from ci_flame.diff.figures import Figures, collector_notes, figures
 from ci_flame.diff.imports import not_alike, work_is_told
+from ci_flame.diff.lost import lost_share
 from ci_flame.diff.timing import Timings
 from ci_flame.noise import Floats, Machine
 from ci_flame.noise.between import Between
@@ -102,6 +103,8 @@ class BenchmarkDiff:
     """Bytecodes and calls of both sides; with the first mode of a benchmark only."""
     timings: Timings | None = field(default=None, repr=False, compare=False)
     """Suspects timed call by call on both sides; of time on the CPU only."""
+    lost: tuple[float, float] = (0.0, 0.0)
+    """Share of each side's samples, or waits, that the collector lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ def diff_benchmark(
             notes.append(without)
         if mode in after.modes[:1]:
             notes += collector_notes(measurement, name)
+    gone = lost_share(before, mode), lost_share(after, mode)
     busy = "; ".join(filter(None, map(_mostly_busy, ("before", "after"), (before, after))))
     machine_told = figures(before, after)
     told = machine_told if mode in after.modes[:1] else None
@@ -175,6 +179,7 @@ def diff_benchmark(
         return BenchmarkDiff(
             after.benchmark, str(mode), NOTHING, (), (), "shares", float("inf"), sizes[0],
             sizes[1], None, tuple(notes), busy, told, waits, cost, counts=work,
+            lost=gone,
         )  # fmt: skip
     first, second = sides
     places = {**before.places, **after.places}
@@ -218,6 +223,7 @@ def diff_benchmark(
         made,
         work,
         Timings(before, after, evidence, clock, between) if mode is Mode.ON_CPU else None,
+        gone,
     )
 
 

@@ -19,7 +19,7 @@ from ci_flame.diff.speed import RAW_DEGREES
 from ci_flame.judge.asked import Answer
 from ci_flame.judge.family import Family, Unit
 from ci_flame.policy import Rule
-from ci_flame.profile import TOTAL
+from ci_flame.profile import TOTAL, Mode
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome, duration, percent
 
 LEAST_SAMPLES: Final = 200
@@ -31,6 +31,10 @@ LEAST_WAITING: Final = 0.01
 FAR_BEYOND: Final = 5
 """Times the limit: a PASS that begins to see there is told of at the head of the build."""
 HALF: Final = 0.5
+NOTED_LOST: Final = 0.01
+"""Share of a side's samples, or waits, whose loss is told."""
+MOST_LOST: Final = 0.05
+"""... and beyond which nothing is judged: a function of that size could be all of it."""
 SHOWN_NOTES: Final = 3
 BUSY_CURE: Final = (
     "a quieter machine helps, `until_decided: true` (records on), or `record: {busy: 100%}` (keeps"
@@ -55,6 +59,14 @@ def unjudged(diff: BenchmarkDiff) -> tuple[Note, Outcome] | None:
         slug = "busy" if diff.busy else "too-short"
         told = f"nothing to judge {which}: {_with_cure(diff.busy) or 'no samples'}"
         return Note(slug, told, diff.benchmark), Outcome.INCONCLUSIVE
+    if max(diff.lost) > MOST_LOST:
+        cure = (
+            "let an iteration wait less often, or judge on-cpu alone"
+            if columns.waiting
+            else "a lower frequency loses less"
+        )
+        told = f"{_lost(diff)}; {percent(MOST_LOST)} % is the most that may be missing: {cure}"
+        return Note("lost", told, diff.benchmark), Outcome.INCONCLUSIVE
     if columns.waiting:
         return _hardly_waits(diff, columns)
     sides = columns.evidence.sides
@@ -78,6 +90,13 @@ def unjudged(diff: BenchmarkDiff) -> tuple[Note, Outcome] | None:
         + (f"; {BUSY_CURE}" if diff.busy else ""),
         diff.benchmark,
     ), Outcome.INCONCLUSIVE
+
+
+def _lost(diff: BenchmarkDiff) -> str:
+    """Return which part of the recording is missing."""
+    one, other = (percent(share, above=MOST_LOST) for share in diff.lost)
+    what = "waits" if diff.mode == Mode.OFF_CPU else "samples"
+    return f"the collector lost {one} % of the {what} before and {other} % after"
 
 
 def _with_cure(busy: str) -> str:
@@ -194,6 +213,8 @@ def circumstances(diff: BenchmarkDiff, family: Family) -> list[Note]:
     """Return notes on what weakens this comparison."""
     columns = family.columns
     notes = []
+    if max(diff.lost) >= NOTED_LOST:
+        notes.append(Note("lost", _lost(diff), diff.benchmark))
     if diff.anchor == "shares":
         # Imported files may hold nothing but shares; then no clock has moved.
         moved = columns.clock.raw_shift
