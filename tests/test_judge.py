@@ -371,6 +371,10 @@ def test_waivers_hold_until_their_date_and_then_say_so():
     assert expired.notes[0].text == (
         "the waiver of shop.parser:tokenize (ci-flame.yml:9) ended on 2026-01-31; it fails again"
     )
+    warns = rule(severity=Severity.WARN)
+    told = verdict(SHOP, after, policy(warns, waivers=(waiver,), today=date(2026, 2, 1)))
+    assert told.outcome is Outcome.WARN
+    assert told.notes[0].text.endswith("ended on 2026-01-31; it warns again")
 
 
 def test_without_references_many_functions_are_anchor_enough():
@@ -611,3 +615,14 @@ def test_family_of_a_build_is_its_benchmarks_unless_told():
     more = judge(compared, policy(), after=after, family=50).benchmarks[0].smallest_visible
 
     assert counted == told < more
+
+
+def test_what_is_new_shares_the_false_failures_of_a_build_as_while_recording():
+    known, *new = (synthetic_measurement(SHOP, benchmark=f"b.py::{n}") for n in "abc")
+    after = synthetic_run(known, *new)
+    compared = diff(synthetic_run(known), after)
+
+    counted = judge(compared, policy(), after=after).benchmarks[0].smallest_visible
+
+    assert counted == judge(compared, policy(), after=after, family=3).benchmarks[0].smallest_visible
+    assert counted > judge(compared, policy(), after=after, family=1).benchmarks[0].smallest_visible

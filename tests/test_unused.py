@@ -6,7 +6,7 @@ from synthetic import SHOP, Noise, synthetic_measurement, synthetic_run
 from ci_flame.diff import diff
 from ci_flame.judge import judge
 from ci_flame.policy import Limit, Policy, Rule
-from ci_flame.verdict import Outcome
+from ci_flame.verdict import Outcome, percent
 
 TEN = Limit(share=0.10)
 GROWN = {path: cost * (1.6 if path.endswith("page") else 1.0) for path, cost in SHOP.items()}
@@ -90,6 +90,7 @@ def test_what_no_rule_judges_is_not_called_seen():
     ("noise", "limit", "told"),
     [
         (Noise(dispersion=30.0), 0.10, True),
+        (Noise(dispersion=30.0), 0.0, True),
         (Noise(dispersion=30.0), 9.0, False),  # nothing near that limit can hide
         (Noise(dispersion=0.2, function=0.002, misfit=0.002), 0.10, False),
         (Noise(dispersion=0.2, function=0.002, misfit=0.002), 0.001, False),  # under a half
@@ -109,4 +110,4 @@ def test_a_pass_that_could_not_see_its_limit_is_told_at_the_head(noise, limit, t
     assert bool(texts) is told
     if told:
         assert "test_checkout passed and could not see much: growth below " in texts[0]
-        assert "the limit is 10 %" in texts[0]
+        assert f"the limit is {percent(limit)} %" in texts[0]

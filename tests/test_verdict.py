@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -144,6 +145,12 @@ def test_what_is_new_has_no_growth():
         "tests/bench_shop.py::test_checkout: shop.parser:tokenize is new: 3.20 ms per iteration,"
         " 12 % of the benchmark; what is new may take 0.5 %."
     )
+
+
+def test_what_is_new_and_limited_in_seconds_alone_has_that_limit():
+    new = replace(finding(0.0, 38_000.0), limit="20 µs", rule=Rule(max_growth=Limit(ns=20_000)))
+
+    assert str(new).endswith("; limit 20 µs.")
 
 
 def test_the_benchmark_itself():

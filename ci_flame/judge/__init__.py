@@ -266,13 +266,14 @@ def _waive(
             waived.append(replace(finding, waiver=waiver))
             continue
         kept.append(finding)
+        again = "fails" if finding.outcome is Outcome.FAIL else "warns"
         for waiver in covering:
             where = f" ({waiver.place})" if waiver.place else ""
             notes.append(
                 Note(
                     "waiver-expired",
                     f"the waiver of {finding.frame}{where} ended on {waiver.until.isoformat()};"
-                    " it fails again",
+                    f" it {again} again",
                     finding.benchmark,
                 )
             )
@@ -397,6 +398,14 @@ def assemble(
     return Verdict(outcome, verdicts, tuple(said), diff, policy)
 
 
+def family_of(after: Run) -> int:
+    """Return among how many the false failures of a build are shared: its benchmarks and modes.
+
+    Those that are new, too, as while recording, where nobody knows yet what the baseline has.
+    """
+    return sum(len(each.modes) for each in after.measurements) or 1
+
+
 def judge(
     diff: RunDiff,
     policy: Policy,
@@ -412,7 +421,7 @@ def judge(
     Runs that differ in what decides about time (`RunDiff.differences`) are INCONCLUSIVE with
     the differences; only budgets are judged then, and exact counts.
     """
-    size = family or len(diff.benchmarks) or 1
+    size = family or family_of(after)
     verdicts = []
     notes = []
     why = None

@@ -409,4 +409,4 @@ def _steps(found: Finding, anchor: Run, history: History, mode: Mode) -> str:
     if float(surely) >= found.rule.certainty:
         step = levels.builds[known[largest + 1]]
         return f"The largest step was {percent(float(grown[largest]))} % with {_name(step)}."
-    return f"None of the last {len(known)} builds grew past its limit."
+    return f"None of the last {len(known)} builds surely grew past its limit."

@@ -267,7 +267,8 @@ def unseen(verdicts: Sequence[BenchmarkVerdict]) -> list[Note]:
     ]
     blind: list[tuple[float, BenchmarkVerdict, float]] = []
     for each in passed:
-        limits = [r.max_growth.share for r in each.rules if r.max_growth and r.max_growth.share]
+        shares = [r.max_growth.share for r in each.rules if r.max_growth]
+        limits = [share for share in shares if share is not None]
         seen = each.smallest_visible
         if limits and seen is not None and seen >= max(FAR_BEYOND * min(limits), HALF):
             blind.append((seen, each, min(limits)))

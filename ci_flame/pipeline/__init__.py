@@ -107,7 +107,7 @@ def judge_runs(
     `history`: the builds beside the baseline, where it comes from a store.
     """
     from ci_flame.diff import diff  # noqa: PLC0415
-    from ci_flame.judge import assemble, judge  # noqa: PLC0415
+    from ci_flame.judge import assemble, family_of, judge  # noqa: PLC0415
 
     if before is None:
         return _judge_alone(after, terms)
@@ -117,7 +117,7 @@ def judge_runs(
             changes, terms.policy, after=after, family=terms.family, absent=_broken(terms)
         )
         return _concluded(_reviewed(verdict, before, after, terms, history), terms)
-    family = terms.family or max(1, len(changes.benchmarks))
+    family = terms.family or family_of(after)
     judged: list[BenchmarkVerdict] = []
     notes: dict[Note, None] = {}
     for policy in dict.fromkeys(terms.policy_of(m.benchmark) for m in after.measurements):

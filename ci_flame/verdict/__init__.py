@@ -136,7 +136,9 @@ class Finding:
             said = f"slow creep: {said}, since the anchor {self.since}"
         extras = (self.cause, self.timed, self.work, self.changed)
         limit = f"{'budget' if budget else 'limit'} {self.limit}"
-        if not budget and not self.change.before_ns and self.rule.min_impact > 0:
+        growth = self.rule.max_growth
+        shared = growth is not None and growth.share is not None
+        if not budget and not self.change.before_ns and self.rule.min_impact > 0 and shared:
             # A limit on growth would seem to contradict the figure: new cost has no growth.
             limit = f"what is new may take {_plain(self.rule.min_impact * 100)} %"
         return " ".join(
