@@ -24,8 +24,10 @@ from bench.power import (  # noqa: E402 - the bench is not installed
     command,
     compare,
     draw,
+    page,
     peers,
     process,
+    promises,
     record,
     report,
     results,
@@ -617,9 +619,79 @@ def test_broken_results_are_refused_by_name(tmp_path):
 
 
 def test_the_page_is_what_the_results_say():
-    page = (ROOT / "docs/power.md").read_text(encoding="utf-8")
+    kept = (ROOT / "docs/power.md").read_text(encoding="utf-8")
+    told = results.load(), results.machine(), results.bytecodes(), results.remarks()
 
-    assert report.page(results.load(), results.machine(), results.bytecodes()) == page
+    assert page.page(*told) == kept
+
+
+@pytest.mark.parametrize(
+    ("failed", "of", "holds"),
+    [
+        (0, 596, "so far"),  # the upper end is 0.501 %
+        (0, 600, "yes"),
+        (1, 900, "so far"),
+        (1, 100, "no, by 0.5 points"),
+    ],
+)
+def test_the_same_code_must_surely_not_fail(failed, of, holds):
+    rows = [row(unit, "fail" if unit < failed else "pass") for unit in range(of)]
+
+    words, promised, _, _, told = promises.promises(rows, []).rows[0]
+
+    assert (words, promised) == ("the same code fails", "<= 0.50 %, 95 % sure")
+    assert told == holds
+
+
+@pytest.mark.parametrize(
+    ("found", "of", "holds"),
+    [(19, 20, "yes"), (18, 20, "no, by 5.0 points"), (0, 0, "")],
+)
+def test_a_promise_of_power_is_held_against_what_was_found(found, of, holds):
+    rows = [goal_row(unit, "fail" if unit < found else "pass") for unit in range(of)] or [row()]
+
+    line = promises.promises(rows, []).rows[1]
+
+    assert line[0] == "found: 10 %, +20 %, 10 %, 15 s"
+    assert line[1] == ">= 95 %"
+    assert line[2] == (f"{found} of {of} ({found / of * 100:.0f} %)" if of else "not recorded")
+    assert line[4] == holds
+
+
+@pytest.mark.parametrize(("unclear", "of", "holds"), [(1, 20, "yes"), (2, 20, "no, by 5.0 points")])
+def test_few_comparisons_may_be_without_a_verdict(unclear, of, holds):
+    rows = [row(unit, "inconclusive" if unit < unclear else "pass") for unit in range(of)]
+
+    line = promises.promises(rows, []).rows[-1]
+
+    assert line[0] == "INCONCLUSIVE"
+    assert line[4] == holds
+
+
+def test_remarks_on_goals_stand_below_them():
+    made = page.page([row()], {}, [], "It was missed, because.\n")
+
+    goals, _, rest = made.partition("It was missed, because.")
+    assert goals.rstrip().splitlines()[-1].startswith("| INCONCLUSIVE")
+    assert rest.lstrip().startswith("## False failures")
+
+
+def test_growth_of_everything_is_told_by_how_it_was_named():
+    whole = "b: the benchmark itself grew by 10 %"
+    rows = [
+        row(
+            unit, kind="uniform", variant={"kind": "uniform", "percent": 10}, workload=name,
+            verdicts=dict.fromkeys(LIMITS, compare.Judged("fail", right=True, sentence=sentence)),
+        )
+        for unit, (name, sentence) in enumerate(
+            [("core", whole), ("core", whole), ("sqlparse", "b: f grew by 10 %")]
+        )
+    ]  # fmt: skip
+
+    assert page.uniform(rows) == (
+        " Where all of a benchmark grew, the finding was of the benchmark itself in 2 of 3 (67 %)"
+        " of the failures; otherwise (sqlparse) of its dearest functions."
+    )
 
 
 def test_exact_counts_must_name_the_function():
@@ -632,7 +704,7 @@ def test_exact_counts_must_name_the_function():
     ]  # fmt: skip
 
     assert report.exact(told).rows == (("3.14.0", "1 of 2 (50 %)", "1 of 3 (33 %)"),)
-    assert "+2 % of f10" in report.page([], {}, told)
+    assert "+2 % of f10" in page.page([], {}, told)
 
 
 def test_curves_are_drawn(tmp_path):
@@ -718,7 +790,7 @@ def test_a_campaign_goes_on_after_a_kill(tmp_path):
     assert made.workload == "core"
     assert made.seconds == pytest.approx(0.3)
     assert set(made.peers) == set(report.NAMES)
-    assert "same code" in report.text([made], {})
+    assert "same code" in page.text([made], {})
 
 
 @pytest.mark.root

@@ -624,5 +624,7 @@ def test_what_is_new_shares_the_false_failures_of_a_build_as_while_recording():
 
     counted = judge(compared, policy(), after=after).benchmarks[0].smallest_visible
 
-    assert counted == judge(compared, policy(), after=after, family=3).benchmarks[0].smallest_visible
+    assert (
+        counted == judge(compared, policy(), after=after, family=3).benchmarks[0].smallest_visible
+    )
     assert counted > judge(compared, policy(), after=after, family=1).benchmarks[0].smallest_visible

@@ -146,7 +146,7 @@ def test_labels_of_what_is_around_a_change(name, spots, expected):
 @pytest.mark.parametrize(
     ("sort", "expected"),
     [
-        # More bytecodes are somebody's change as much as more time is; a metric of the machine is not.
+        # More bytecodes are somebody's change, as more time is; a metric of the machine is not.
         (Sort.COUNT, (Touch.CHANGED, "Changed in this diff: src/shop/parser.py:90.")),
         (Sort.GROWTH, ("", "")),
     ],

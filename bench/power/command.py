@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from bench.power import compare, draw, record, report, results, schedule
+from bench.power import compare, draw, page, record, results, schedule
 from bench.power.schedule import Unit
 from bench.power.store import CAMPAIGN, RECORDINGS, ROOT, Store, write
 from ci_flame.errors import CiFlameError
@@ -100,7 +100,7 @@ def _run(told: argparse.Namespace) -> None:
             "record longer: python -m bench.power record --hours 1",
         )
     counted = [] if told.quick else results.bytecodes(told.results)
-    print(report.text(rows, machine, counted))
+    print(page.text(rows, machine, counted))
     if told.quick:
         return
     if told.what != "report":
@@ -108,7 +108,7 @@ def _run(told: argparse.Namespace) -> None:
         print(f"\nresults: {told.results}")
     if told.what != "compare" and told.results == results.RESULTS:
         draw.curves(rows, PICTURE)
-        write(PAGE, report.page(rows, machine, counted).encode())
+        write(PAGE, page.page(rows, machine, counted, results.remarks()).encode())
         print(f"\n{PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)} are written")
 
 

@@ -1,4 +1,4 @@
-"""Rows -> tables and the page docs/power.md: pure, so that the page can be checked against them."""
+"""Rows -> tables, one for each question: pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -7,10 +7,11 @@ from functools import partial
 from math import inf
 from typing import Any, Final
 
-from bench.power.compare import LIMITS, Judged, Row, failed
+from bench.power.compare import LIMITS, Row, failed
 from bench.power.peers import NAMES
 from bench.power.schedule import WORKLOADS
 from bench.power.statistics import lower, power, upper
+from bench.power.table import Table, percent, rate
 from ci_flame.verdict import Outcome
 
 EDGES: Final = (250, 500, 1000, 2000, 4000, 8000, 16000, 64000)
@@ -20,34 +21,6 @@ LOADS: Final = (
     ("load under 1.5", 0.0, 1.5), ("load 1.5 to 3", 1.5, 3.0), ("load of 3 and more", 3.0, inf),
 )  # fmt: skip
 """Load of one minute: the benchmark itself is 1 of it, the hog another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Cells as text."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def __str__(self) -> str:
-        """Return it as Markdown, columns aligned."""
-        widths = [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
-        lines = [self.head, tuple("-" * width for width in widths), *self.rows]
-        return "\n".join(
-            "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
-            for line in lines
-        )
-
-
-def percent(share: float) -> str:
-    """Return a share as text: `0.50 %`, `12 %`."""
-    digits = 2 if 0 < share < 0.1 else 0  # noqa: PLR2004
-    return f"{100 * share:.{digits}f} %"
-
-
-def rate(found: int, of: int) -> str:
-    """Return `3 of 80 (3.75 %)`."""
-    return f"{found} of {of} ({percent(found / of)})" if of else "-"
 
 
 # -- false failures -----------------------------------------------------------------------------
@@ -207,27 +180,32 @@ def goals(rows: Sequence[Row]) -> Table:
     return Table(head, tuple(lines))
 
 
+def names_the_benchmark(row: Row, limit: int) -> bool:
+    """Tell whether what failed is the benchmark as a whole."""
+    return found(row, limit) and "the benchmark itself grew" in row.verdicts[str(limit)].sentence
+
+
 def innocents(rows: Sequence[Row]) -> Table:
     """Return how often a build with a guilty function also accused an innocent one."""
     chosen = [row for row in rows if row.variant.get("kind") in {"growth", "masked"}]
     lines = []
     for limit in LIMITS[::-1]:
-        # One cut of each recording: the longest.
-        longest = _longest(chosen)
-        accused = [row for row in longest if row.verdicts[str(limit)].innocent]
+        whole = longest(chosen)
+        accused = [row for row in whole if row.verdicts[str(limit)].innocent]
         both = sum(
             bool(one.verdicts[str(limit)].innocent) and bool(other.verdicts[str(limit)].innocent)
-            for one, other in pairs(longest)
+            for one, other in pairs(whole)
         )
         lines.append(
-            (f"{limit} %", rate(len(accused), len(longest)),
-             percent(upper(len(accused), len(longest))) if longest else "-",
-             rate(both, len(pairs(longest))))
+            (f"{limit} %", rate(len(accused), len(whole)),
+             percent(upper(len(accused), len(whole))) if whole else "-",
+             rate(both, len(pairs(whole))))
         )  # fmt: skip
     return Table(("limit", "accused at first look", "upper end", "accused twice"), tuple(lines))
 
 
-def _longest(rows: Iterable[Row]) -> list[Row]:
+def longest(rows: Iterable[Row]) -> list[Row]:
+    """Return one cut of each recording, the longest."""
     best: dict[tuple[int, str], Row] = {}
     for row in rows:
         have = best.get((row.unit, row.workload))
@@ -238,7 +216,7 @@ def _longest(rows: Iterable[Row]) -> list[Row]:
 
 def renamed(rows: Sequence[Row]) -> Table:
     """Return how often a function that was renamed, and costs the same, failed."""
-    chosen = _longest(row for row in rows if row.variant.get("kind") == "renamed")
+    chosen = longest(row for row in rows if row.variant.get("kind") == "renamed")
     lines = [
         (f"{limit} %", rate(sum(failed(row.verdicts[str(limit)]) for row in chosen), len(chosen)))
         for limit in LIMITS[::-1]
@@ -274,7 +252,7 @@ def points(rows: Sequence[Row], limit: int, growth: int) -> list[tuple[int, int,
     made = []
     for low, high in zip((0, *EDGES), EDGES, strict=False):
         # A recording is in a bin once, with its longest cut.
-        inside = _longest(row for row in chosen if low <= row.samples < high)
+        inside = longest(row for row in chosen if low <= row.samples < high)
         if inside:
             hit = sum(found(row, limit) for row in inside)
             promised = sum(power(row.samples, growth / 100, limit / 100) for row in inside)
@@ -292,7 +270,7 @@ def peers(rows: Sequence[Row]) -> Table:
         "f10 +20 %": [r for r in rows if _is(r, GROWTH, 20, "f10", 15)],
         "f10 +20 %, masked": [r for r in rows if _is(r, MASKED, 20, "f10", 15)],
         "f60 +30 %": [r for r in rows if _is(r, GROWTH, 30, "f60", 5) and r.kind == "large"],
-        "renamed": _longest(r for r in rows if r.variant.get("kind") == "renamed"),
+        "renamed": longest(r for r in rows if r.variant.get("kind") == "renamed"),
     }
 
     def line(name: str, fails: Callable[[Row], bool]) -> tuple[str, ...]:
@@ -328,144 +306,3 @@ def exact(told: Sequence[Mapping[str, Any]]) -> Table:
         lines.append((python, *cells))
     head = ("CPython", "same code failed", "+2 % of f10 failed and named")
     return Table(head, tuple(lines))
-
-
-# -- all of it ------------------------------------------------------------------------------------
-
-
-def sections(
-    rows: Sequence[Row], counted: Sequence[Mapping[str, Any]] = ()
-) -> list[tuple[str, Table]]:
-    """Return headings and tables; none where nothing is recorded."""
-    made = (
-        []
-        if not rows
-        else [
-            ("False failures", false_failures(rows)),
-            ("Power", goals(rows)),
-            ("Other gates on the same runs", peers(rows)),
-            ("Innocent functions", innocents(rows)),
-            ("Renamed functions", renamed(rows)),
-            ("Power against k", curves(rows)),
-        ]
-    )
-    made.append(("Exact counts", exact(counted)))
-    return [(heading, table) for heading, table in made if table.rows]
-
-
-def recorded(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
-    """Return one paragraph: how much, on what, at which load."""
-    if not rows:
-        return "No campaign has been recorded yet."
-    loads = [row.load for row in rows]
-    delays = [row.delay for row in rows]
-    on = (
-        f" on {machine['cores']} cores of {machine['cpu']} (Linux {machine['kernel']}), CPython"
-        f" {machine['python']}, {machine['collector']} at {machine['frequency_hz']} Hz"
-        if machine
-        else ""
-    )
-    commits = ", ".join(sorted({row.commit for row in rows if row.commit}))
-    return (
-        f"{len({row.unit for row in rows})} units of ten processes and more{on}; recorded with"
-        f" commit {commits or 'unknown'}. Load of the machine when processes began:"
-        f" {min(loads):.1f} to {max(loads):.1f}; rounds waited for a CPU for"
-        f" {percent(sum(delays) / len(delays))} of their time on average,"
-        f" {percent(max(delays))} at most."
-    )
-
-
-def text(
-    rows: Sequence[Row], machine: Mapping[str, Any], counted: Sequence[Mapping[str, Any]] = ()
-) -> str:
-    """Return everything for a terminal."""
-    parts = [recorded(rows, machine)]
-    parts += [f"{heading}\n\n{table}" for heading, table in sections(rows, counted)]
-    return "\n\n".join(parts)
-
-
-def unclear(rows: Sequence[Row]) -> str:
-    """Return the sentence on comparisons without a verdict."""
-    chosen = _longest(rows)
-    count = sum(inconclusive(row) for row in chosen)
-    return f"{rate(count, len(chosen))} comparisons were INCONCLUSIVE."
-
-
-def page(
-    rows: Sequence[Row], machine: Mapping[str, Any], counted: Sequence[Mapping[str, Any]] = ()
-) -> str:
-    """Return docs/power.md."""
-    tables = "\n\n".join(
-        f"## {heading}\n\n{WORDS.get(heading, '').format(unclear=unclear(rows))}{table}"
-        for heading, table in sections(rows, counted)
-    )
-    return PAGE.format(recorded=recorded(rows, machine), tables=tables)
-
-
-WORDS: Final[Mapping[str, str]] = {
-    "False failures": (
-        "Failures at the first look → after the second recording that every failure gets (≤ the"
-        " exact one-sided 95 % upper end of the rate, Clopper and Pearson). {unclear}\n\n"
-    ),
-    "Power": (
-        "*Found* is a failed build whose finding names the function that grew or the path to it;"
-        " *twice* is what a user gets: a failure is recorded once more and both must find it.\n\n"
-    ),
-    "Other gates on the same runs": (
-        "Failed builds at a limit of 10 %. A gate that fails as often on the same code as on"
-        " growth has found nothing.\n\n"
-    ),
-    "Innocent functions": (
-        "Builds that accused a function that had grown by less than the limit, or not at all.\n\n"
-    ),
-    "Exact counts": (
-        "`metric: bytecodes` with `max_growth: 0%`, 51 units of f10 instead of 50, two processes a"
-        " side (`python -m bench.power.bytecodes`).\n\n"
-    ),
-    "Power against k": (
-        "k: samples in the function, a side (mean of both). The formula is"
-        " k = 2 φ (z / ln((1+g)/(1+L)))² with φ = 1 and z for 95 % power = 4.5.\n\n"
-        "![Power against k](power.png)\n\n"
-    ),
-}
-PAGE: Final = """# How often it cries wolf, and what it finds
-
-<!-- Written by `python -m bench.power report` from bench/power/results/. -->
-
-Every figure here comes from real recordings: eight workloads, recorded as a user's `pytest --flame`
-records them (own processes, references, eBPF), five processes a side (for 30 s: fifteen of
-the default 2 s each, since processes differ and only more of them tell by how much). No recording
-is in two comparisons of one table. Growth is planted in exact units of work (48 units instead of 40
-are +20 % of that function), masked by an equal saving in another function, or spread over all of
-them. Each comparison is judged as a build of its own, with one benchmark.
-
-    make power             record what is missing (hours; stop and resume at will), compare, draw
-    make power QUICK=1     a smoke version in five minutes
-    python -m bench.power report     these tables again, from the results in the repository
-
-| workload | what it is |
-|---|---|
-| core | an integer loop |
-| memory | a walk over 300,000 scattered dictionaries |
-| mixed | integers, zlib, sorting, sets, dictionaries, a regular expression |
-| paced | a loop paced at 1 kHz |
-| dominant | one function of 60 %: text and dictionaries |
-| kernel | system calls |
-| sqlparse | lexing with sqlparse 0.6.1 |
-| mistune | Markdown to HTML with mistune 3.4.0 |
-
-In each, functions of 5, 10, 15, 30 or 60 % of the work can be made to do more of it. *quiet*:
-the bench starts nothing beside it; *hog*: a process that spins beside both sides; *hog-after*:
-beside the after side only. Other work on the machine is not kept away, a second recorder of the
-campaign (`--share`) among it: the load tells of it, and a round that waits for a CPU for more than
-20 % of its time is left out, as for a user.
-*rerun*: the sides alternate in random order; *stored*: the before side is recorded whole, then
-three other units, then the after side.
-
-{recorded}
-
-{tables}
-"""
-
-
-__all__ = ["Judged", "page", "text"]

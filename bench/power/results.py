@@ -65,3 +65,9 @@ def machine(place: Path = RESULTS) -> dict[str, Any]:
     file = place / MACHINE
     told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return told
+
+
+def remarks(place: Path = RESULTS) -> str:
+    """Return what stands beside the goals: by how much one is missed, why, what was tried."""
+    file = place / "remarks.md"
+    return file.read_text(encoding="utf-8") if file.exists() else ""

@@ -127,8 +127,8 @@ def judge(
 ) -> Judged:
     """Judge every rule on bytecodes and calls that is about this benchmark.
 
-    `frames` tell where functions are, `below` whether one may run below another. A rule that cannot be judged makes the benchmark
-    INCONCLUSIVE (WARN, if it only warns), with the reason.
+    `frames` tell where functions are, `below` whether one may run below another. A rule that
+    cannot be judged makes the benchmark INCONCLUSIVE (WARN, if it only warns), with the reason.
     """
     if counts is None:
         return Judged()

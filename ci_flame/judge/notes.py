@@ -48,25 +48,9 @@ def unjudged(diff: BenchmarkDiff) -> tuple[Note, Outcome] | None:
     """Return why growth is not judged, and what that makes of the benchmark; None: it is judged."""
     columns = diff.columns
     if columns is None:
-        which = " and ".join(
-            name
-            for name, count in (("before", diff.processes_before), ("after", diff.processes_after))
-            if not count
-        )
-        if diff.waits_instead and not diff.busy:
-            told = f"hardly uses the CPU (not one sample {which}): only its waiting is judged"
-            return Note("waits-instead", told, diff.benchmark), Outcome.PASS
-        slug = "busy" if diff.busy else "too-short"
-        told = f"nothing to judge {which}: {_with_cure(diff.busy) or 'no samples'}"
-        return Note(slug, told, diff.benchmark), Outcome.INCONCLUSIVE
+        return _not_sampled(diff)
     if max(diff.lost) > MOST_LOST:
-        cure = (
-            "let an iteration wait less often, or judge on-cpu alone"
-            if columns.waiting
-            else "a lower frequency loses less"
-        )
-        told = f"{_lost(diff)}; {percent(MOST_LOST)} % is the most that may be missing: {cure}"
-        return Note("lost", told, diff.benchmark), Outcome.INCONCLUSIVE
+        return Note("lost", _lost_too_much(diff), diff.benchmark), Outcome.INCONCLUSIVE
     if columns.waiting:
         return _hardly_waits(diff, columns)
     sides = columns.evidence.sides
@@ -90,6 +74,30 @@ def unjudged(diff: BenchmarkDiff) -> tuple[Note, Outcome] | None:
         + (f"; {BUSY_CURE}" if diff.busy else ""),
         diff.benchmark,
     ), Outcome.INCONCLUSIVE
+
+
+def _not_sampled(diff: BenchmarkDiff) -> tuple[Note, Outcome]:
+    """Return what a side without one sample makes of it."""
+    which = " and ".join(
+        name
+        for name, count in (("before", diff.processes_before), ("after", diff.processes_after))
+        if not count
+    )
+    if diff.waits_instead and not diff.busy:
+        told = f"hardly uses the CPU (not one sample {which}): only its waiting is judged"
+        return Note("waits-instead", told, diff.benchmark), Outcome.PASS
+    slug = "busy" if diff.busy else "too-short"
+    told = f"nothing to judge {which}: {_with_cure(diff.busy) or 'no samples'}"
+    return Note(slug, told, diff.benchmark), Outcome.INCONCLUSIVE
+
+
+def _lost_too_much(diff: BenchmarkDiff) -> str:
+    cure = (
+        "let an iteration wait less often, or judge on-cpu alone"
+        if diff.mode == Mode.OFF_CPU
+        else "a lower frequency loses less"
+    )
+    return f"{_lost(diff)}; {percent(MOST_LOST)} % is the most that may be missing: {cure}"
 
 
 def _lost(diff: BenchmarkDiff) -> str:
