@@ -52,6 +52,7 @@ UNITS: Final = {"samples": 0, "ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_
 SAMPLE_NS: Final = 1_000_000
 """A time says nothing of how often it was seen: one sample per millisecond is assumed."""
 _CHUNK: Final = 1 << 20
+_PIECE: Final = 1 << 14
 _SUFFIXES: Final = frozenset(
     {".gz", ".pb", ".pprof", ".folded", ".collapsed", ".txt", ".json", ".out", ".data", ".script",
      ".stacks", ".prof"}
@@ -185,20 +186,22 @@ def _unpacked(data: bytes, source: str) -> bytes:
     if data[:2] != b"\x1f\x8b":
         return data
     plain = bytearray()
-    rest = data
+    position = 0
     try:
-        while rest:
+        while position < len(data):
             unpacker = zlib.decompressobj(31)
-            while rest and not unpacker.eof:
-                plain += unpacker.decompress(rest, _CHUNK)
-                rest = unpacker.unconsumed_tail
+            while position < len(data) and not unpacker.eof:
+                # Piece by piece: what is left is copied, and a file may be many small members.
+                piece = data[position : position + _PIECE]
+                plain += unpacker.decompress(piece, _CHUNK)
+                left = len(unpacker.unused_data) if unpacker.eof else len(unpacker.unconsumed_tail)
+                position += len(piece) - left
                 _must_be_small(len(plain), len(data), source)
             plain += unpacker.flush()
             if not unpacker.eof:
                 raise FormatError(
                     source, f"truncated: gzip data ends after {len(data)} bytes", "copy it again"
                 )
-            rest = unpacker.unused_data
     except zlib.error as error:
         message = f"broken gzip data after {len(plain)} bytes: {error}"
         raise FormatError(source, message, "copy it again") from None
@@ -417,16 +420,13 @@ def _process(reading: Reading, path: Path, mode: Mode, wanted: Wanted) -> Proces
             f"{path} counts samples, and nothing says how long one of them is",
             "add --frequency HZ (perf record -F HZ, profile -F HZ, profile:hz:HZ)",
         )
-    if mode is Mode.OFF_CPU:
-        cpu_ns = 0
-        if factor != 1.0:
-            stacks = {
-                stack: replace(weight, value=round(weight.value * factor))
-                for stack, weight in profile.stacks.items()
-            }
-            profile = replace(profile, stacks=stacks)
-    else:
-        cpu_ns = round(profile.value * factor) if known else UNTOLD_NS
+    if factor != 1.0:
+        stacks = {
+            stack: replace(weight, value=round(weight.value * factor))
+            for stack, weight in profile.stacks.items()
+        }
+        profile = replace(profile, stacks=stacks)
+    cpu_ns = 0 if mode is Mode.OFF_CPU else profile.value if known else UNTOLD_NS
     each = Round(
         iterations=iterations,
         cpu_ns=cpu_ns,

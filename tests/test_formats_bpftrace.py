@@ -287,6 +287,8 @@ def test_percentiles(rows, share, expected):
         ('{"type": "hist", "data": {"@": [{"min": "z", "count": 4}]}}', "'z' is not a whole"),
         ('{"type": "map", "data": ' + "[" * 100_000, "nested too deeply|truncated"),
         ('{"type": "map", "data": {"@": ' + "9" * 5000 + "}}", "not JSON of bpftrace"),
+        ('{"type": "map", "data": {"@": 18446744073709551616}}', "a number of more than 64 bits"),
+        ('{"type": "map", "data": {"@": ' + "9" * 401 + "}}", "a number of more than 64 bits"),
     ],
 )
 def test_broken_input_is_refused_with_its_line(text, message):

@@ -282,6 +282,13 @@ def test_what_is_not_perf_is_not_recognised(text):
         perf_script.read(text.splitlines(), "x")
 
 
+def test_a_period_that_no_counter_holds_is_refused():
+    text = f"shop 7/7 [000] 3126.11: {'9' * 340} cpu-clock: \n\t 1800 f (x)\n\n"
+
+    with pytest.raises(UnrecognisedError):
+        perf_script.read(text.split("\n"), "x")
+
+
 def test_garbage_after_a_sample_is_refused_with_its_line():
     text = f"dd 9 1.5: 5 cpu-clock: \n{STACK}this is something else\n"
 

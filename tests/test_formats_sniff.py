@@ -14,6 +14,7 @@ from ci_flame.profile import Mode
 
 DATA = Path(__file__).parent / "data"
 MEASURED = synthetic_measurement(SHOP)
+PPROF = gzip.decompress(pprof.write(MEASURED, Mode.ON_CPU))
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,9 @@ MEASURED = synthetic_measurement(SHOP)
         (folded.write(MEASURED.profile()).encode(), "folded"),
         (b"std::f(int, char);g 3\r\n\r\nmain 4\r\n", "folded"),
         (gzip.decompress(pprof.write(MEASURED, Mode.ON_CPU)), "pprof"),
+        (PPROF.replace(b"\0", b"\1"), "pprof"),  # a large one has no zero byte for long
+        (PPROF.replace(b"\0", b"\1")[:12], ""),
+        (b"\nmain;f 3\n" * 40, "folded"),
         (b"main;f 3\nnot folded\n", ""),
         (b"", ""),
         (b"hello\n", ""),

@@ -292,6 +292,21 @@ def test_seconds_make_a_second_the_iteration(here):
 
     assert (window.iterations, window.wall_ns) == (2, 2_500_000_000)
     assert window.cpu_ns / window.iterations == pytest.approx(1.2e9)  # 3 s in 2.5 s
+    # What is shown without a baseline is what is compared with one.
+    profile = window.profiles[Mode.ON_CPU]
+    assert profile.value / profile.iterations == pytest.approx(1.2e9)
+    assert profile.samples == 300
+
+
+@pytest.mark.parametrize("members", [1, 3, 40_000])
+def test_gzip_of_many_members_is_read_whole(here, members):
+    """Each is 20 bytes and more; 40,000 of them would be copied 40,000 times."""
+    empty = gzip.compress(b"")
+    parts = [gzip.compress(b"main;f 3\n"), *[empty] * (members - 2), gzip.compress(b"main;g 4\n")]
+    (here / "x.gz").write_bytes(b"".join(parts[-members:]))
+    profile = load(here / "x.gz").run.measurements[0].profile(Mode.ON_CPU)
+
+    assert profile.samples == (4 if members == 1 else 7)
 
 
 def test_each_file_is_a_benchmark(here):

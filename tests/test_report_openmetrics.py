@@ -128,3 +128,20 @@ def test_legs_of_a_matrix_have_a_label():
     found = samples(ALL["fail"], name='py"3.12#')
 
     assert all(dict(labels)["key"] == 'py"3.12\\x23' for _, labels in found)
+
+
+def test_what_a_rule_on_own_cost_found_is_the_figure_of_its_sentence():
+    """Cost with callees grew by less than the limit of own cost: both stand there, told apart."""
+    made = verdict(failing())
+    (each, *rest) = made.benchmarks
+    finding = each.findings[0]
+    change = replace(finding.change, before_ns=1000.0, after_ns=3040.0, after_share=0.09)
+    own = replace(finding, change=change, self_only=True, under="shop.api:get")
+    found = samples(replace(made, benchmarks=(replace(each, findings=(own,)), *rest)))
+
+    labels = {"function": str(own.frame), "cost": "own", "under": "shop.api:get"}
+    assert of(found, "ci_flame_growth_ratio", **labels) == [pytest.approx(2.04)]
+    assert of(found, "ci_flame_share_ratio", **labels, side="after") == [0.09]
+    assert len(of(found, "ci_flame_limit_ratio", **labels)) == 1
+    # ... and that of all calls, callees included
+    assert len(of(found, "ci_flame_growth_ratio", function=str(own.frame))) == 2

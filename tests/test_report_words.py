@@ -105,6 +105,33 @@ def test_no_number_is_an_error(before, after, low, high):
         assert text.isprintable()
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("f\uffff", "f\\uffff"),
+        ("f\ufffe", "f\\ufffe"),
+        ("f\U0001ffff", "f\\U0001ffff"),
+        ("f\ufffd", "f\ufffd"),  # a character
+    ],
+)
+def test_what_is_no_character_is_not_passed_on_to_xml(text, shown):
+    assert words.visible(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("node_id", "expected"),
+    [
+        ("tests/test_a.py::test_x", ("tests/test_a.py", "test_x")),
+        ("tests/test_a.py::test_x[std::sort]", ("tests/test_a.py", "test_x[std::sort]")),
+        ("a[1]/test_a.py::Class::test_x[::1]", ("a[1]/test_a.py::Class", "test_x[::1]")),
+        ("make", ("", "make")),
+        ("", ("", "")),
+    ],
+)
+def test_a_node_id_is_split_before_its_case(node_id, expected):
+    assert words.split_id(node_id) == expected
+
+
 @given(st.text())
 def test_visible_text_is_one_harmless_line(text):
     shown = words.visible(text)

@@ -32,6 +32,7 @@ _KNOWN: Final = _MAP_TYPES | {
     "tseries", "helper_error", "runtime_error", "print_error", "benchmark_results",
 }  # fmt: skip
 _STATS_KEYS: Final = ["average", "count", "total"]
+_MOST: Final = (1 << 64) - 1
 _INTEGER: Final = re.compile(r"-?\d{16,20}", re.ASCII)
 """From 0.23 on, what a double cannot hold is printed as text."""
 
@@ -189,7 +190,7 @@ def _value(value: object, name: str, place: str) -> Value:
             _whole(figures[key], name, place) for key in ("count", "average", "total")
         )
         return Stats(count, average, total)
-    return int(value) if isinstance(value, int) else str(value)
+    return _whole(int(value), name, place) if isinstance(value, int) else str(value)
 
 
 def _listed(value: list[object], name: str, place: str) -> Value:
@@ -223,6 +224,8 @@ def _whole(value: object, name: str, place: str) -> int:
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > _MOST:
+            raise FormatError(place, f"{name}: a number of more than 64 bits, which none of BPF's is")
         return value
     raise FormatError(place, f"{name}: {str(value)[:_SHOWN]!r} is not a whole number")
 

@@ -22,14 +22,14 @@ from ci_flame.profile import Frame, Kind, Profile, Stack, Unit, Weight
 MAX_LINE: Final = 64 << 10
 MAX_DEPTH: Final = 4096
 
-_WHO: Final = r"\s*(?P<comm>\S.*?)\s+(?P<pid>-?\d+)(?:/(?P<tid>-?\d+))?\s+(?:\[\d+\]\s+)?"
-_TIME: Final = r"(?P<time>\d+\.\d+):\s+"
-_WHAT: Final = r"(?:(?P<period>\d+)\s+)?(?P<event>[^\s:]\S*):(?=\s|$)"
+_WHO: Final = r"\s*(?P<comm>\S.*?)\s+(?P<pid>-?\d{1,18})(?:/(?P<tid>-?\d{1,18}))?\s+(?:\[\d{1,18}\]\s+)?"
+_TIME: Final = r"(?P<time>\d{1,18}\.\d{1,18}):\s+"
+_WHAT: Final = r"(?:(?P<period>\d{1,18})\s+)?(?P<event>[^\s:]\S*):(?=\s|$)"
 _HEADERS: Final = (re.compile(_WHO + _TIME + _WHAT), re.compile(_WHO + _WHAT))
 """With the time first: where there is one, it tells a number in the name from the pid."""
 _HEADER_LENGTH: Final = 400
-_LOST: Final = re.compile(r"PERF_RECORD_LOST(?:_SAMPLES)?\s+(?:lost\s+)?(?P<number>\d+)")
-_EXEC: Final = re.compile(r"PERF_RECORD_COMM exec: (?P<comm>.*):(?P<pid>\d+)/\d+\s*$")
+_LOST: Final = re.compile(r"PERF_RECORD_LOST(?:_SAMPLES)?\s+(?:lost\s+)?(?P<number>\d{1,18})")
+_EXEC: Final = re.compile(r"PERF_RECORD_COMM exec: (?P<comm>.*):(?P<pid>\d{1,18})/\d{1,18}\s*$")
 _RECORD: Final = "PERF_RECORD_"
 _FRAME: Final = re.compile(r"\s*(?P<address>[0-9a-f]+)\s+(?P<rest>\S.*\))\s*$")
 _SOURCE_LINE: Final = re.compile(r"\s*(?:\S+:\d+|\S+\[[0-9a-f]+\])(?:\s+\(inlined\))?\s*$")

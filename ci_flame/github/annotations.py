@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ci_flame.github.verdict_json import Told, ToldBenchmark, ToldFinding, Where
-from ci_flame.report.words import cut, plural, visible
+from ci_flame.report.words import cut, plural, split_id, visible
 from ci_flame.verdict import Outcome
 from ci_flame.verdict.absent import BROKEN, NEW
 
@@ -146,4 +146,4 @@ def _message(told: str, group: Sequence[ToldFinding | ToldBenchmark]) -> str:
 
 def _short(benchmark: str) -> str:
     """Return the test's own name: the title is short, the sentence has the whole id."""
-    return benchmark.rpartition("::")[2] or benchmark
+    return split_id(benchmark)[1] or benchmark

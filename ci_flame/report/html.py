@@ -23,7 +23,7 @@ from ci_flame.profile import Frame, Kind, Mode
 from ci_flame.report import machine as machine_report
 from ci_flame.report import picture, terminal
 from ci_flame.report.picture import Picture
-from ci_flame.report.words import duration, growth, interval, share, visible, whole_of
+from ci_flame.report.words import duration, growth, interval, share, split_id, visible, whole_of
 from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict
 
 BOXES: Final = 20_000
@@ -234,7 +234,7 @@ def _hue(frame: Frame) -> int:
 
 def short_name(benchmark: str) -> str:
     """Return what tells a benchmark from its neighbours: `test_x[case]` of a node id."""
-    return visible(benchmark.rpartition("::")[2] or benchmark)[:200]
+    return visible(split_id(benchmark)[1] or benchmark)[:200]
 
 
 def tone_class(change: Change) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 from junit_xml import TestCase, TestSuite, to_xml_report_string
 
 from ci_flame.report import terminal
+from ci_flame.report.words import split_id
 from ci_flame.report.findings import reasons
 from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict
 from ci_flame.verdict.absent import is_compared
@@ -29,7 +30,7 @@ def render(verdict: Verdict) -> str:
 
 
 def _case(each: BenchmarkVerdict, verdict: Verdict) -> TestCase:
-    file, _, name = each.benchmark.rpartition("::")
+    file, name = split_id(each.benchmark)
     module, *classes = file.split("::")
     classname = ".".join([module.removesuffix(".py").replace("/", "."), *classes])
     here = benchmark_spot(each, verdict)

@@ -28,7 +28,7 @@ FAMILIES: Final = {
     "ci_flame_benchmarks": ("", "Benchmarks by outcome."),
     "ci_flame_cost_seconds": (
         "seconds",
-        "Cost per iteration, callees included, at the baseline's machine speed.",
+        "Cost per iteration at the baseline's machine speed, callees included but for cost=own.",
     ),
     "ci_flame_share_ratio": ("ratio", "Part of the benchmark."),
     "ci_flame_growth_ratio": ("ratio", "Change / cost before; what is new has none."),
@@ -108,6 +108,12 @@ def _labels(each: BenchmarkVerdict, function: Frame) -> Labels:
     )
 
 
+def _cost(finding: Finding) -> Labels:
+    """Return what tells the cost that a rule limits from that of all calls, with callees."""
+    own = (("cost", "own"),) if finding.self_only else ()
+    return (*own, ("under", line(finding.under, NAME))) if finding.under else own
+
+
 def _benchmark(series: _Series, each: BenchmarkVerdict) -> None:
     labels = _labels(each, TOTAL)
     if each.diff is not None:
@@ -135,7 +141,12 @@ def _functions(series: _Series, each: BenchmarkVerdict) -> int:
             return len(ordered) - number
         labels = _labels(each, function.frame)
         _change(series, labels, function.total, share=True)
-        _limits(series, [f for f in each.findings if f.frame == function.frame], labels)
+        for finding in each.findings:
+            if finding.frame == function.frame and finding.figure is None:
+                here = (*labels, *_cost(finding))
+                if not finding.since:
+                    _change(series, here, finding.change, share=True)
+                _limits(series, [finding], here)
     return 0
 
 

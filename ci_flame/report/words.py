@@ -110,6 +110,16 @@ def share(value: float) -> str:
     return "<0.1 %" if value < 0.0005 else f"{_fixed(value * 100, 1)} %"  # noqa: PLR2004 - 0.05 % rounds to 0.1 %
 
 
+def split_id(benchmark: str) -> tuple[str, str]:
+    """Return `tests/test_a.py::Class` and `test_x[case]` of a node id; a case may hold `::`."""
+    file, separator, rest = benchmark.partition("::")
+    if not separator:
+        return "", benchmark
+    head, bracket, case = rest.partition("[")
+    classes, _, name = head.rpartition("::")
+    return "::".join(filter(None, (file, classes))), name + bracket + case
+
+
 def visible(text: str) -> str:
     """Return `text` on one line and harmless: control and direction characters as escapes.
 
@@ -120,7 +130,10 @@ def visible(text: str) -> str:
         return text
     return "".join(
         ascii(letter)[1:-1]
-        if unicodedata.category(letter) in {"Cc", "Cs", "Zl", "Zp"} or letter in _BIDI
+        if unicodedata.category(letter) in {"Cc", "Cs", "Zl", "Zp"}
+        or letter in _BIDI
+        # no characters: XML, and so SVG, must not hold them
+        or ord(letter) & 0xFFFE == 0xFFFE  # noqa: PLR2004 - U+FFFE, U+FFFF of each plane
         else letter
         for letter in text
     )
