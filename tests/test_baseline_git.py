@@ -55,6 +55,24 @@ def test_revision_and_path(value, parts):
     assert git.split(value) == parts
 
 
+@pytest.mark.parametrize(
+    "revision",
+    ["--upload-pack=touch pwned;git-upload-pack", "-q", "+main:main", "main:refs/heads/main"],
+)
+def test_what_a_stored_run_calls_its_commit_is_no_option_of_git(repository, tmp_path, revision):
+    clone = tmp_path / "clone"
+    run_git(repository, "commit", "-q", "--allow-empty", "-m", "two")
+    run_git(tmp_path, "clone", "-q", "--depth=1", f"file://{repository}", str(clone))
+    refs = run_git(clone, "for-each-ref")
+
+    with pytest.raises(BaselineError, match="is not the name of a commit"):
+        git.resolve(revision, clone)
+    git.fetch(("--depth=1", "origin", revision), clone)
+
+    assert not (clone / "pwned").exists()
+    assert revision.startswith(("+", "main")) or run_git(clone, "for-each-ref") == refs
+
+
 @pytest.mark.parametrize("path", [git.DEFAULT_PATH, "perf/base line"])
 def test_a_committed_run_is_read_without_a_checkout(repository, run, path):
     commit_run(repository, run, path)

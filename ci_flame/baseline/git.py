@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -108,6 +109,12 @@ def resolve(revision: str, repository: Path) -> str:
         raise BaselineError(
             f"revision {revision} does not exist in {repository}", "git log --oneline names some"
         )
+    if revision.startswith(("-", "+")) or ":" in revision:
+        # It may be what a stored run calls its commit: no option, and no branch of ours to write.
+        raise BaselineError(
+            f"revision {revision[:_SHOWN]!r} is not the name of a commit",
+            "give a hash, a branch or a tag",
+        )
     place, wanted = remote(repository), _fetchable(revision, repository)
     if "~" in revision or "^" in revision:
         # What stands behind a commit that is here: its history, as far as it must be.
@@ -133,6 +140,7 @@ def resolve(revision: str, repository: Path) -> str:
     )
 
 
+_SHOWN: Final = 60
 _NO_REF: Final = "find remote ref"
 """What git says where the remote has no such branch or tag: fetching it again cures nothing."""
 
@@ -169,7 +177,10 @@ def fetch(arguments: tuple[str, ...], repository: Path) -> str:
 
     No tags, no submodules and no local branch: FETCH_HEAD and the remote's own branches move.
     """
-    words = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", *arguments)
+    options = tuple(takewhile(lambda each: each.startswith("--"), arguments))
+    names = arguments[len(options) :]
+    words = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", *options,
+             "--end-of-options", *names)  # fmt: skip
     try:
         answer = call(words, repository, timeout_s=FETCH_TIMEOUT_S)
     except BaselineError as error:
