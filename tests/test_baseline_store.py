@@ -750,6 +750,23 @@ def test_a_store_tells_the_line_that_a_shallow_clone_lacks(repository, tmp_path)
     assert {each.commit for each in told.siblings} == {hashes[1], hashes[2]}
 
 
+def test_the_commit_before_comes_first_where_it_is_all_that_a_shallow_clone_knows(
+    repository, tmp_path
+):
+    """What git does not know there is a newer build, and no ancestor for all that it can tell."""
+    hashes = history_of(repository)
+    for day, number in ((9, 1), (7, -2)):
+        store.add(run_of(day, commit=hashes[number]), repository / "store", branch="main")
+    run_git(repository, "clone", "-q", "--depth=2", f"file://{repository}", str(tmp_path / "two"))
+
+    chosen = stored.choose(
+        store.read(repository / "store"), ENVIRONMENT, tmp_path / "two", 10, ""
+    )
+
+    assert chosen.base.commit == hashes[-2]
+    assert "no ancestor" not in chosen.told
+
+
 @pytest.mark.parametrize("text", ["main\n", f"{'a' * 40}x", f"{'a' * 40}\n" * 1001])
 def test_a_line_that_is_no_list_of_commits_is_refused(place, text):
     store.add(run_of(1), place)

@@ -215,7 +215,6 @@ class Search:
                     beside.append((other.commit, distance))
                 if len(beside) + 1 >= self._asked.builds:
                     break
-            store.tell_line(place, self._line)
         except ApiError as error:
             self._said.notes.append(f"no further build is looked for: {error.message}")
         except WriteError as error:
@@ -226,6 +225,12 @@ class Search:
         if not beside:
             shutil.rmtree(place, ignore_errors=True)
             return found
+        try:
+            # Whatever ended the search: who is whose ancestor is known by now.
+            if self._line:
+                store.tell_line(place, self._line)
+        except CiFlameError as error:
+            self._said.notes.append(f"whose ancestor a build is cannot be kept: {error.message}")
         return Found(f"store:{place}", found.sha, found.distance, tuple(beside))
 
     def _builds(self, found: Found) -> Iterator[tuple[int, Run]]:

@@ -8,6 +8,7 @@ the base branch, the store may tell.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -90,7 +91,7 @@ def _past(start: Path) -> dict[str, int]:
 def _nearest_first(builds: Sequence[Build], past: dict[str, int]) -> list[Build]:
     """Return the nearest ancestors' builds, the newest of a commit first; others behind them."""
     newest_first = list(reversed(builds))
-    return sorted(newest_first, key=lambda build: past.get(build.header.commit, len(past)))
+    return sorted(newest_first, key=lambda build: past.get(build.header.commit, inf))
 
 
 def _near(base: Build, builds: Sequence[Build], past: dict[str, int]) -> list[Build]:
