@@ -139,6 +139,23 @@ def test_a_shallow_clone_fetches_until_it_holds_the_merge_base(origin, depth):
     assert run_git(mine, "for-each-ref", "refs/heads") == branches
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 6])
+def test_a_shallow_clone_keeps_the_history_that_it_has(origin, depth):
+    """The branch begins at the tip of main, whose history is its own."""
+    place, hashes = origin
+    run_git(place, "checkout", "-q", "-b", "fresh")
+    for name in ("f1", "f2"):
+        add_commit(place, name)
+    mine = clone(place, "fresh", f"--depth={depth}", "--single-branch")
+    before = run_git(mine, "rev-list", "HEAD").split()
+
+    found = ci_base.find({"GITHUB_BASE_REF": "main"}, mine)
+
+    assert found.commit == hashes["m3"]
+    assert len(before) == depth
+    assert set(before) <= set(run_git(mine, "rev-list", "HEAD").split())
+
+
 def test_a_merge_base_further_away_than_the_first_steps(origin):
     place, hashes = origin
     run_git(place, "checkout", "-q", "topic")

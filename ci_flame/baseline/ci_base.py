@@ -122,9 +122,11 @@ def _merge_base(name: str, branch: str, top: Path) -> Base:
 def _deepened(branch: str, top: Path) -> tuple[str, str]:
     """Fetch until a shallow clone holds the merge base; return it, or what went wrong."""
     trouble = ""
+    # Where the branch is part of HEAD's own history, less would cut that off.
+    here = git.count("HEAD", top)
     for depth in _DEPTHS:
         # The branch first, then HEAD's own history: both must reach the commit where they part.
-        trouble = git.fetch((f"--depth={depth}", git.remote(top), branch), top)
+        trouble = git.fetch((f"--depth={max(depth, here)}", git.remote(top), branch), top)
         if trouble:
             break
         tip = git.resolve("FETCH_HEAD", top)

@@ -214,6 +214,12 @@ def distance(ancestor: str, commit: str, repository: Path) -> int:
     return int(answer.stdout) if answer.returncode == 0 else 0
 
 
+def count(revision: str, repository: Path) -> int:
+    """Return how many commits of a revision's history are here; 0: it is not, or who knows."""
+    answer = call(("rev-list", "--count", "--end-of-options", revision), repository)
+    return int(answer.stdout) if answer.returncode == 0 else 0
+
+
 def differs(file: Path, commit: str, start: Path) -> bool:
     """Tell whether a file of the work tree is in a commit, too, with other content.
 
