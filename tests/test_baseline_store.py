@@ -759,9 +759,7 @@ def test_the_commit_before_comes_first_where_it_is_all_that_a_shallow_clone_know
         store.add(run_of(day, commit=hashes[number]), repository / "store", branch="main")
     run_git(repository, "clone", "-q", "--depth=2", f"file://{repository}", str(tmp_path / "two"))
 
-    chosen = stored.choose(
-        store.read(repository / "store"), ENVIRONMENT, tmp_path / "two", 10, ""
-    )
+    chosen = stored.choose(store.read(repository / "store"), ENVIRONMENT, tmp_path / "two", 10, "")
 
     assert chosen.base.commit == hashes[-2]
     assert "no ancestor" not in chosen.told

@@ -9,8 +9,9 @@ from synthetic import ENVIRONMENT, SHOP, synthetic_measurement, synthetic_run
 from ci_flame.baseline import folder, store
 from ci_flame.config import BaselineKind, BaselineSpec, Config, parse_baseline
 from ci_flame.config.baselines import BaseSide, Rerun
-from ci_flame.errors import BaselineError
+from ci_flame.errors import BaselineError, MissingBaselineError
 from ci_flame.pipeline.chosen import choose, to_confirm
+from ci_flame.policy import Policy
 
 CI = {"CI": "true"}
 OTHER = replace(ENVIRONMENT, cpu_model="Example CPU 2")
@@ -115,6 +116,17 @@ def test_when_the_base_commit_is_recorded_unasked(project, rerun, given, recorde
     if recorded_here:
         why = "the default in CI" if rerun is Rerun.CI else "baseline: {rerun: always}"
         assert chosen.told.endswith(f"is recorded beside: {why}")
+
+
+@pytest.mark.parametrize("in_ci", [True, False])
+def test_a_required_store_that_is_empty_gives_way_to_the_base_commit_in_ci(project, in_ci):
+    asked = replace(config("store:none"), policy=Policy(baseline_required=True))
+
+    if in_ci:
+        assert choose(asked, project, lambda: ENVIRONMENT, CI).spec.kind is BaselineKind.RERUN
+    else:
+        with pytest.raises(MissingBaselineError, match="the policy requires one"):
+            choose(asked, project, lambda: ENVIRONMENT, {})
 
 
 def test_nothing_stored_is_told_with_the_commit_that_is_recorded(project):

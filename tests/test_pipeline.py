@@ -1,5 +1,6 @@
 """From runs to a report folder and back: what is judged, stored and judged again."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -453,6 +454,27 @@ def test_options_go_through_the_environment(monkeypatch, tmp_path):
     assert config.parse_baseline(pairs["--flame-baseline"]) == told.baseline
 
 
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (RecordConfig(), []),
+        (
+            RecordConfig(collector="perf", event="page-faults", call_graph="dwarf,4096"),
+            ["--flame-event", "page-faults", "--flame-call-graph", "dwarf,4096"],
+        ),
+        (RecordConfig(collector="replay", replay=Path("/x")), ["--flame-replay", "/x"]),
+        # The policy's run is not what somebody asks for who names a collector.
+        (RecordConfig(collector="ebpf", replay=Path("/x")), []),
+    ],
+)
+def test_what_is_recorded_is_what_was_asked_for(record, words):
+    told = pytest_command.options(Config(record=record))
+    names = ("--flame-event", "--flame-call-graph", "--flame-replay")
+    kept = [pair for pair in itertools.pairwise(told) if pair[0] in names]
+
+    assert [word for pair in kept for word in pair] == words
+
+
 def test_a_relative_baseline_is_found_by_a_pytest_that_runs_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for kind in (BaselineKind.FOLDER, BaselineKind.TREE):
@@ -462,7 +484,13 @@ def test_a_relative_baseline_is_found_by_a_pytest_that_runs_elsewhere(tmp_path, 
 
 
 def test_every_option_is_one_that_the_plugin_knows(pytester):
-    told = Config(record=RecordConfig(replay=Path("x")), policy_file=Path("p.yml"), quick=True)
+    told = Config(
+        record=RecordConfig(
+            collector="replay", replay=Path("x"), event="cycles", call_graph="dwarf"
+        ),
+        policy_file=Path("p.yml"),
+        quick=True,
+    )
     known = pytester.runpytest_subprocess("--help").stdout.str()
 
     for word in pytest_command.options(told):

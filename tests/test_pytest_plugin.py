@@ -18,6 +18,7 @@ from synthetic import ENVIRONMENT, SHOP, grown, synthetic_measurement, synthetic
 import ci_flame.judge
 import ci_flame.report
 from ci_flame.baseline import folder
+from ci_flame.errors import CiFlameError
 from ci_flame.pytest_plugin.session import _duration
 from ci_flame.verdict import BenchmarkVerdict, Note, Outcome
 
@@ -190,6 +191,15 @@ def test_a_required_baseline_that_is_missing_is_a_usage_error(shop):
 
     assert made.ret == 4
     made.stderr.fnmatch_lines(["*no baseline: .ci-flame/baseline does not exist"])
+    made.stderr.fnmatch_lines(["*pytest --flame --flame-baseline none --flame-out .ci-flame/*"])
+
+
+def test_a_required_baseline_is_recorded_as_the_message_says(shop):
+    shop.makefile(".yml", **{"ci-flame": "version: 1\nbaseline: {required: true}\n"})
+    words = ("--flame-baseline", "none", "--flame-out", ".ci-flame/baseline")
+
+    assert run(shop, "--flame-replay", "before", *words).ret == 0
+    assert run(shop, "--flame-replay", "same").ret == 0
 
 
 @pytest.mark.parametrize(
@@ -301,6 +311,45 @@ def test_x_stops_at_the_first_failed_benchmark(shop):
 
     made.assert_outcomes(failed=1)
     made.stdout.fnmatch_lines(["ci-flame: FAIL (1 benchmark: 1 fail)"])
+    made.stdout.fnmatch_lines(["run: *(cut short: marked incomplete, no baseline)"])
+    with pytest.raises(CiFlameError, match="not complete"):
+        folder.load(shop.path / ".ci-flame" / "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "complete"),
+    [
+        (("-x", "-k", "fixture or plain"), True),  # there was no further one
+        (("--maxfail=4",), True),
+        (("--maxfail=3",), False),
+        ((), True),
+    ],
+)
+def test_a_run_is_complete_where_every_benchmark_was_reached(shop, words, complete):
+    compared(shop, "after", *words)
+
+    run_kept = folder.load(shop.path / ".ci-flame" / "run", incomplete_ok=True)
+    assert run_kept.complete is complete
+
+
+def test_a_session_that_a_test_ends_leaves_no_baseline(shop):
+    """`pytest.exit` with a code of its own is no interruption for pytest."""
+    shop.makepyfile(
+        test_shop="""
+        import pytest
+        def test_fixture(flame):
+            assert flame(sum, [1, 2]) == 3
+        def test_end():
+            pytest.exit("enough", returncode=3)
+        @pytest.mark.flame
+        def test_marker():
+            pass
+        """
+    )
+    compared(shop, "same")
+
+    kept = folder.load(shop.path / ".ci-flame" / "run", incomplete_ok=True)
+    assert not kept.complete
 
 
 def test_last_failed_runs_the_failed_benchmarks_again(shop):
@@ -398,7 +447,7 @@ def test_interrupted_sessions_keep_what_was_recorded_as_incomplete(shop, number)
     made = shop.runpytest_subprocess("--flame", *NOT_HERE, *words)
 
     assert made.ret == 2
-    told = "run:    .ci-flame/run (interrupted: marked incomplete, no baseline)"
+    told = "run:    .ci-flame/run (cut short: marked incomplete, no baseline)"
     made.stdout.fnmatch_lines([told])
     kept = folder.load(shop.path / ".ci-flame" / "run", incomplete_ok=True)
     assert [each.benchmark for each in kept.measurements] == ["test_shop.py::test_fixture"]

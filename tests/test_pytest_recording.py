@@ -515,7 +515,7 @@ def test_ctrl_c_ends_further_processes_and_keeps_what_was_recorded(pytester):
     output, _ = process.communicate(timeout=60)
 
     assert process.returncode == 2, output
-    assert "run:    .ci-flame/run (interrupted: marked incomplete, no baseline)" in output
+    assert "run:    .ci-flame/run (cut short: marked incomplete, no baseline)" in output
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
     kept = folder.load(pytester.path / ".ci-flame" / "run", incomplete_ok=True)

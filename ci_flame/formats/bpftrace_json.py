@@ -225,7 +225,7 @@ def _whole(value: object, name: str, place: str) -> int:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         if abs(value) > _MOST:
-            raise FormatError(place, f"{name}: a number of more than 64 bits, which none of BPF's is")
+            raise FormatError(place, f"{name}: a number of more than 64 bits")
         return value
     raise FormatError(place, f"{name}: {str(value)[:_SHOWN]!r} is not a whole number")
 

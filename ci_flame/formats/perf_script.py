@@ -22,7 +22,7 @@ from ci_flame.profile import Frame, Kind, Profile, Stack, Unit, Weight
 MAX_LINE: Final = 64 << 10
 MAX_DEPTH: Final = 4096
 
-_WHO: Final = r"\s*(?P<comm>\S.*?)\s+(?P<pid>-?\d{1,18})(?:/(?P<tid>-?\d{1,18}))?\s+(?:\[\d{1,18}\]\s+)?"
+_WHO: Final = r"\s*(?P<comm>\S.*?)\s+(?P<pid>-?\d{1,18})(?:/(?P<tid>-?\d{1,18}))?\s+(?:\[\d+\]\s+)?"
 _TIME: Final = r"(?P<time>\d{1,18}\.\d{1,18}):\s+"
 _WHAT: Final = r"(?:(?P<period>\d{1,18})\s+)?(?P<event>[^\s:]\S*):(?=\s|$)"
 _HEADERS: Final = (re.compile(_WHO + _TIME + _WHAT), re.compile(_WHO + _WHAT))

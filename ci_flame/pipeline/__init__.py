@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from ci_flame.verdict.touch import Touched
 
 PASS, USAGE, FAIL, NOT_RECORDED, NO_BASELINE, INCONCLUSIVE, INTERRUPTED = 0, 2, 1, 3, 4, 5, 130
-_CURE_NO_BASELINE: Final = "pytest --flame --flame-out .ci-flame/baseline, or --baseline rerun:REV"
+_CURE_NO_BASELINE: Final = (
+    "pytest --flame --flame-baseline none --flame-out .ci-flame/baseline, or --baseline rerun:REV"
+)
 
 
 def exit_code(outcome: Outcome, policy: Policy, *, compared: bool) -> int:
@@ -413,7 +415,7 @@ def check_pytest(config: Config, command: Sequence[str]) -> tuple[int, Outcome]:
         elif (
             chosen.run is None
             and config.policy.baseline_required
-            and chosen.spec.kind is not BaselineKind.STORE
+            and chosen.spec.kind is not BaselineKind.STORE  # the plugin looks for its build
         ):
             raise MissingBaselineError(
                 f"{chosen.told}, and the policy requires one", _CURE_NO_BASELINE

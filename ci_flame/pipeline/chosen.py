@@ -105,7 +105,7 @@ def _choose(
         ours = spec.kind is BaselineKind.RERUN and bool(given.get(ci_base.OURS))
         return Chosen(spec, f"baseline {spec}, recorded beside", ours=ours)
     if spec.kind is BaselineKind.STORE:
-        check_store(config, start)
+        check_store(config, start, given)
         if present is None:
             return Chosen(spec, "")  # which build it is depends on how the run is recorded
         found = find_baseline(config, present(), start)
@@ -230,10 +230,9 @@ def _instead(  # noqa: PLR0917 - what `choose` was given, and why that is not it
     stored: Base,
 ) -> Chosen:
     """Return the base commit to record instead, if that is allowed and possible."""
-    rule = config.base.rerun
-    in_ci = ci_base.in_ci(given)
-    if rule is Rerun.NEVER or (rule is Rerun.CI and not in_ci):
+    if not _may_record(config, given):
         return chosen
+    rule = config.base.rerun
     try:
         base = _base(stored, start, given)
     except BaselineError as error:
@@ -246,6 +245,12 @@ def _instead(  # noqa: PLR0917 - what `choose` was given, and why that is not it
     spec = BaselineSpec(BaselineKind.RERUN, base.commit)
     note = Note("rerun", words, commit=base.commit)
     return Chosen(spec, words, None, (*chosen.notes, note), ours=True)
+
+
+def _may_record(config: Config, given: Mapping[str, str]) -> bool:
+    """Tell whether the base commit may be recorded where nothing stored will do."""
+    rule = config.base.rerun
+    return rule is Rerun.ALWAYS or (rule is Rerun.CI and ci_base.in_ci(given))
 
 
 def _base(stored: Base, start: Path, given: Mapping[str, str]) -> Base:
@@ -339,8 +344,11 @@ def usable(run: Run, name: str) -> None:
         raise BaselineError(f"baseline {name} holds no benchmark", "record it again")
 
 
-def check_store(config: Config, start: Path) -> None:
-    """Raise before anything is recorded where the store or the anchor is not there."""
+def check_store(config: Config, start: Path, given: Mapping[str, str]) -> None:
+    """Raise before anything is recorded where the store or the anchor is not there.
+
+    A store that holds nothing yet is none the worse where the base commit is recorded instead.
+    """
     from ci_flame.baseline import store  # noqa: PLC0415
     from ci_flame.pipeline import stored  # noqa: PLC0415
 
@@ -351,7 +359,7 @@ def check_store(config: Config, start: Path) -> None:
         if config.anchor:
             stored.commit_of(config.anchor, listing, start)
         missing = "" if listing.builds else f"no baseline: {place} holds no build"
-    if missing and config.policy.baseline_required:
+    if missing and config.policy.baseline_required and not _may_record(config, given):
         raise MissingBaselineError(
             f"{missing}, and the policy requires one", f"ci-flame baseline add RUN --store {place}"
         )

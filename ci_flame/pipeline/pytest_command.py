@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ci_flame import report_folder
-from ci_flame.config import BaselineKind, Config
+from ci_flame.config import BaselineKind, Config, RecordConfig
 from ci_flame.errors import CollectError, InterruptedRunError
 from ci_flame.verdict import Outcome
 
@@ -71,13 +71,17 @@ def options(config: Config) -> list[str]:
     if config.base.setup.before:
         words += ["--flame-setup", config.base.setup.before]
     words += ["--flame-collector", record.collector]
+    usual = RecordConfig()
+    words += ["--flame-event", record.event] if record.event != usual.event else []
+    if record.call_graph != usual.call_graph:
+        words += ["--flame-call-graph", record.call_graph]
     words += ["--flame-frequency", str(record.frequency_hz)]
     words += ["--flame-processes", str(record.processes)]
     words += ["--flame-seconds", f"{record.seconds:g}"]
     words += [word for mode in record.modes for word in ("--flame-mode", mode.value)]
     words += ["--flame-max-seconds", f"{record.max_seconds:g}"]
     words += ["--flame-until-decided"] if record.until_decided else []
-    if record.replay is not None:
+    if record.collector == "replay" and record.replay is not None:
         words += ["--flame-replay", str(record.replay.absolute())]
     if config.quick:
         words.append("--flame-quick")

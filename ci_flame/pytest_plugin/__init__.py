@@ -112,7 +112,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("seconds", "CPU seconds of each process and benchmark (2)", "S")
     add("max-seconds", "until decided: wall seconds per benchmark (120)", "S")
     add("frequency", "samples per second (1999)", "HZ")
-    add("collector", "auto, ebpf, bcc, py-spy or replay", "NAME")
+    add("collector", "auto, ebpf, bcc, bpftrace, perf, py-spy or replay", "NAME")
+    add("event", "perf: cpu-clock (default), cycles, …", "NAME")
+    add("call-graph", "perf: fp (default), dwarf[,BYTES]", "HOW")
     group.addoption(
         "--flame-mode", action="append", metavar="MODE",
         help="on-cpu or off-cpu, repeatable (on-cpu)",

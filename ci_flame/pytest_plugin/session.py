@@ -9,7 +9,6 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -20,20 +19,18 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import pytest
 
-from ci_flame import pipeline
-from ci_flame.baseline import folder, git
+from ci_flame.baseline import folder
 from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
 from ci_flame.config import BaselineKind, BaselineSpec, Config, build
-from ci_flame.errors import BaselineError, CiFlameError
-from ci_flame.pipeline.chosen import choose, to_confirm
-from ci_flame.profile import BIASES, Environment
-from ci_flame.pytest_plugin import Flame, Plain
+from ci_flame.errors import CiFlameError
+from ci_flame.profile import BIASES
+from ci_flame.pytest_plugin import Flame, Plain, before_side
 from ci_flame.pytest_plugin.item import FIXTURES, ItemBenchmark, is_benchmark, marker_keywords
 from ci_flame.pytest_plugin.parts import save_child
 from ci_flame.pytest_plugin.suite import Suite
-from ci_flame.pytest_plugin.values import Before, Selected, fails, recorded_beside, sentences
-from ci_flame.record import interpreter, layout, processes
-from ci_flame.record.processes import ChildPlan, Invocation, Tree
+from ci_flame.pytest_plugin.values import Before, Selected, fails, sentences
+from ci_flame.record import layout, processes
+from ci_flame.record.processes import ChildPlan, Invocation
 from ci_flame.record.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -43,10 +40,8 @@ WORKER_KEY: Final = "ci_flame"
 _FLAGS: Final = (
     "out", "report", "baseline", "collector", "frequency", "processes", "seconds", "replay",
     "mode", "keep", "anchor", "setup", "changed_since",
-    "max_seconds",
+    "max_seconds", "event", "call_graph",
 )  # fmt: skip
-SELF_TEST_VARIABLE: Final = "CI_FLAME_SELF_TEST"
-"""Folder of `ci-flame self-test`, which compares the suite with itself: no baseline is needed."""
 
 
 class Session:
@@ -109,7 +104,7 @@ class Session:
             if given:
                 settings = replace(settings, baseline=_spec(given["baseline"]))
         replayed = settings.record.collector == "replay"
-        project = _project(config.rootpath)
+        project = before_side.project(config.rootpath)
         recorder = None if replayed else Recorder(settings.record, project)
         if recorder is not None:
             closing.callback(recorder.close)
@@ -118,7 +113,8 @@ class Session:
                 _ = recorder.collector
                 bpftrace_scripts.check(settings.record.scripts, os.getpid())
                 folder.check_writable(settings.out)
-        before = Before() if child else _before(settings, config.rootpath, recorder, closing)
+        found = before_side.find
+        before = Before() if child else found(settings, config.rootpath, recorder, closing)
         invocation = Invocation(**given["invocation"]) if given else _invocation(config)
         parts = Path(given["parts"]) if given else None
         suite = Suite(settings, before, invocation, recorder, start=config.rootpath, parts=parts)
@@ -307,7 +303,7 @@ class Session:
                 self.suite.gather(self._parts)
             if not self.suite.judged:
                 return
-            self._complete = exitstatus != pytest.ExitCode.INTERRUPTED
+            self._complete = not self._was_cut(session, exitstatus)
             after = self.suite.run(complete=self._complete, start=self._root)
             before = self.suite.run_before()
             self._verdict = self.suite.verdict(after, before, self._removed(session.config))
@@ -320,6 +316,15 @@ class Session:
             self._closing.close()
             if self._parts is not None:
                 shutil.rmtree(self._parts, ignore_errors=True)
+
+    def _was_cut(self, session: pytest.Session, exitstatus: int) -> bool:
+        """Tell whether the session ended before all its benchmarks: Ctrl-C, `-x`, `pytest.exit`."""
+        if exitstatus == pytest.ExitCode.INTERRUPTED:
+            return True
+        ended = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
+        if ended and not session.shouldfail and not session.shouldstop:
+            return False
+        return not self._selected.keys() <= self.suite.judged.keys()
 
     def pytest_unconfigure(self) -> None:
         """End the collector and the worktree, however the session ended."""
@@ -352,7 +357,7 @@ class Session:
             if not self._trouble:
                 report = self.suite.config.report / "report.html"
                 terminalreporter.write_line(f"report: {report}")
-                marked = "" if self._complete else " (interrupted: marked incomplete, no baseline)"
+                marked = "" if self._complete else " (cut short: marked incomplete, no baseline)"
                 terminalreporter.write_line(f"run:    {self.suite.config.out}{marked}")
         for line in stopped:
             terminalreporter.write_line(line, yellow=True)
@@ -399,14 +404,6 @@ def _spec(text: str) -> BaselineSpec:
     return parse_baseline(text)
 
 
-def _project(root: Path) -> Path:
-    """Return the top of the project: its git work tree, or pytest's rootdir."""
-    try:
-        return git.top_level(root).resolve()
-    except BaselineError:
-        return root
-
-
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the session as Ctrl-C does.
@@ -423,42 +420,6 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _before(settings: Config, root: Path, recorder: Recorder | None, closing: ExitStack) -> Before:
-    """Find the before side; whatever is named and not there is an error."""
-
-    def present() -> Environment:
-        if recorder is None:
-            return folder.load(settings.record.replay or Path()).environment
-        # Its processes lie where their interpreter is held, not as this one does.
-        lies = interpreter.find((sys.executable,), root, os.environ).layout
-        return replace(recorder.environment, layout=lies)
-
-    chosen = choose(settings, Path.cwd(), present)
-    notes = chosen.notes
-    if chosen.spec.kind in (BaselineKind.RERUN, BaselineKind.TREE):
-        base = pipeline.base_checkout(settings, chosen, root, closing)
-        return recorded_beside(chosen.told, base, _project(root))
-    required = settings.policy.baseline_required and SELF_TEST_VARIABLE not in os.environ
-    if chosen.run is None and required:
-        raise BaselineError(chosen.told, "the policy says baseline: {required: true}; record one")
-    again = to_confirm(settings, chosen)
-
-    def beside() -> Tree:
-        assert again is not None  # noqa: S101 - as below
-        base = pipeline.checkout_to_confirm(settings, again, root, closing)
-        return Tree(_project(root), base.folder.resolve(), base.python)
-
-    return Before(
-        run=chosen.run,
-        told=chosen.told,
-        history=chosen.history,
-        notes=notes,
-        commit=chosen.commit,
-        called=chosen.called,
-        beside=beside if again and recorder is not None else None,
-    )
 
 
 def _invocation(config: pytest.Config) -> Invocation:

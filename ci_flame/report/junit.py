@@ -11,8 +11,8 @@ from typing import Final
 from junit_xml import TestCase, TestSuite, to_xml_report_string
 
 from ci_flame.report import terminal
-from ci_flame.report.words import split_id
 from ci_flame.report.findings import reasons
+from ci_flame.report.words import split_id
 from ci_flame.verdict import BenchmarkVerdict, Finding, Outcome, Verdict
 from ci_flame.verdict.absent import is_compared
 from ci_flame.verdict.located import benchmark_spot, spot

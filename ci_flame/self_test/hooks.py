@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci_flame.pytest_plugin import PROVIDER
-from ci_flame.pytest_plugin.session import SELF_TEST_VARIABLE, Session
+from ci_flame.pytest_plugin.before_side import SELF_TEST_VARIABLE
+from ci_flame.pytest_plugin.session import Session
 from ci_flame.record.processes import CHILD_VARIABLE
 from ci_flame.self_test import live
 from ci_flame.self_test.figures import Tested, encode_one

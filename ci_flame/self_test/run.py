@@ -12,7 +12,7 @@ from pathlib import Path
 from ci_flame.config import Config
 from ci_flame.errors import CollectError, InterruptedRunError
 from ci_flame.pipeline import pytest_command
-from ci_flame.pytest_plugin.session import SELF_TEST_VARIABLE
+from ci_flame.pytest_plugin.before_side import SELF_TEST_VARIABLE
 from ci_flame.self_test import hooks
 from ci_flame.self_test.figures import SelfTest, Tested, decode_one
 from ci_flame.self_test.suite import Wishes
