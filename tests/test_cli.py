@@ -427,6 +427,15 @@ def test_what_is_needed_of_an_earlier_report_is_not_removed(project, option, com
     assert (project / run / "run.json").exists()
 
 
+@pytest.mark.parametrize("run", ["out/run", "out"])
+def test_a_run_inside_the_report_is_refused_before_anything_is_recorded(project, run):
+    words = ("--run", run, "-o", "out", "--name", "x", "--", "touch", "recorded")
+    done = call("check", *words, check=2)
+
+    assert f"{run} lies in the report folder out, which is written anew" in done.stderr
+    assert not (project / "recorded").exists()
+
+
 def test_no_baseline_passes_unless_it_is_required(project):
     assert replayed(project, "--replay", "after", "--baseline", "none").returncode == 0
     (project / "ci-flame.yml").write_text("version: 1\nbaseline: {required: true}\n")

@@ -575,6 +575,19 @@ def test_compare_records_both_sides_where_the_stored_one_is_of_another_machine(s
     assert verdict["before"]["environment"]["cpu_model"] == run.environment.cpu_model
 
 
+@ROOT
+@NEEDS_ROOT
+def test_compare_records_both_sides_of_a_checkout(step, tmp_path):
+    step.run("record")
+    base = tmp_path / "base"
+    git("worktree", "add", "-q", "--detach", str(base), "HEAD", cwd=step.here)
+    done, outputs = step.run("compare", CI_FLAME_BASELINE=f"tree:{base}")
+    verdict = json.loads((step.here / ".ci-flame/report/verdict.json").read_text("utf-8"))
+
+    assert outputs["outcome"] in ("pass", "inconclusive", "fail"), done.stdout + done.stderr
+    assert verdict["before"] is not None
+
+
 def test_the_page_has_a_file_of_its_own_named_by_the_key(tmp_path, capsys):
     report = tmp_path / "report"
     report.mkdir()

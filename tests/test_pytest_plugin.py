@@ -306,6 +306,21 @@ def test_a_marker_that_does_not_fit_is_a_usage_error(pytester, marker, told):
     made.stderr.fnmatch_lines([told])
 
 
+@pytest.mark.parametrize(("inconclusive", "code"), [("fail", 1), ("pass", 0)])
+def test_a_build_that_is_inconclusive_as_a_whole_ends_as_its_policy_says(shop, inconclusive, code):
+    """No rule names a function that is there: every benchmark passes, and nothing was judged."""
+    rules = "rules: [{frames: ['zzz:*'], max_growth: 10%}]"
+    text = f"version: 1\ninconclusive: {inconclusive}\n{rules}\n"
+    shop.makefile(".yml", **{"ci-flame": text})
+    made = compared(shop, "same")
+    told = "ci-flame: the build as a whole is INCONCLUSIVE, and the policy says inconclusive: fail"
+
+    made.assert_outcomes(passed=5)
+    assert made.ret == code
+    made.stdout.fnmatch_lines(["ci-flame: INCONCLUSIVE *", "report: *"])
+    (made.stdout.fnmatch_lines if code else made.stdout.no_fnmatch_line)([told] if code else told)
+
+
 def test_x_stops_at_the_first_failed_benchmark(shop):
     made = compared(shop, "after", "-x")
 

@@ -166,7 +166,7 @@ def compare(asked: Inputs, baseline: str) -> Ended:
         given = {**os.environ, **asked.environment()}
         chosen = choose(config, Path.cwd(), lambda: after.environment, given)
         tell(chosen.told)
-        if chosen.spec.kind is BaselineKind.RERUN:
+        if chosen.spec.kind in (BaselineKind.RERUN, BaselineKind.TREE):
             return check(replace(asked, ours=chosen.ours), str(chosen.spec))
         if chosen.run is not None:
             verdict = pipeline.compare_stored(

@@ -317,7 +317,7 @@ def record_live(
 
 def discard_report(config: Config) -> None:
     """Remove the report of an earlier build; UsageError where what is still needed lies in it."""
-    needed = [config.record.replay] if config.record.replay else []
+    needed = [config.out, *([config.record.replay] if config.record.replay else [])]
     if config.baseline.kind in (BaselineKind.FOLDER, BaselineKind.STORE):
         needed.append(Path(config.baseline.value))
     place = os.path.realpath(config.report)

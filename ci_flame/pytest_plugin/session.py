@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import pytest
 
+from ci_flame import pipeline
 from ci_flame.baseline import folder
 from ci_flame.collect.bpftrace import scripts as bpftrace_scripts
 from ci_flame.config import BaselineKind, BaselineSpec, Config, build
 from ci_flame.errors import CiFlameError
 from ci_flame.profile import BIASES
 from ci_flame.pytest_plugin import Flame, Plain, before_side
+from ci_flame.pytest_plugin.before_side import SELF_TEST_VARIABLE
 from ci_flame.pytest_plugin.item import FIXTURES, ItemBenchmark, is_benchmark, marker_keywords
 from ci_flame.pytest_plugin.parts import save_child
 from ci_flame.pytest_plugin.suite import Suite
@@ -73,6 +75,8 @@ class Session:
         self._complete = True
         self._unused: list[str] = []
         self._trouble = ""
+        self._whole = ""
+        """Why the session fails though no benchmark of it does."""
         self._cut_off = ""
         """The benchmark that was being recorded when the session was stopped."""
         self._stopped = False
@@ -308,6 +312,8 @@ class Session:
             before = self.suite.run_before()
             self._verdict = self.suite.verdict(after, before, self._removed(session.config))
             self.suite.write(after, before, self._verdict)
+            if session.exitstatus == pytest.ExitCode.OK:
+                self._fail_as_a_whole(session, self._verdict)
         except CiFlameError as error:
             self._trouble = f"ci-flame: {error}"
             if session.exitstatus == pytest.ExitCode.OK:
@@ -316,6 +322,26 @@ class Session:
             self._closing.close()
             if self._parts is not None:
                 shutil.rmtree(self._parts, ignore_errors=True)
+
+    def _fail_as_a_whole(self, session: pytest.Session, verdict: "Verdict") -> None:
+        """End with 1 where the policy fails the build though no benchmark of it failed."""
+        policy, asked = verdict.policy, self.suite.config.baseline.kind
+        if SELF_TEST_VARIABLE in os.environ:
+            return
+        from ci_flame.verdict.absent import is_compared  # noqa: PLC0415 - as above
+
+        compared = is_compared(verdict.benchmarks)
+        code = pipeline.exit_code(verdict.outcome, policy, compared=compared)
+        if code == pipeline.INCONCLUSIVE:
+            why = "the build as a whole is INCONCLUSIVE, and the policy says inconclusive: fail"
+        elif code == pipeline.NO_BASELINE and asked is not BaselineKind.NONE:
+            why = (
+                "no benchmark has anything to be compared with, and the policy requires a baseline"
+            )
+        else:
+            return
+        self._whole = f"ci-flame: {why}"
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _was_cut(self, session: pytest.Session, exitstatus: int) -> bool:
         """Tell whether the session ended before all its benchmarks: Ctrl-C, `-x`, `pytest.exit`."""
@@ -363,8 +389,8 @@ class Session:
             terminalreporter.write_line(line, yellow=True)
         for line in self._unused:
             terminalreporter.write_line(f"note: {line}")
-        if self._trouble:
-            terminalreporter.write_line(self._trouble, red=True)
+        for line in filter(None, (self._whole, self._trouble)):
+            terminalreporter.write_line(line, red=True)
 
     def _not_recorded(self) -> list[str]:
         """Return what became of what an interruption cut off; nothing where it was no benchmark."""
