@@ -4,6 +4,8 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from synthetic import SHOP, synthetic_measurement
 
 from ci_flame.judge import judge_alone
@@ -136,3 +138,37 @@ def test_no_samples_draw_nothing():
     judged = judge_alone(measured({}), Mode.ON_CPU, Policy(), Note("no-baseline", "none"))
 
     assert "<g>" not in svg.render(judged)
+
+
+STACKS = st.dictionaries(
+    st.lists(st.sampled_from([Frame(name, "m") for name in "abc"]), min_size=1, max_size=6).map(
+        tuple
+    ),
+    st.builds(Weight, st.integers(0, 9), st.integers(0, 99)),
+    max_size=12,
+)
+
+
+@given(STACKS)
+def test_the_tree_holds_each_path_once_with_all_that_is_below_it(stacks):
+    nodes = alone.tree(Profile(stacks))
+    paths = [()]
+    for frame, parent, _ in nodes[1:]:
+        paths.append((*paths[parent], frame))
+
+    assert paths[1:] == sorted(
+        {stack[:end] for stack in stacks for end in range(1, len(stack) + 1)}
+    )
+    for path, (_, _, weight) in zip(paths, nodes, strict=True):
+        inside = [w for stack, w in stacks.items() if stack[: len(path)] == path]
+        assert weight == sum(inside, Weight(0, 0))
+
+
+def test_a_deep_stack_is_no_longer_than_it_is_deep():
+    """4,096 frames are what an import may hold; their paths would be eight million."""
+    frames = tuple(Frame(f"f{n}", "m") for n in range(4096))
+    nodes = alone.tree(Profile({frames[:end]: Weight(1, 1) for end in (4000, 4095, 4096)}))
+
+    assert len(nodes) == 4097
+    assert nodes[4000][2] == Weight(3, 3)
+    assert nodes[4096] == (frames[4095], 4095, Weight(1, 1))

@@ -249,20 +249,26 @@ class _Tree:
         self.depth: list[int] = []
         self.first: list[bool] = []
         self.judged: list[bool] = []
-        self._by_path: dict[tuple[int, ...], int] = {(): -1}
+        self._judged: dict[tuple[int, int], int] = {}
+        """By caller and frame, as below: paths would take a deep stack's depth squared."""
         self._child: dict[tuple[int, int], int] = {}
 
     def node(self, path: tuple[int, ...]) -> int:
         """Return the judged node at the end of `path`."""
-        found = self._by_path.get(path)
-        if found is not None:
-            return found
-        length = len(path) - 1
-        while path[:length] not in self._by_path:
-            length -= 1
-        at = self._by_path[path[:length]]
-        for end in range(length + 1, len(path) + 1):
-            at = self._by_path[path[:end]] = self._add(at, path, end, judged=True)
+        at, known = -1, 0
+        judged = self._judged
+        for frame in path:
+            found = judged.get((at, frame))
+            if found is None:
+                break
+            at, known = found, known + 1
+        above = set(path[:known])
+        for end in range(known + 1, len(path) + 1):
+            frame = path[end - 1]
+            made = self._add(at, frame, end, judged=True, first=frame not in above)
+            judged[at, frame] = made
+            at = made
+            above.add(frame)
         return at
 
     def picture(self, path: tuple[int, ...], *, start: int, skip: int) -> int:
@@ -275,15 +281,17 @@ class _Tree:
             key = at, path[end - 1]
             found = self._child.get(key)
             if found is None:
-                found = self._child[key] = self._add(at, path, end, judged=False)
+                found = self._child[key] = self._add(
+                    at, path[end - 1], end, judged=False, first=path[end - 1] not in path[: end - 1]
+                )
             at = found
         return at
 
-    def _add(self, parent: int, path: tuple[int, ...], end: int, *, judged: bool) -> int:
+    def _add(self, parent: int, frame: int, depth: int, *, judged: bool, first: bool) -> int:
         self.parent.append(parent)
-        self.frame.append(path[end - 1])
-        self.depth.append(end)
-        self.first.append(path[end - 1] not in path[: end - 1])
+        self.frame.append(frame)
+        self.depth.append(depth)
+        self.first.append(first)
         self.judged.append(judged)
         return len(self.parent) - 1
 

@@ -43,16 +43,31 @@ Node = tuple[Frame, int, Weight]
 
 def tree(profile: Profile) -> list[Node]:
     """Return the call tree with the whole profile as its root, parents first, siblings by name."""
-    weights: dict[Stack, Weight] = defaultdict(lambda: Weight(0, 0))
+    # By caller, not by path: the paths of one deep stack would be as long as its depth squared.
+    below: list[dict[Frame, int]] = [{}]
+    samples, values = [0], [0]
     for stack, weight in profile.stacks.items():
-        for depth in range(1, len(stack) + 1):
-            weights[stack[:depth]] += weight
-    nodes: list[Node] = [(TOTAL, -1, Weight(profile.samples, profile.value))]
-    index: dict[Stack, int] = {(): 0}
+        at = 0
+        for frame in stack:
+            number = below[at].setdefault(frame, len(below))
+            if number == len(below):
+                below.append({})
+                samples.append(0)
+                values.append(0)
+            at = number
+            samples[at] += weight.samples
+            values[at] += weight.value
     names = {frame: str(frame) for stack in profile.stacks for frame in stack}
-    for path in sorted(weights, key=lambda path: [names[frame] for frame in path]):
-        index[path] = len(nodes)
-        nodes.append((path[-1], index[path[:-1]], weights[path]))
+    nodes: list[Node] = [(TOTAL, -1, Weight(profile.samples, profile.value))]
+
+    def by_name(number: int) -> list[tuple[Frame, int]]:
+        return sorted(below[number].items(), key=lambda each: names[each[0]], reverse=True)
+
+    waiting = [(frame, number, 0) for frame, number in by_name(0)]
+    while waiting:
+        frame, number, parent = waiting.pop()
+        waiting += [(callee, other, len(nodes)) for callee, other in by_name(number)]
+        nodes.append((frame, parent, Weight(samples[number], values[number])))
     return nodes
 
 
