@@ -360,6 +360,32 @@ def test_tabs_and_findings_lead_to_their_benchmark(show):
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("side", ["both", "before", "after"])
+def test_a_box_that_is_asked_for_is_seen_however_narrow_it_is(show, side):
+    """Also one that the chosen side does not have, or that was hidden as vanished."""
+    page = show(FAIL, "narrow")
+    page.evaluate(f"document.querySelector('.side[value={side}]').click()")
+    page.evaluate("document.querySelector('.vanished').click()")
+
+    seen = page.evaluate(
+        """() => {
+          const benchmark = [...ciFlame.benchmarks.values()][0];
+          const { before, after } = benchmark.boxes;
+          const all = [...before.keys()].filter((i) => before[i] + after[i] > 0);
+          return all.map((i) => {
+            benchmark.reveal(i);
+            const element = document.activeElement;
+            return [i, Number(element.dataset.i), element.getBoundingClientRect().width];
+          });
+        }"""
+    )
+
+    assert len(seen) > 10
+    assert [asked for asked, *_ in seen] == [focused for _, focused, _ in seen]
+    assert min(width for *_, width in seen) >= 20
+
+
+@pytest.mark.browser
 def test_a_sentence_that_has_no_room_above_is_at_its_benchmark(show):
     many = [failing(f"tests/bench.py::test_{n}") for n in range(html.FINDINGS + 1)]
     page = show(html.render(verdict(*many)))

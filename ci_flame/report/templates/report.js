@@ -5,6 +5,7 @@
   const ROWS = { low: 20, high: 28, room: 440 }; // px; a shallow graph has taller rows
   const NARROWEST = 0.5; // px; narrower boxes are not drawn
   const COLUMN = 2; // px; narrower boxes do not make the graph higher: deep stacks seen once or twice
+  const READABLE = 24; // px; a narrower box that is asked for is zoomed to
   const LETTER = 6.5; // px of a letter of the 11.5 px font, on the generous side
   const SIDES = { both: (b, a) => (b + a) / 2, before: (b) => b, after: (b, a) => a };
 
@@ -283,6 +284,27 @@
       hideTip();
     }
 
+    // A box that somebody asks for: on the side that has it, and zoomed until it can be seen.
+    reveal(i) {
+      if (this.width[i] <= 0) {
+        const choose = (selector) => {
+          const input = this.section.querySelector(selector);
+          if (input) input.checked = true;
+        };
+        choose('.side[value="both"]');
+        choose(".vanished");
+        this.side = this.plain ? "after" : "both";
+        this.vanished = true;
+        this.layOut();
+      }
+      let outermost = i;
+      for (let at = i; at >= 0; at = this.boxes.parent[at]) {
+        if (this.width[i] * this.graph.clientWidth >= READABLE * this.width[at]) outermost = at;
+      }
+      this.zoom(outermost);
+      this.focus(i);
+    }
+
     focus(i) {
       const element = this.drawn.get(i);
       if (!element) return;
@@ -431,7 +453,7 @@
       const benchmark = choose(Number(link.dataset.benchmark));
       if (!benchmark) return;
       benchmark.reset();
-      if (link.dataset.box) benchmark.focus(Number(link.dataset.box));
+      if (link.dataset.box) benchmark.reveal(Number(link.dataset.box));
     });
   }
   document.addEventListener("keydown", (event) => {
