@@ -226,6 +226,11 @@ def test_legs_never_share_a_key(one, other):
     assert first != second
 
 
+def test_two_jobs_never_share_a_key_by_their_legs():
+    assert job.key_of(("a", "b", "c")) == "a_b_c"
+    assert job.key_of(("a_b", "c")) != "a_b_c"
+
+
 def test_a_matrix_that_is_no_object_is_said():
     found = job.parse({"CI_FLAME_MATRIX": "${{ toJSON(matrix) }}"})
 

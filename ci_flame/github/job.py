@@ -161,7 +161,8 @@ def key_of(words: tuple[str, ...]) -> str:
     """
     slugs = [_NOT_IN_KEY.sub("-", word).strip("-.") for word in words]
     text = "_".join(slugs)
-    same = tuple(slugs) == words and not any("_" in word for word in words[1:])
+    # Of several words none may hold what stands between them.
+    same = tuple(slugs) == words and (len(words) == 1 or "_" not in "".join(words))
     if same and 0 < len(text) <= MAX_KEY:
         return text
     digest = hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest()[:8]
