@@ -37,7 +37,9 @@ from bench.power import (  # noqa: E402 - the bench is not installed
 )
 from bench.power.schedule import Task, Variant  # noqa: E402
 from ci_flame.errors import CiFlameError, FormatError  # noqa: E402
-from ci_flame.profile import TOTAL, Frame  # noqa: E402
+from ci_flame.profile import TOTAL, Frame, Measurement  # noqa: E402
+from ci_flame.profile import Process as RanProcess  # noqa: E402
+from ci_flame.profile.counts import Count  # noqa: E402
 
 
 def load_workloads():
@@ -537,6 +539,43 @@ LOOP = Frame("Plain.__call__", "workloads")
 )
 def test_who_is_guilty(frame, path, variant, limit, excused):
     assert compare.excused(frame, path, variant, limit) is excused
+
+
+# -- what was run ----------------------------------------------------------------
+
+
+def counted(counts, workload="mistune", per_unit=219):
+    """A run of one process whose functions made so many calls for each unit of work."""
+    made = {
+        Frame(name, "workloads"): Count(1, None, per_unit * units + 1)
+        for name, units in counts.items()
+    }
+    measurement = Measurement(compare.benchmark_of(workload), (RanProcess((), counts=made),))
+    return synthetic_run(measurement)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ran", "message"),
+    [
+        ("goal15", {}, None),
+        ("goal15", {"f10": 44}, "mistune: a process ran another plan: f10 made other calls"),
+        ("goal15", {"f60": 240}, "mistune: before: other functions ran than planned"),
+    ],
+)
+def test_a_process_that_ran_another_plan_is_found_by_its_counted_calls(kind, ran, message):
+    unit = schedule.make(0, kind, 0)
+    before, after = unit.variants["mistune"].counts("mistune")
+    told = [
+        (unit, "before", counted(before)),
+        (unit, "before", counted(before | ran)),
+        (unit, "after", counted(after)),
+    ]
+
+    if message is None:
+        compare.ran_its_plan(told)
+    else:
+        with pytest.raises(CiFlameError, match=message):
+            compare.ran_its_plan(told)
 
 
 # -- tables ----------------------------------------------------------------------

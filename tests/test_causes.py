@@ -153,6 +153,19 @@ def test_a_little_noise_of_one_function_does_not_hide_that_all_grew_alike():
     assert named(got) == ["[total]"]
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_caller_that_does_more_of_what_all_call_is_not_the_benchmark_itself(alone):
+    """Each callee grew alike, wherever it is called from; one caller did all of it."""
+    callers = {"often": 60_000.0, "seldom": 20_000.0, "rarely": 20_000.0}
+    before = {
+        f"{TEST};m:{caller};m:f{n}": cost for caller, cost in callers.items() for n in range(5)
+    }
+    found = judged(before, times(before, 1.5, "often") if alone else times(before, 1.3)).findings
+
+    assert ([str(each.frame) for each in found] == ["[total]"]) is not alone
+    assert all(("m:often" in map(str, each.path)) is alone for each in found)
+
+
 def test_two_of_many_noisy_functions_are_not_the_benchmark_itself():
     noisy = Noise(function=0.05, misfit=0.01, dispersion=0.5)
     after = times(times(MANY, 1.8, "m:f0"), 1.8, "m:f1")

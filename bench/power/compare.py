@@ -31,6 +31,8 @@ CUTS: Final[Mapping[str, tuple[float, ...]]] = {
 JUDGE: Final = digest("ci_flame", "bench/power")
 """Of the judge that this process has loaded."""
 MODULE: Final = "workloads"
+COUNTED: Final = frozenset({"sqlparse", "mistune"})
+"""Workloads whose units are calls of a library, so that counted calls tell what was run."""
 ABOVE: Final = frozenset({"[total]", "test", "Plain.__call__", "Paced.__call__"})
 """What calls the functions of a workload."""
 
@@ -144,6 +146,39 @@ def side(recorded: Sequence[Run], workload: str, seconds: float) -> Run:
     return replace(recorded[0], measurements=(measurement,))
 
 
+def ran_its_plan(recorded: Iterable[tuple[Unit, str, Run]]) -> None:
+    """Raise CiFlameError where a process did other work than the schedule says.
+
+    By its exact counts: a function's calls, with those of its callees, are one and so many for
+    each unit of work, the same number in all processes of both sides.
+    """
+    per_unit: dict[tuple[str, str], set[float]] = {}
+    for unit, of_side, run in recorded:
+        for workload in COUNTED & unit.variants.keys():
+            measured = run.measurement(benchmark_of(workload))
+            plan = unit.variants[workload].counts(workload)[of_side == "after"]
+            for process in measured.processes if measured else ():
+                calls = {
+                    frame.function: count.total_calls
+                    for frame, count in process.counts.items()
+                    if frame.module == MODULE and count.total_calls is not None
+                }
+                some = {name: calls[name] - 1 for name in plan if calls.get(name, 1) > 1}
+                if _extra(calls, plan):
+                    raise CiFlameError(f"{workload}: {of_side}: other functions ran than planned")
+                for name, made in some.items():
+                    per_unit.setdefault((workload, name), set()).add(made / plan[name])
+    for (workload, name), found in per_unit.items():
+        if len(found) > 1:
+            raise CiFlameError(f"{workload}: a process ran another plan: {name} made other calls")
+
+
+def _extra(calls: Mapping[str, int], plan: Mapping[str, int]) -> bool:
+    """Tell whether a function with units ran that the plan does not have."""
+    known = {name for shape in (schedule.SPREAD, schedule.DOMINANT) for name in shape}
+    return any(name in known - set(plan) and made > 1 for name, made in calls.items())
+
+
 # -- verdicts -----------------------------------------------------------------------------------
 
 
@@ -195,6 +230,7 @@ def rows_of(store: Store, unit: Unit) -> list[Row]:
         name: [store.get(task) for task in tasks] for name, tasks in schedule.sides(unit).items()
     }
     runs = {name: [each.run for each in of_side] for name, of_side in found.items()}
+    ran_its_plan((unit, name, run) for name, of_side in runs.items() for run in of_side)
     told = [each.told for of_side in found.values() for each in of_side]
     load = sum(each["load"] for each in told) / len(told)
     made = []

@@ -35,7 +35,8 @@ def process(
         for name, variant in task.unit.variants.items()
         if not only or name in only
     }
-    file = place / "plan.json"  # one path for both sides: its length is part of the stack's place
+    # Each recorder has its own. All are as long: that is part of where the stack lies.
+    file = place / f"plan-{os.getpid():010}.json"
     write(file, json.dumps(plan).encode())
     os.environ[_PLAN] = str(file)
     # Whatever plugins the project's own tests use take start-up time, and no part in this.
@@ -50,14 +51,17 @@ def process(
     )
     config = RecordConfig(seconds=task.unit.seconds, busy=busy)
     seconds = schedule.expected_s(task.unit, len(plan))
-    with hog(wanted=task.hog):
-        return processes.run(
-            invocation,
-            "bench_power.py",
-            SUITE / "bench_power.py",
-            config,
-            timeout_s=60 + 15 * seconds,
-        )
+    try:
+        with hog(wanted=task.hog):
+            return processes.run(
+                invocation,
+                "bench_power.py",
+                SUITE / "bench_power.py",
+                config,
+                timeout_s=60 + 15 * seconds,
+            )
+    finally:
+        file.unlink(missing_ok=True)
 
 
 @contextmanager

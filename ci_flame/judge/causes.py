@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from scipy.special import chdtrc
 
-from ci_flame.diff import Columns
+from ci_flame.diff import VISIBLE_SHARE, Columns
 from ci_flame.diff.evidence import Flags, Indices
 from ci_flame.judge.family import Unit, nodes_of
 from ci_flame.noise import Floats
@@ -29,6 +29,8 @@ LARGE: Final = 0.01
 """Own share below which the noise of a function says nothing of it alone."""
 NEAR: Final = 0.3
 """Part of the benchmark's growth by which a function's may differ from it and be alike."""
+SURELY: Final = 3.0
+"""Standard errors by which a caller differs from the benchmark for sure, of dozens of callers."""
 LIKELY: Final = 0.01
 """Probability of differences as large as these, below which functions did not grow alike."""
 EVEN_FUNCTIONS: Final = 3
@@ -254,7 +256,8 @@ def grew_evenly(columns: Columns) -> bool:
     At least `EVEN_FUNCTIONS` functions of 1 % own cost or more, and all smaller ones as if they
     were one, together 80 % of the cost, grew as the benchmark did, within their own noise or
     30 % of it; and all of them together differ by no more than that lets expect (Cochran 1954,
-    Q). Where one function is most of the growth, each of the others must surely have grown.
+    Q). Where one function is most of the growth, each of the others must surely have grown. No
+    caller of 5 % or more surely grew otherwise: it may do more of what all of them call.
     """
     estimates = columns.estimates
     whole = float(estimates.log_ratio[0])
@@ -274,7 +277,7 @@ def grew_evenly(columns: Columns) -> bool:
     alike = apart <= np.maximum(2 * error, NEAR * whole)
     with np.errstate(invalid="ignore"):  # what is gone has no error to divide by
         q = np.nansum(apart**2 / (error**2 + (NEAR * whole / 2) ** 2))
-    if chdtrc(len(large), q) < LIKELY:
+    if chdtrc(len(large), q) < LIKELY or _caller_apart(columns, whole):
         return False
     change = estimates.after[large] - estimates.before[large]
     most = int(np.argmax(change))
@@ -284,6 +287,16 @@ def grew_evenly(columns: Columns) -> bool:
         alike[most] = False
         wanted *= 1 - part[most]
     return bool(alike[:-1].sum() >= EVEN_FUNCTIONS and part[alike].sum() >= wanted)
+
+
+def _caller_apart(columns: Columns, whole: float) -> bool:
+    """Tell whether a function with its callees surely grew otherwise than the benchmark did."""
+    estimates = columns.estimates
+    rows = np.arange(columns.total_row(0), columns.total_row(0) + columns.functions)
+    rows = rows[estimates.before[rows] >= VISIBLE_SHARE * estimates.before[0]]
+    apart = np.abs(estimates.log_ratio[rows] - whole)
+    surely = np.maximum(SURELY * estimates.standard_error[rows], NEAR * whole)
+    return bool((apart > surely).any())
 
 
 def _together(columns: Columns, rows: Indices) -> tuple[float, float, float]:
