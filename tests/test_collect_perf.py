@@ -497,11 +497,11 @@ def test_owner_that_is_killed_while_perf_starts_leaves_no_file(tree, tmp_path):
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             watchers = [pid for pid in processes_with(b"perf/watch.py") if parent(pid) == owner.pid]
-            if watchers:
+            started = [pid for pid in processes_with(b"sleep\x0060") if parent(pid) == owner.pid]
+            if watchers and started:
                 break
             time.sleep(0.02)
         assert [each.name.startswith("ci-flame-perf-") for each in own.iterdir()] == [True]
-        started = [pid for pid in processes_with(b"sleep\x0060") if parent(pid) == owner.pid]
         owner.kill()
         owner.wait(20)
 

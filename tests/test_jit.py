@@ -424,7 +424,7 @@ class TestJava:
     def test_functions_are_named_and_runs_compare(self, shop, capsys, caused):
         compile_java(shop)
         # The loop of `main` is compiled while it runs: until then it is the interpreter.
-        runs = [record(Jit.JAVA, "java", "Shop", "400000", times) for times in ("4", "4", "16")]
+        runs = [record(Jit.JAVA, "java", "Shop", "400000", times) for times in ("4", "4", "32")]
 
         stages = {"Shop$Tokenize.run", "Shop$Weigh.run", "Shop$Digest.run"}
         for run in runs:
