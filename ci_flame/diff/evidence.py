@@ -249,8 +249,8 @@ class _Tree:
         self.depth: list[int] = []
         self.first: list[bool] = []
         self.judged: list[bool] = []
-        self._judged: dict[tuple[int, int], int] = {}
-        """By caller and frame, as below: paths would take a deep stack's depth squared."""
+        self._judged: dict[int, int] = {}
+        """By caller and frame in one number: paths would take a deep stack's depth squared."""
         self._child: dict[tuple[int, int], int] = {}
 
     def node(self, path: tuple[int, ...]) -> int:
@@ -258,7 +258,7 @@ class _Tree:
         at, known = -1, 0
         judged = self._judged
         for frame in path:
-            found = judged.get((at, frame))
+            found = judged.get(at << 32 | frame)
             if found is None:
                 break
             at, known = found, known + 1
@@ -266,7 +266,7 @@ class _Tree:
         for end in range(known + 1, len(path) + 1):
             frame = path[end - 1]
             made = self._add(at, frame, end, judged=True, first=frame not in above)
-            judged[at, frame] = made
+            judged[at << 32 | frame] = made
             at = made
             above.add(frame)
         return at
