@@ -541,6 +541,16 @@ def test_who_is_guilty(frame, path, variant, limit, excused):
     assert compare.excused(frame, path, variant, limit) is excused
 
 
+@pytest.mark.parametrize(("nth", "hogs"), [(0, False), (1, True), (3, True)])
+def test_a_second_recording_has_beside_it_what_the_first_had(nth, hogs):
+    unit = schedule.make(0, "same", nth)
+
+    again = [task for task in schedule.confirming(unit, "memory") if "after" in task.side]
+
+    assert len(again) == unit.processes
+    assert {task.hog for task in again} == {hogs}
+
+
 # -- what was run ----------------------------------------------------------------
 
 

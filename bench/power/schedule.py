@@ -244,7 +244,7 @@ class Task:
     def hog(self) -> bool:
         """Whether a CPU hog runs beside it."""
         condition = self.unit.condition
-        return condition == "hog" or (condition == "hog-after" and self.side == "after")
+        return condition == "hog" or (condition == "hog-after" and self.side.endswith("after"))
 
 
 def tasks(made: Iterator[Unit]) -> Iterator[Task]:
